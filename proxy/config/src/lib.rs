@@ -6,9 +6,12 @@
 //! Modules in reading order: the words every resource uses, what can be wrong with one, the support table that walks the
 //! wire bytes, the resources, what they are matched with, and the snapshot that links them.
 #![forbid(unsafe_code)]
+// Deprecated fields of the API are still sent, and so still read.
+#![allow(deprecated)]
 
 pub mod value;
 pub mod rejection;
+pub mod wire;
 pub mod support;
 pub mod bootstrap;
 pub mod resource;
