@@ -1,0 +1,182 @@
+//! Substitution format strings (`%REQ(:PATH)%`, ...), compiled: access logs, added headers, response bodies, custom tags.
+//!
+//! Operators and their meaning: Envoy's "access logging" page. Evaluation against a request lives in the proxy.
+
+mod parse;
+#[cfg(test)]
+mod tests;
+
+pub use parse::{FormatError, parse};
+
+use crate::matcher::header::HeaderName;
+use crate::value::Name;
+
+/// A compiled format string.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Format {
+    pub pieces: Vec<Piece>,
+}
+
+impl Format {
+    /// A format of plain text only.
+    pub fn text(s: &str) -> Self {
+        Format { pieces: vec![Piece::Text(s.to_owned())] }
+    }
+
+    /// The text, when no operator is in it: such a value is built once.
+    pub fn as_static(&self) -> Option<&str> {
+        match self.pieces.as_slice() {
+            [] => Some(""),
+            [Piece::Text(t)] => Some(t),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Piece {
+    Text(String),
+    Operator { operator: Operator, max_length: Option<usize> },
+}
+
+/// One command operator.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Operator {
+    RequestHeader { name: HeaderName, fallback: Option<HeaderName>, without_query: bool },
+    ResponseHeader { name: http::HeaderName, fallback: Option<http::HeaderName> },
+    ResponseTrailer { name: http::HeaderName, fallback: Option<http::HeaderName> },
+    RequestedServerName,
+    StartTime(TimeFormat),
+    /// `TRACE_ID`.
+    TraceId,
+    SpanId,
+    Protocol,
+    UpstreamProtocol,
+    /// `PATH(...)`, `QUERY_PARAM(x)`.
+    Path { with_query: bool },
+    QueryParam(String),
+    ResponseCode,
+    ResponseCodeDetails,
+    ConnectionTerminationDetails,
+    ResponseFlags { long: bool },
+    BytesReceived,
+    BytesSent,
+    RequestHeadersBytes,
+    ResponseHeadersBytes,
+    UpstreamWireBytesSent,
+    UpstreamWireBytesReceived,
+    DownstreamWireBytesSent,
+    DownstreamWireBytesReceived,
+    Duration,
+    RequestDuration,
+    RequestTxDuration,
+    ResponseDuration,
+    ResponseTxDuration,
+    /// `COMMON_DURATION(START:END:PRECISION)`.
+    CommonDuration { from: TimePoint, to: TimePoint, precision: Precision },
+    UpstreamHost { part: AddressPart },
+    UpstreamHostName { with_port: bool },
+    UpstreamCluster,
+    UpstreamClusterRaw,
+    UpstreamLocalAddress(AddressPart),
+    UpstreamRemoteAddress(AddressPart),
+    UpstreamTransportFailureReason,
+    UpstreamRequestAttemptCount,
+    UpstreamConnectionId,
+    UpstreamTls(TlsPart),
+    DownstreamTransportFailureReason,
+    DownstreamRemoteAddress(AddressPart),
+    DownstreamDirectRemoteAddress(AddressPart),
+    DownstreamLocalAddress(AddressPart),
+    DownstreamTls(TlsPart),
+    ConnectionId,
+    StreamId,
+    RouteName,
+    VirtualHostName,
+    VirtualClusterName,
+    FilterChainName,
+    ListenerMetadata { filter: Name, path: Vec<Name> },
+    RouteMetadata { filter: Name, path: Vec<Name> },
+    ClusterMetadata { filter: Name, path: Vec<Name> },
+    UpstreamHostMetadata { filter: Name, path: Vec<Name> },
+    DynamicMetadata { filter: Name, path: Vec<Name> },
+    FilterState { key: Name },
+    GrpcStatus(GrpcStatusFormat),
+    GrpcStatusNumber,
+    Hostname,
+    LocalReplyBody,
+    UniqueId,
+    Environment(Option<String>),
+    AccessLogType,
+    BytesRetransmitted,
+    /// Ours: why a request went where it went (`x-sidemesh-error` code; configuration revision).
+    SidemeshError,
+    SidemeshRevision,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressPart {
+    AddressAndPort,
+    Address,
+    Port,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsPart {
+    Version,
+    Cipher,
+    SessionId,
+    PeerSubject,
+    PeerIssuer,
+    PeerUriSan,
+    PeerDnsSan,
+    PeerIpSan,
+    PeerEmailSan,
+    LocalSubject,
+    LocalUriSan,
+    LocalDnsSan,
+    PeerFingerprint256,
+    PeerFingerprint1,
+    PeerSerial,
+    PeerCert,
+    PeerCertValidFrom,
+    PeerCertValidTo,
+    PeerChainFingerprints256,
+    PeerChainSerials,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrpcStatusFormat {
+    CamelString,
+    SnakeString,
+    Number,
+}
+
+/// `strftime` with Envoy's `%1f`...`%9f`, `%s`, `%3s`-style extensions; `Default` is ISO 8601 with milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TimeFormat {
+    Default,
+    Strftime(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimePoint {
+    DownstreamRxBegin,
+    DownstreamRxEnd,
+    UpstreamConnectStart,
+    UpstreamConnectEnd,
+    UpstreamTxBegin,
+    UpstreamTxEnd,
+    UpstreamRxBegin,
+    UpstreamRxEnd,
+    DownstreamTxBegin,
+    DownstreamTxEnd,
+    DownstreamHandshakeComplete,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    Millis,
+    Micros,
+    Nanos,
+}

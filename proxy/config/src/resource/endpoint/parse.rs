@@ -1,0 +1,179 @@
+//! `endpoint.v3.ClusterLoadAssignment` → [`LoadAssignment`].
+//!
+//! A locality that is listed twice at one priority becomes one entry, as in Envoy: the hosts of both, the weight of the last.
+//! Priorities may leave gaps; the gap is an empty priority.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidemesh_proto::envoy::config::core::v3 as core;
+use sidemesh_proto::envoy::config::endpoint::v3 as pb;
+
+use super::{AssignmentPolicy, Endpoint, HealthStatus, LoadAssignment, LocalityEndpoints};
+use crate::rejection::{Rejection, Within};
+use crate::value::{Address, Label, Locality};
+use crate::wire;
+
+/// `overprovisioning_factor` when it is not given, in percent.
+const DEFAULT_OVERPROVISIONING_FACTOR: u32 = 140;
+/// The highest priority number that the API allows.
+const MAX_PRIORITY: u32 = 128;
+
+/// Whether an endpoint's address may be a name that DNS resolves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostNames {
+    Refused,
+    Allowed,
+}
+
+/// An EDS resource.
+pub fn parse(assignment: &pb::ClusterLoadAssignment) -> Result<LoadAssignment, Rejection> {
+    parse_with(assignment, HostNames::Refused)
+}
+
+/// An EDS resource, or the `load_assignment` of a cluster.
+pub fn parse_with(assignment: &pb::ClusterLoadAssignment, names: HostNames) -> Result<LoadAssignment, Rejection> {
+    let cluster = wire::non_empty(&assignment.cluster_name, "cluster_name")?;
+    if !assignment.named_endpoints.is_empty() {
+        return Err(Rejection::unsupported("named_endpoints", "list the endpoints in lb_endpoints"));
+    }
+    let mut localities: Vec<LocalityEndpoints> = Vec::with_capacity(assignment.endpoints.len());
+    for (i, group) in assignment.endpoints.iter().enumerate() {
+        let group = locality_endpoints(group, names).within_index("endpoints", i)?;
+        match localities.iter_mut().find(|l| l.priority == group.priority && l.locality == group.locality) {
+            Some(same) => {
+                same.endpoints.extend(group.endpoints);
+                same.weight = group.weight;
+            }
+            None => localities.push(group),
+        }
+    }
+    check_weights(&localities)?;
+    let policy = match &assignment.policy {
+        Some(policy) => assignment_policy(policy).within("policy")?,
+        None => {
+            AssignmentPolicy { overprovisioning_factor: DEFAULT_OVERPROVISIONING_FACTOR, ..AssignmentPolicy::default() }
+        }
+    };
+    Ok(LoadAssignment { cluster, localities, policy })
+}
+
+fn locality_endpoints(group: &pb::LocalityLbEndpoints, names: HostNames) -> Result<LocalityEndpoints, Rejection> {
+    if group.lb_config.is_some() {
+        return Err(Rejection::unsupported("lb_config", "list the endpoints in lb_endpoints"));
+    }
+    if group.priority > MAX_PRIORITY {
+        return Err(Rejection::invalid("priority", format!("{} is more than {MAX_PRIORITY}", group.priority)));
+    }
+    Ok(LocalityEndpoints {
+        locality: group.locality.as_ref().map_or_else(Locality::default, wire::locality),
+        endpoints: wire::each(&group.lb_endpoints, "lb_endpoints", |e| lb_endpoint(e, names).map(Arc::new))?,
+        weight: at_least_one(wire::uint32(&group.load_balancing_weight), "load_balancing_weight")?,
+        priority: group.priority,
+    })
+}
+
+fn at_least_one(value: Option<u32>, field: &str) -> Result<Option<u32>, Rejection> {
+    if value == Some(0) { Err(Rejection::invalid(field, "must be at least 1")) } else { Ok(value) }
+}
+
+fn lb_endpoint(e: &pb::LbEndpoint, names: HostNames) -> Result<Endpoint, Rejection> {
+    use pb::lb_endpoint::HostIdentifier;
+    let endpoint = match &e.host_identifier {
+        Some(HostIdentifier::Endpoint(endpoint)) => endpoint,
+        Some(HostIdentifier::EndpointName(_)) => {
+            return Err(Rejection::unsupported("endpoint_name", "give the endpoint itself"));
+        }
+        None => return Err(Rejection::invalid("endpoint", "is required")),
+    };
+    let host = |a: &Option<core::Address>| wire::required(a, "address").and_then(|a| host_address(a, names));
+    let check = endpoint.health_check_config.as_ref();
+    let health_check_port = match check.map_or(0, |c| c.port_value) {
+        0 => None,
+        port => Some(u16::try_from(port).map_err(|_| {
+            Rejection::invalid("endpoint.health_check_config.port_value", format!("{port} is more than 65535"))
+        })?),
+    };
+    let health_check_address = check
+        .and_then(|c| c.address.as_ref())
+        .map(|a| host_address(a, HostNames::Refused))
+        .transpose()
+        .within("endpoint.health_check_config")?;
+    Ok(Endpoint {
+        address: host(&endpoint.address).within("endpoint")?,
+        additional_addresses: wire::each(&endpoint.additional_addresses, "additional_addresses", |a| host(&a.address))
+            .within("endpoint")?,
+        hostname: Label::from(endpoint.hostname.as_str()),
+        weight: at_least_one(wire::uint32(&e.load_balancing_weight), "load_balancing_weight")?.unwrap_or(1),
+        health: health_status(e.health_status, "health_status")?,
+        metadata: e.metadata.as_ref().map(|m| Arc::new(wire::metadata(m))),
+        health_check_port,
+        health_check_address,
+        health_check_hostname: Label::from(check.map_or("", |c| c.hostname.as_str())),
+        disable_active_health_check: check.is_some_and(|c| c.disable_active_health_check),
+    })
+}
+
+fn host_address(address: &core::Address, names: HostNames) -> Result<Address, Rejection> {
+    match wire::address(address, "address")? {
+        Address::Dns { host, .. } if names == HostNames::Refused => Err(Rejection::invalid(
+            "address.socket_address.address",
+            format!("`{host}` is no IP address; host names need a STRICT_DNS or LOGICAL_DNS cluster"),
+        )),
+        address => Ok(address),
+    }
+}
+
+/// `core.v3.HealthStatus`.
+pub(in crate::resource) fn health_status(number: i32, field: &str) -> Result<HealthStatus, Rejection> {
+    Ok(match wire::enumeration::<core::HealthStatus>(number, field)? {
+        core::HealthStatus::Unknown => HealthStatus::Unknown,
+        core::HealthStatus::Healthy => HealthStatus::Healthy,
+        core::HealthStatus::Unhealthy => HealthStatus::Unhealthy,
+        core::HealthStatus::Draining => HealthStatus::Draining,
+        core::HealthStatus::Timeout => HealthStatus::Timeout,
+        core::HealthStatus::Degraded => HealthStatus::Degraded,
+    })
+}
+
+/// Weights are 32-bit sums in every balancer: of the hosts of a locality, and of the localities of a priority.
+fn check_weights(localities: &[LocalityEndpoints]) -> Result<(), Rejection> {
+    let mut per_priority = std::collections::BTreeMap::<u32, u64>::new();
+    for l in localities {
+        let hosts: u64 = l.endpoints.iter().map(|e| u64::from(e.weight)).sum();
+        if hosts > u64::from(u32::MAX) {
+            let reason = format!("the host weights of a locality at priority {} add up to {hosts}, more than {}", l.priority, u32::MAX);
+            return Err(Rejection::invalid("endpoints", reason));
+        }
+        let sum = per_priority.entry(l.priority).or_default();
+        *sum += u64::from(l.weight.unwrap_or(0));
+        if *sum > u64::from(u32::MAX) {
+            let reason = format!("the locality weights of priority {} add up to more than {}", l.priority, u32::MAX);
+            return Err(Rejection::invalid("endpoints", reason));
+        }
+    }
+    Ok(())
+}
+
+fn assignment_policy(policy: &pb::cluster_load_assignment::Policy) -> Result<AssignmentPolicy, Rejection> {
+    let drop_overloads = wire::each(&policy.drop_overloads, "drop_overloads", |d| {
+        let category = wire::non_empty(&d.category, "category")?;
+        let percentage = wire::required(&d.drop_percentage, "drop_percentage")?;
+        Ok((category, wire::fraction(percentage, "drop_percentage")?))
+    })?;
+    let endpoint_stale_after: Option<Duration> = policy
+        .endpoint_stale_after
+        .as_ref()
+        .map(|d| wire::positive_duration(d, "endpoint_stale_after"))
+        .transpose()?;
+    Ok(AssignmentPolicy {
+        drop_overloads,
+        overprovisioning_factor: at_least_one(
+            wire::uint32(&policy.overprovisioning_factor),
+            "overprovisioning_factor",
+        )?
+        .unwrap_or(DEFAULT_OVERPROVISIONING_FACTOR),
+        weighted_priority_health: policy.weighted_priority_health,
+        endpoint_stale_after,
+    })
+}

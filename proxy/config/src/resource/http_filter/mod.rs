@@ -1,0 +1,96 @@
+//! HTTP filters: their configuration, and what a route may override.
+//!
+//! One file per filter holds its types and conversion. The order of a chain is the order of `HttpConnectionManager::filters`.
+
+pub mod buffer;
+pub mod compressor;
+pub mod cors;
+pub mod csrf;
+pub mod ext_authz;
+pub mod fault;
+pub mod header_mutation;
+pub mod health_check;
+pub mod jwt_authn;
+pub mod rate_limit;
+pub mod rbac;
+pub mod router;
+mod parse;
+
+pub use parse::{parse, parse_overrides};
+
+use std::sync::Arc;
+
+use crate::value::{ConfigSource, Name};
+
+/// One entry of a filter chain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpFilter {
+    /// The name under which routes override it.
+    pub name: Name,
+    pub kind: HttpFilterKind,
+    /// Off unless a route turns it on.
+    pub disabled: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum HttpFilterKind {
+    Router(router::Router),
+    Buffer(buffer::Buffer),
+    Compressor(Arc<compressor::Compressor>),
+    Decompressor(Arc<compressor::Decompressor>),
+    Cors,
+    Csrf(csrf::CsrfPolicy),
+    ExtAuthz(Arc<ext_authz::ExtAuthz>),
+    Fault(Arc<fault::Fault>),
+    GrpcStats(GrpcStats),
+    GrpcWeb,
+    HeaderMutation(Arc<header_mutation::HeaderMutation>),
+    HealthCheck(Arc<health_check::HealthCheckFilter>),
+    JwtAuthn(Arc<jwt_authn::JwtAuthn>),
+    LocalRateLimit(Arc<rate_limit::LocalRateLimit>),
+    RateLimit(Arc<rate_limit::RateLimitFilter>),
+    Rbac(Arc<rbac::RbacFilter>),
+    OnDemand,
+    /// ECDS: the configuration arrives under this name.
+    Discovered { name: Name, source: ConfigSource, default: Option<Box<HttpFilterKind>>, type_urls: Vec<Name> },
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GrpcStats {
+    pub emit_filter_state: bool,
+    pub stats_for_all_methods: bool,
+    pub enable_upstream_stats: bool,
+    pub services: Vec<(Name, Vec<Name>)>,
+}
+
+/// `typed_per_filter_config`, by filter name.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct FilterOverrides(pub Vec<(Name, Arc<FilterOverride>)>);
+
+impl FilterOverrides {
+    pub fn get(&self, filter: &str) -> Option<&Arc<FilterOverride>> {
+        self.0.iter().find(|(n, _)| &**n == filter).map(|(_, o)| o)
+    }
+}
+
+/// What a route, virtual host or weighted cluster says about one filter.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FilterOverride {
+    /// `FilterConfig { disabled: true }` or the filter's own per-route switch.
+    Disabled,
+    /// `FilterConfig {}` that only switches a disabled filter on.
+    Enabled,
+    Buffer(buffer::Buffer),
+    Compressor(compressor::CompressorOverride),
+    Cors(Arc<cors::CorsPolicy>),
+    Csrf(csrf::CsrfPolicy),
+    ExtAuthz(ext_authz::ExtAuthzOverride),
+    Fault(Arc<fault::Fault>),
+    HeaderMutation(Arc<header_mutation::HeaderMutation>),
+    JwtAuthn(jwt_authn::JwtOverride),
+    LocalRateLimit(Arc<rate_limit::LocalRateLimit>),
+    RateLimit(rate_limit::RateLimitOverride),
+    /// `None` rules: no authorization on this route.
+    Rbac(Option<Arc<rbac::RbacFilter>>),
+    HealthCheck,
+}

@@ -1,0 +1,20 @@
+//! Resources: wire message → validated value, or a [`Rejection`].
+//!
+//! Each kind has its types (what the proxy acts on, nothing else) and beside them the conversion from the wire. The entry
+//! point is [`decode`]: bytes of one xDS resource → [`Resource`]; it runs the support table first, so that no field is ignored.
+
+pub mod core;
+pub mod listener;
+pub mod http_connection_manager;
+pub mod tcp_proxy;
+pub mod network_filter;
+pub mod http_filter;
+pub mod access_log;
+pub mod route;
+pub mod cluster;
+pub mod endpoint;
+pub mod tls;
+pub mod secret;
+mod decode;
+
+pub use decode::{Decoded, Resource, ResourceKind, decode};

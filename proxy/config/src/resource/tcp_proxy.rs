@@ -1,0 +1,47 @@
+//! `tcp_proxy.v3.TcpProxy`.
+
+mod parse;
+
+pub use parse::parse;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::resource::access_log::AccessLog;
+use crate::resource::route::SubsetMatch;
+use crate::value::{Backoff, Name};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct TcpProxy {
+    pub stat_prefix: Name,
+    /// With weights; a single cluster is one entry of weight 1.
+    pub clusters: Vec<TcpCluster>,
+    pub total_weight: u64,
+    pub metadata_match: Option<Arc<SubsetMatch>>,
+    /// `None`: off. Default 1 h.
+    pub idle_timeout: Option<Duration>,
+    pub max_connect_attempts: u32,
+    pub backoff: Option<Backoff>,
+    pub hash_source_ip: bool,
+    pub max_downstream_connection_duration: Option<Duration>,
+    pub tunneling: Option<Arc<Tunneling>>,
+    pub access_logs: Vec<Arc<AccessLog>>,
+    pub access_log_flush_interval: Option<Duration>,
+    pub flush_log_on_connected: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct TcpCluster {
+    pub name: Name,
+    pub weight: u32,
+    pub metadata_match: Option<Arc<SubsetMatch>>,
+}
+
+/// TCP over HTTP CONNECT (or POST) towards the cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tunneling {
+    pub hostname: Arc<crate::format::Format>,
+    pub use_post: bool,
+    pub headers: crate::resource::core::HeaderEdits,
+    pub post_path: Name,
+}

@@ -1,0 +1,98 @@
+//! Access logs: one line a request, filtered and formatted in the worker, written by a thread of its own.
+//!
+//! A worker appends lines to a buffer per file and hands whole buffers over a bounded queue, so that a slow disk never
+//! holds a request up. A full queue drops the buffer and counts it (`access_log.lines_dropped`): the bound is
+//! [`writer::QUEUED_BUFFERS`] buffers.
+
+mod filter;
+mod line;
+mod writer;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sidemesh_config::resource::access_log::{AccessLog, AccessLogSink, LogFormat};
+use sidemesh_config::value::Runtime;
+
+pub use filter::admits;
+pub use writer::{FLUSH_INTERVAL, Target, Writer};
+
+use super::stream_info::LogContext;
+use crate::stats_group;
+
+stats_group! {
+    /// What becomes of log lines (`access_log.`).
+    pub struct AccessLogStats {
+        lines_written: Counter,
+        lines_dropped: Counter,
+        flushed_by_timer: Counter,
+    }
+}
+
+/// A worker's side of all access logs.
+pub struct Logger {
+    writer: Writer,
+    stats: Arc<AccessLogStats>,
+    buffers: RefCell<Vec<(Target, Vec<u8>)>>,
+}
+
+/// Bytes after which a buffer is handed over without waiting for the timer.
+const FLUSH_BYTES: usize = 32 * 1024;
+
+impl Logger {
+    pub fn new(writer: Writer, stats: Arc<AccessLogStats>) -> Rc<Self> {
+        Rc::new(Logger { writer, stats, buffers: RefCell::default() })
+    }
+
+    /// Writes the request to each log whose filter admits it. `random` feeds runtime filters.
+    pub fn log(&self, logs: &[Arc<AccessLog>], ctx: &LogContext<'_>, runtime: &Runtime, random: u64) {
+        for log in logs {
+            if log.filter.as_ref().is_some_and(|f| !admits(f, ctx, runtime, random)) {
+                continue;
+            }
+            match &log.sink {
+                AccessLogSink::File { path, format } => self.append(&Target::File(path.clone()), format, ctx),
+                AccessLogSink::Stdout(format) => self.append(&Target::Stdout, format, ctx),
+                AccessLogSink::Stderr(format) => self.append(&Target::Stderr, format, ctx),
+                AccessLogSink::Grpc(_) | AccessLogSink::OpenTelemetry(_) => {}
+            }
+        }
+    }
+
+    fn append(&self, target: &Target, format: &LogFormat, ctx: &LogContext<'_>) {
+        let mut buffers = self.buffers.borrow_mut();
+        let at = match buffers.iter().position(|(t, _)| t == target) {
+            Some(at) => at,
+            None => {
+                buffers.push((target.clone(), Vec::new()));
+                buffers.len() - 1
+            }
+        };
+        let buffer = &mut buffers[at].1;
+        line::append(format, ctx, buffer);
+        self.stats.lines_written.inc();
+        if buffer.len() >= FLUSH_BYTES {
+            let bytes = std::mem::take(buffer);
+            self.hand_over(target, bytes);
+        }
+    }
+
+    fn hand_over(&self, target: &Target, bytes: Vec<u8>) {
+        let lines = bytes.iter().filter(|b| **b == b'\n').count() as u64;
+        if !self.writer.write(target.clone(), bytes) {
+            self.stats.lines_dropped.add(lines);
+        }
+    }
+
+    /// Hands over whatever is buffered; called by the worker every [`FLUSH_INTERVAL`] and when it ends.
+    pub fn flush(&self) {
+        let mut buffers = self.buffers.borrow_mut();
+        for (target, buffer) in buffers.iter_mut().filter(|(_, b)| !b.is_empty()) {
+            self.stats.flushed_by_timer.inc();
+            self.hand_over(target, std::mem::take(buffer));
+        }
+    }
+}

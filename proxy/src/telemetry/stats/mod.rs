@@ -1,0 +1,70 @@
+//! Counters, gauges and histograms with one writer each, summed over workers when somebody asks.
+//!
+//! A *group* is a struct of metrics that belong together (one cluster, one listener, one connection manager). Every
+//! worker owns a shard of each group it uses and is the only writer of it, so that counting is a plain load and store on
+//! memory no other thread writes. The [`Registry`] knows all shards; it is locked only when a shard is made and when the
+//! figures are read. Names are Envoy's (`cluster.NAME.upstream_rq_total`), as are the Prometheus names and tags.
+
+mod codes;
+mod group;
+mod histogram;
+mod registry;
+mod render;
+mod scope;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+pub use codes::CodeCounters;
+pub use group::{Group, Metric, Visit};
+pub use histogram::{BUCKETS_MS, Histogram, HistogramValue};
+pub use registry::{Registry, Sample, Value};
+pub use render::{prometheus, text};
+pub use scope::Scope;
+
+/// A count that only grows. One writer; any reader.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub fn inc(&self) {
+        self.add(1);
+    }
+    /// Not an atomic addition: the calling thread must be the only writer.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A level: the sum of the shards is the value, so one shard may go below zero.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    #[inline]
+    pub fn inc(&self) {
+        self.add(1);
+    }
+    #[inline]
+    pub fn dec(&self) {
+        self.add(-1);
+    }
+    /// Not an atomic addition: the calling thread must be the only writer.
+    #[inline]
+    pub fn add(&self, n: i64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+    #[inline]
+    pub fn set(&self, n: i64) {
+        self.0.store(n, Relaxed);
+    }
+    pub fn get(&self) -> i64 {
+        self.0.load(Relaxed)
+    }
+}

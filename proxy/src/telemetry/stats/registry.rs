@@ -1,0 +1,125 @@
+//! All shards of all groups, read together.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Group, HistogramValue, Scope, Visit};
+
+/// Knows every shard. Shared by all threads; the lock is taken when a shard is made, dropped or read, never per request.
+#[derive(Default)]
+pub struct Registry {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    shards: BTreeMap<Scope, Vec<Arc<dyn Group>>>,
+    /// What counters stood at when they were last reset, by full name.
+    baseline: BTreeMap<String, u64>,
+}
+
+/// A metric's value, summed over its shards.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    Counter(u64),
+    Gauge(i64),
+    Histogram(Box<HistogramValue>),
+}
+
+/// One metric as read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    pub scope: Scope,
+    /// Below the scope's prefix.
+    pub metric: String,
+    pub value: Value,
+}
+
+impl Sample {
+    /// `cluster.alpha.upstream_rq_total`.
+    pub fn name(&self) -> String {
+        format!("{}{}", self.scope.prefix(), self.metric)
+    }
+}
+
+impl Registry {
+    /// A new shard of a group, owned by the calling worker.
+    pub fn shard<T: Group + Default>(&self, scope: Scope) -> Arc<T> {
+        let shard = Arc::new(T::default());
+        self.lock().shards.entry(scope).or_default().push(shard.clone());
+        shard
+    }
+
+    /// Forgets a scope whose owner is gone from the configuration, so that removed clusters do not stay for ever.
+    pub fn remove(&self, scope: &Scope) {
+        self.lock().shards.remove(scope);
+    }
+
+    /// Counters read as zero from here on (`/reset_counters`); the workers' memory is not touched.
+    pub fn reset_counters(&self) {
+        let mut state = self.lock();
+        let baseline = read(&state.shards)
+            .into_iter()
+            .filter_map(|s| match s.value {
+                Value::Counter(n) => Some((s.name(), n)),
+                _ => None,
+            })
+            .collect();
+        state.baseline = baseline;
+    }
+
+    /// Every metric, in the order of scopes and of fields.
+    pub fn read(&self) -> Vec<Sample> {
+        let state = self.lock();
+        let mut samples = read(&state.shards);
+        if !state.baseline.is_empty() {
+            for s in &mut samples {
+                let name = s.name();
+                if let (Value::Counter(n), Some(base)) = (&mut s.value, state.baseline.get(&name)) {
+                    *n = n.saturating_sub(*base);
+                }
+            }
+        }
+        samples
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read(shards: &BTreeMap<Scope, Vec<Arc<dyn Group>>>) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    for (scope, groups) in shards {
+        let mut order: Vec<(String, Value)> = Vec::new();
+        let mut index: std::collections::HashMap<String, usize> = std::collections::HashMap::new();
+        for group in groups {
+            group.visit(&mut |metric, value| {
+                let at = *index.entry(metric.to_owned()).or_insert_with(|| {
+                    order.push((metric.to_owned(), zero(&value)));
+                    order.len() - 1
+                });
+                add(&mut order[at].1, &value);
+            });
+        }
+        samples.extend(order.into_iter().map(|(metric, value)| Sample { scope: scope.clone(), metric, value }));
+    }
+    samples
+}
+
+fn zero(like: &Visit<'_>) -> Value {
+    match like {
+        Visit::Counter(_) => Value::Counter(0),
+        Visit::Gauge(_) => Value::Gauge(0),
+        Visit::Histogram(_) => Value::Histogram(Box::default()),
+    }
+}
+
+fn add(total: &mut Value, part: &Visit<'_>) {
+    match (total, part) {
+        (Value::Counter(t), Visit::Counter(n)) => *t = t.wrapping_add(*n),
+        (Value::Gauge(t), Visit::Gauge(n)) => *t = t.wrapping_add(*n),
+        (Value::Histogram(t), Visit::Histogram(h)) => h.add_to(t),
+        _ => {}
+    }
+}

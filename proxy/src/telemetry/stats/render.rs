@@ -1,0 +1,116 @@
+//! The figures as `/stats` text and as Prometheus text exposition.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::scope::sanitize;
+use super::{BUCKETS_MS, HistogramValue, Sample, Value};
+
+/// `/stats`: one `name: value` a line, sorted; histograms as their quantiles.
+pub fn text(samples: &[Sample]) -> String {
+    let mut lines: Vec<String> = samples
+        .iter()
+        .map(|s| match &s.value {
+            Value::Counter(n) => format!("{}: {n}\n", s.name()),
+            Value::Gauge(n) => format!("{}: {n}\n", s.name()),
+            Value::Histogram(h) => format!("{}: {}\n", s.name(), quantiles(h)),
+        })
+        .collect();
+    lines.sort();
+    lines.concat()
+}
+
+fn quantiles(h: &HistogramValue) -> String {
+    if h.count() == 0 {
+        return "No recorded values".to_owned();
+    }
+    let points = [(0.0, "P0"), (0.25, "P25"), (0.5, "P50"), (0.75, "P75"), (0.9, "P90"), (0.95, "P95"), (0.99, "P99"), (0.995, "P99.5"), (0.999, "P99.9"), (1.0, "P100")];
+    points.iter().map(|(q, name)| format!("{name}(nan,{:.4})", h.quantile(*q))).collect::<Vec<_>>().join(" ")
+}
+
+/// Prometheus text exposition, series of one metric together under one `# TYPE` line.
+pub fn prometheus(samples: &[Sample]) -> String {
+    let mut families: BTreeMap<String, (&'static str, String)> = BTreeMap::new();
+    for sample in samples {
+        let (scope_name, tags) = sample.scope.prometheus();
+        let (metric, code_tag) = split_code(&sample.metric);
+        let name = format!("envoy_{scope_name}_{}", sanitize(&metric));
+        let mut labels: Vec<(&str, &str)> = tags;
+        if let Some((tag, value)) = &code_tag {
+            labels.insert(0, (tag, value));
+        }
+        let (_, out) = families.entry(name.clone()).or_insert_with(|| (kind(&sample.value), String::new()));
+        match &sample.value {
+            Value::Counter(n) => series(out, &name, &labels, *n as f64),
+            Value::Gauge(n) => series(out, &name, &labels, *n as f64),
+            Value::Histogram(h) => histogram(out, &name, &labels, h),
+        }
+    }
+    let mut page = String::new();
+    for (name, (kind, body)) in families {
+        let _ = writeln!(page, "# TYPE {name} {kind}");
+        page.push_str(&body);
+    }
+    page
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Counter(_) => "counter",
+        Value::Gauge(_) => "gauge",
+        Value::Histogram(_) => "histogram",
+    }
+}
+
+/// `upstream_rq_2xx` is `upstream_rq_xx` with a class tag, `upstream_rq_200` is `upstream_rq` with a code tag.
+fn split_code(metric: &str) -> (String, Option<(&'static str, String)>) {
+    let Some((stem, last)) = metric.rsplit_once('_') else { return (metric.to_owned(), None) };
+    let bytes = last.as_bytes();
+    if bytes.len() != 3 || !stem.ends_with("_rq") || !bytes[0].is_ascii_digit() {
+        return (metric.to_owned(), None);
+    }
+    if &bytes[1..] == b"xx" {
+        return (format!("{stem}_xx"), Some(("envoy_response_code_class", last[..1].to_owned())));
+    }
+    if bytes.iter().all(u8::is_ascii_digit) {
+        return (stem.to_owned(), Some(("envoy_response_code", last.to_owned())));
+    }
+    (metric.to_owned(), None)
+}
+
+fn series(out: &mut String, name: &str, labels: &[(&str, &str)], value: f64) {
+    out.push_str(name);
+    out.push('{');
+    push_labels(out, labels);
+    let _ = writeln!(out, "}} {value}");
+}
+
+fn push_labels(out: &mut String, labels: &[(&str, &str)]) {
+    for (i, (key, value)) in labels.iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let _ = write!(out, "{key}=\"{escaped}\"");
+    }
+}
+
+fn histogram(out: &mut String, name: &str, labels: &[(&str, &str)], h: &HistogramValue) {
+    let mut cumulative = 0;
+    for (i, n) in h.buckets.iter().enumerate() {
+        cumulative += n;
+        let _ = write!(out, "{name}_bucket{{");
+        push_labels(out, labels);
+        let separator = if labels.is_empty() { "" } else { "," };
+        match BUCKETS_MS.get(i) {
+            Some(bound) => {
+                let _ = writeln!(out, "{separator}le=\"{bound}\"}} {cumulative}");
+            }
+            None => {
+                let _ = writeln!(out, "{separator}le=\"+Inf\"}} {cumulative}");
+            }
+        }
+    }
+    series(out, &format!("{name}_sum"), labels, h.sum);
+    series(out, &format!("{name}_count"), labels, cumulative as f64);
+}

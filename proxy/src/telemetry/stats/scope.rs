@@ -1,0 +1,72 @@
+//! Whose metrics a group holds: the dotted prefix and the Prometheus name and tags, as Envoy writes them.
+
+use sidemesh_config::value::Name;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// `server.`
+    Server,
+    /// `cluster_manager.`, `listener_manager.`, `control_plane.`, `runtime.`…: a fixed prefix without tags.
+    Fixed(&'static str),
+    /// `cluster.NAME.`
+    Cluster(Name),
+    /// `http.PREFIX.`
+    Http(Name),
+    /// `listener.ADDRESS.`
+    Listener(Name),
+    /// `listener.ADDRESS.http.PREFIX.`
+    ListenerHttp { address: Name, prefix: Name },
+    /// `tcp.PREFIX.`
+    Tcp(Name),
+    /// `http.PREFIX.rds.ROUTE_CONFIG.`
+    Rds { prefix: Name, route_config: Name },
+    /// `sds.NAME.`
+    Sds(Name),
+    /// A filter's own prefix, e.g. `rl.http_local_rate_limit` or `http.ingress.rbac.`, given without the last dot.
+    Filter(Name),
+}
+
+impl Scope {
+    /// The dotted prefix, with its last dot.
+    pub fn prefix(&self) -> String {
+        match self {
+            Scope::Server => "server.".to_owned(),
+            Scope::Fixed(p) => format!("{p}."),
+            Scope::Cluster(n) => format!("cluster.{n}."),
+            Scope::Http(p) => format!("http.{p}."),
+            Scope::Listener(a) => format!("listener.{a}."),
+            Scope::ListenerHttp { address, prefix } => format!("listener.{address}.http.{prefix}."),
+            Scope::Tcp(p) => format!("tcp.{p}."),
+            Scope::Rds { prefix, route_config } => format!("http.{prefix}.rds.{route_config}."),
+            Scope::Sds(n) => format!("sds.{n}."),
+            Scope::Filter(p) => format!("{p}."),
+        }
+    }
+
+    /// The Prometheus name's part between `envoy_` and the metric, and the tags.
+    pub fn prometheus(&self) -> (String, Vec<(&'static str, &str)>) {
+        match self {
+            Scope::Server => ("server".to_owned(), vec![]),
+            Scope::Fixed(p) => (sanitize(p), vec![]),
+            Scope::Cluster(n) => ("cluster".to_owned(), vec![("envoy_cluster_name", n)]),
+            Scope::Http(p) => ("http".to_owned(), vec![("envoy_http_conn_manager_prefix", p)]),
+            Scope::Listener(a) => ("listener".to_owned(), vec![("envoy_listener_address", a)]),
+            Scope::ListenerHttp { address, prefix } => (
+                "listener_http".to_owned(),
+                vec![("envoy_http_conn_manager_prefix", prefix), ("envoy_listener_address", address)],
+            ),
+            Scope::Tcp(p) => ("tcp".to_owned(), vec![("envoy_tcp_prefix", p)]),
+            Scope::Rds { prefix, route_config } => (
+                "http_rds".to_owned(),
+                vec![("envoy_http_conn_manager_prefix", prefix), ("envoy_rds_route_config", route_config)],
+            ),
+            Scope::Sds(n) => (format!("sds_{}", sanitize(n)), vec![]),
+            Scope::Filter(p) => (sanitize(p), vec![]),
+        }
+    }
+}
+
+/// Prometheus metric names hold `[a-zA-Z0-9_:]` alone.
+pub(super) fn sanitize(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
+}

@@ -1,0 +1,72 @@
+use std::sync::Arc;
+
+use sidemesh_config::value::name;
+
+use super::*;
+
+crate::stats_group! {
+    struct Sampled {
+        upstream_rq_total: Counter,
+        upstream_rq: CodeCounters,
+        cx_open: Gauge = "circuit_breakers.default.cx_open",
+        upstream_rq_time: Histogram,
+    }
+}
+
+fn two_shards() -> (Registry, Arc<Sampled>, Arc<Sampled>) {
+    let registry = Registry::default();
+    let scope = Scope::Cluster(name("a.b"));
+    let (one, two) = (registry.shard::<Sampled>(scope.clone()), registry.shard::<Sampled>(scope));
+    (registry, one, two)
+}
+
+#[test]
+fn shards_are_summed_under_their_dotted_name() {
+    let (registry, one, two) = two_shards();
+    one.upstream_rq_total.inc();
+    two.upstream_rq_total.add(2);
+    one.cx_open.inc();
+    two.cx_open.dec();
+    let page = text(&registry.read());
+    assert!(page.contains("cluster.a.b.upstream_rq_total: 3\n"), "{page}");
+    assert!(page.contains("cluster.a.b.circuit_breakers.default.cx_open: 0\n"), "{page}");
+}
+
+#[test]
+fn statuses_become_tags_in_prometheus_text() {
+    let (registry, one, two) = two_shards();
+    one.upstream_rq.record(200);
+    two.upstream_rq.record(503);
+    one.upstream_rq_time.record(3.0);
+    let page = prometheus(&registry.read());
+    for line in [
+        "# TYPE envoy_cluster_upstream_rq_xx counter",
+        "envoy_cluster_upstream_rq_xx{envoy_response_code_class=\"5\",envoy_cluster_name=\"a.b\"} 1",
+        "envoy_cluster_upstream_rq{envoy_response_code=\"200\",envoy_cluster_name=\"a.b\"} 1",
+        "envoy_cluster_upstream_rq_completed{envoy_cluster_name=\"a.b\"} 2",
+        "envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name=\"a.b\",le=\"1\"} 0",
+        "envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name=\"a.b\",le=\"5\"} 1",
+        "envoy_cluster_upstream_rq_time_count{envoy_cluster_name=\"a.b\"} 1",
+    ] {
+        assert!(page.contains(line), "{line} is missing in\n{page}");
+    }
+}
+
+#[test]
+fn reset_makes_counters_read_zero_and_keeps_gauges() {
+    let (registry, one, _two) = two_shards();
+    one.upstream_rq_total.add(5);
+    one.cx_open.set(4);
+    registry.reset_counters();
+    one.upstream_rq_total.inc();
+    let page = text(&registry.read());
+    assert!(page.contains("upstream_rq_total: 1\n"), "{page}");
+    assert!(page.contains("cx_open: 4\n"), "{page}");
+}
+
+#[test]
+fn a_removed_scope_is_gone() {
+    let (registry, _one, _two) = two_shards();
+    registry.remove(&Scope::Cluster(name("a.b")));
+    assert!(registry.read().is_empty());
+}

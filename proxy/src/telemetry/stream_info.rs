@@ -1,0 +1,168 @@
+//! The record of one request (or one TCP session) that logs, header formats and spans read.
+//!
+//! The stages fill it as the request passes; nothing in it is formatted until somebody asks. Times are offsets on the
+//! worker's clock.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use sidemesh_config::resource::endpoint::Endpoint;
+use sidemesh_config::resource::route::{Route, VirtualHost};
+use sidemesh_config::value::{Metadata, Name};
+
+use super::flags::ResponseFlags;
+use crate::connection::ConnectionInfo;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Http10,
+    Http11,
+    Http2,
+}
+
+impl Protocol {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Http10 => "HTTP/1.0",
+            Protocol::Http11 => "HTTP/1.1",
+            Protocol::Http2 => "HTTP/2",
+        }
+    }
+}
+
+/// When what happened; `None` where it has not.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timing {
+    pub downstream_rx_end: Option<Instant>,
+    pub upstream_connect_start: Option<Instant>,
+    pub upstream_connect_end: Option<Instant>,
+    pub upstream_tx_begin: Option<Instant>,
+    pub upstream_tx_end: Option<Instant>,
+    pub upstream_rx_begin: Option<Instant>,
+    pub upstream_rx_end: Option<Instant>,
+    pub downstream_tx_begin: Option<Instant>,
+    pub downstream_tx_end: Option<Instant>,
+}
+
+/// The upstream side of the last attempt.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamInfo {
+    /// The host chosen.
+    pub endpoint: Option<Arc<Endpoint>>,
+    pub remote: Option<SocketAddr>,
+    pub local: Option<SocketAddr>,
+    pub protocol: Option<Protocol>,
+    pub connection_id: u64,
+    /// Why the transport failed (TLS or connect error text).
+    pub failure: Option<Box<str>>,
+    pub tls: Option<Arc<crate::tls::PeerInfo>>,
+    pub attempts: u32,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub cluster_metadata: Option<Arc<Metadata>>,
+}
+
+/// The trace a request belongs to and what was decided about it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TraceContext {
+    pub trace_id: u128,
+    pub span_id: u64,
+    pub parent_id: u64,
+    pub sampled: bool,
+}
+
+pub struct StreamInfo {
+    pub start: Instant,
+    pub start_time: SystemTime,
+    pub timing: Timing,
+    /// `None` for a TCP session.
+    pub protocol: Option<Protocol>,
+    /// The answer's status; zero while there is none.
+    pub status: u16,
+    pub flags: ResponseFlags,
+    /// `via_upstream`, `route_not_found`, ...: see the response-code details of Envoy.
+    pub details: Cow<'static, str>,
+    pub termination_details: Option<Cow<'static, str>>,
+    pub request_body_bytes: u64,
+    pub response_body_bytes: u64,
+    pub request_header_bytes: u64,
+    pub response_header_bytes: u64,
+    pub connection: Rc<ConnectionInfo>,
+    /// The trusted client address (after XFF or PROXY protocol); the connection's where nothing else says.
+    pub remote: SocketAddr,
+    pub stream_id: u128,
+    pub vhost: Option<Arc<VirtualHost>>,
+    pub route: Option<Arc<Route>>,
+    pub cluster: Option<Name>,
+    pub upstream: UpstreamInfo,
+    /// Dynamic metadata set by filters.
+    pub metadata: Metadata,
+    pub trace: TraceContext,
+    /// Why Envoy traces the request, for the x-request-id.
+    pub health_check: bool,
+    /// Our stable code for answers the proxy made itself.
+    pub error_code: Option<&'static str>,
+    pub revision: Option<Name>,
+}
+
+impl StreamInfo {
+    pub fn new(connection: Rc<ConnectionInfo>, protocol: Option<Protocol>, now: Instant, wall: SystemTime) -> Self {
+        StreamInfo {
+            start: now,
+            start_time: wall,
+            timing: Timing::default(),
+            protocol,
+            status: 0,
+            flags: ResponseFlags::default(),
+            details: Cow::Borrowed(""),
+            termination_details: None,
+            request_body_bytes: 0,
+            response_body_bytes: 0,
+            request_header_bytes: 0,
+            response_header_bytes: 0,
+            remote: connection.remote,
+            connection,
+            stream_id: 0,
+            vhost: None,
+            route: None,
+            cluster: None,
+            upstream: UpstreamInfo::default(),
+            metadata: Metadata::default(),
+            trace: TraceContext::default(),
+            health_check: false,
+            error_code: None,
+            revision: None,
+        }
+    }
+}
+
+/// The request as it stands: pseudo-headers apart, `path` with its query.
+#[derive(Clone, Copy)]
+pub struct RequestHead<'a> {
+    pub method: &'a http::Method,
+    pub scheme: &'a str,
+    pub authority: &'a str,
+    pub path: &'a str,
+    pub headers: &'a http::HeaderMap,
+}
+
+/// What a format or log filter may read.
+#[derive(Clone, Copy)]
+pub struct LogContext<'a> {
+    pub info: &'a StreamInfo,
+    pub request: Option<RequestHead<'a>>,
+    pub response_headers: Option<&'a http::HeaderMap>,
+    pub response_trailers: Option<&'a http::HeaderMap>,
+    /// The body of a local reply, for `%LOCAL_REPLY_BODY%`.
+    pub local_reply_body: &'a str,
+    pub now: Instant,
+}
+
+impl<'a> LogContext<'a> {
+    pub fn of(info: &'a StreamInfo, now: Instant) -> Self {
+        LogContext { info, request: None, response_headers: None, response_trailers: None, local_reply_body: "", now }
+    }
+}
