@@ -1,0 +1,23 @@
+//! What users write, checked: Kubernetes' Service and EndpointSlice, the Gateway API's HTTPRoute, and our own kinds.
+//!
+//! Pure: no I/O, no clock. Every mistake becomes a `FieldError` with the path of the field and the cure; nothing that
+//! is not understood is let through. `Model` is the whole mesh at one revision.
+
+pub mod admit;
+pub mod document;
+pub mod filter;
+pub mod kind;
+pub mod policy;
+pub mod route;
+pub mod service;
+pub mod state;
+pub mod status;
+pub mod strict;
+pub mod workload;
+
+#[cfg(test)]
+mod tests;
+
+pub use kind::{Key, Kind, Name};
+pub use state::{Endpoint, Model, Typed, typed};
+pub use strict::FieldError;

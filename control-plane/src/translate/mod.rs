@@ -1,0 +1,243 @@
+//! From the model to xDS. Pure: the same model and node give the same bytes.
+//!
+//! What does not depend on the node (clusters, endpoints, route tables of each service port) is made once per model in
+//! `Mesh`; `for_node` picks from it what a workload may reach and adds the listeners that are its own.
+
+mod action;
+mod cluster;
+pub mod defaults;
+mod endpoint;
+mod listener;
+pub mod node;
+mod retry;
+mod route;
+mod tls;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use sidemesh_proto::{google, type_url};
+
+pub use action::ERROR_HEADER;
+pub use cluster::outbound_name;
+pub use node::{Flavor, Node};
+pub use tls::{SECRET_CERTIFICATE, SECRET_ROOTS};
+
+use crate::model::service::{Protocol, Service, ServicePort};
+use crate::model::workload::may_reach;
+use crate::model::{Model, Name};
+
+/// What translation needs besides the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    pub trust_domain: String,
+}
+
+impl Settings {
+    pub fn spiffe_id(&self, namespace: &str, service_account: &str) -> String {
+        format!("spiffe://{}/ns/{namespace}/sa/{service_account}", self.trust_domain)
+    }
+}
+
+/// Resources of one node: type URL -> name -> resource.
+pub type Resources = BTreeMap<&'static str, BTreeMap<String, google::Any>>;
+
+/// The types that we serve, in the order in which a client needs them: make before break.
+pub const TYPES: [&str; 5] =
+    [type_url::CLUSTER, type_url::ENDPOINT, type_url::LISTENER, type_url::ROUTE, type_url::SECRET];
+
+/// One port of one service, in every dialect.
+struct Port {
+    protocol: Protocol,
+    cluster_ip: Option<SocketAddr>,
+    clusters: [google::Any; 3],
+    endpoints: google::Any,
+    /// By consumer namespace; "" for all others.
+    tables: BTreeMap<String, Tables>,
+}
+
+struct Tables {
+    sidecar: google::Any,
+    grpc: google::Any,
+    backends: BTreeSet<(Name, u16)>,
+}
+
+/// All that is the same for many nodes.
+pub struct Mesh {
+    pub model: Arc<Model>,
+    settings: Settings,
+    ports: BTreeMap<(Name, u16), Port>,
+}
+
+impl Mesh {
+    pub fn new(model: Arc<Model>, settings: Settings) -> Mesh {
+        let mut ports = BTreeMap::new();
+        for service in model.services.values() {
+            for port in &service.ports {
+                ports.insert((service.name.clone(), port.port), shared(&model, &settings, service, port));
+            }
+        }
+        Mesh { model, settings, ports }
+    }
+
+    /// Everything that `node` should have.
+    pub fn for_node(&self, node: &Node) -> Resources {
+        let mut resources: Resources = TYPES.iter().map(|t| (*t, BTreeMap::new())).collect();
+        if node.flavor == Flavor::Grpc {
+            self.grpc(node, &mut resources);
+        } else {
+            self.outbound(node, &mut resources);
+            self.inbound(node, &mut resources);
+            if let Some(tracing) = &self.model.mesh.tracing {
+                let collector = cluster::collector(listener::COLLECTOR, tracing.otlp);
+                put(&mut resources, type_url::CLUSTER, listener::COLLECTOR, wire::any(&collector));
+            }
+        }
+        resources
+    }
+
+    /// Where the node's application finds each service.
+    pub fn outbound_addresses(&self, node: &Node) -> BTreeMap<(Name, u16), SocketAddr> {
+        if node.outbound_given {
+            return node.outbound.clone();
+        }
+        let reachable = self.ports.iter().filter(|((name, _), _)| self.may_reach(node, name));
+        reachable.filter_map(|(key, port)| port.cluster_ip.map(|address| (key.clone(), address))).collect()
+    }
+
+    fn outbound(&self, node: &Node, resources: &mut Resources) {
+        let mesh = &self.model.mesh;
+        for ((service, port), address) in self.outbound_addresses(node) {
+            let name = outbound_name(&service, port);
+            let found = self.ports.get(&(service.clone(), port));
+            let protocol = found.map_or(Protocol::Http, |p| p.protocol);
+            let refusal = self.refusal(node, &service, port, found);
+            if refusal.is_some() && protocol == Protocol::Tcp {
+                // Bytes have no way to say why: the connection is refused.
+                continue;
+            }
+            let listener = listener::outbound(node, mesh, &name, address, protocol);
+            put(resources, type_url::LISTENER, &name, wire::any(&listener));
+            match (refusal, found) {
+                (Some(refusal), _) => {
+                    put(resources, type_url::ROUTE, &name, wire::any(&route::refusal(&name, &refusal)));
+                }
+                (None, Some(found)) => self.reach(node, (&service, port), found, resources),
+                (None, None) => {}
+            }
+        }
+    }
+
+    fn refusal(&self, node: &Node, service: &Name, port: u16, found: Option<&Port>) -> Option<route::Refusal> {
+        let refuse = |status, code, reason| Some(route::Refusal { status, code, reason });
+        if !self.may_reach(node, service) {
+            let reason = format!("{service} is not in the egress list of {}", node.id);
+            return refuse(403, "egress_denied", reason);
+        }
+        match (self.model.services.contains_key(service), found) {
+            (false, _) => refuse(503, "service_not_found", format!("service {service} does not exist")),
+            (true, None) => refuse(503, "service_not_found", format!("service {service} has no port {port}")),
+            (true, Some(_)) => None,
+        }
+    }
+
+    /// The route table of one port, and the clusters behind it.
+    fn reach(&self, node: &Node, (service, port): (&Name, u16), found: &Port, resources: &mut Resources) {
+        let own = (service.clone(), port);
+        let name = outbound_name(service, port);
+        if found.protocol == Protocol::Tcp {
+            return self.cluster(node, &own, resources);
+        }
+        let tables = found.tables.get(&node.namespace).or_else(|| found.tables.get(""));
+        let Some(tables) = tables else { return };
+        let table = if node.flavor == Flavor::Grpc { &tables.grpc } else { &tables.sidecar };
+        put(resources, type_url::ROUTE, &name, table.clone());
+        for backend in &tables.backends {
+            self.cluster(node, backend, resources);
+        }
+    }
+
+    fn cluster(&self, node: &Node, key: &(Name, u16), resources: &mut Resources) {
+        let Some(port) = self.ports.get(key) else { return };
+        let name = outbound_name(&key.0, key.1);
+        put(resources, type_url::CLUSTER, &name, port.clusters[index(node.flavor)].clone());
+        put(resources, type_url::ENDPOINT, &name, port.endpoints.clone());
+    }
+
+    fn inbound(&self, node: &Node, resources: &mut Resources) {
+        let workload = self.model.workloads.get(&Name::new(node.namespace.clone(), node.id.clone()));
+        for inbound in &node.inbound {
+            let name = format!("inbound|{}", inbound.port);
+            let protocol = self.model.protocol_of(&node.namespace, workload.map(|w| &**w), &node.service, inbound.port);
+            let listener = listener::inbound(node, &self.settings, &self.model.mesh, &name, inbound.listen, protocol);
+            put(resources, type_url::LISTENER, &name, wire::any(&listener));
+            let app = cluster::inbound(&name, inbound.app, protocol);
+            put(resources, type_url::CLUSTER, &name, wire::any(&app));
+        }
+    }
+
+    fn grpc(&self, node: &Node, resources: &mut Resources) {
+        for ((service, port), found) in &self.ports {
+            if found.protocol == Protocol::Tcp || !self.may_reach(node, service) {
+                continue;
+            }
+            let target = format!("{service}:{port}");
+            let listener = listener::api(&target, &outbound_name(service, *port));
+            put(resources, type_url::LISTENER, &target, wire::any(&listener));
+            self.reach(node, (service, *port), found, resources);
+        }
+    }
+
+    /// The narrowest list decides: the node's own, its Workload's, the mesh's.
+    fn may_reach(&self, node: &Node, service: &Name) -> bool {
+        let workload = self.model.workloads.get(&Name::new(node.namespace.clone(), node.id.clone()));
+        let lists = [Some(&node.egress), workload.map(|w| &w.egress)];
+        let own: Vec<&Vec<String>> = lists.into_iter().flatten().filter(|list| !list.is_empty()).collect();
+        if own.is_empty() {
+            return may_reach(&self.model.mesh.egress, &node.namespace, service);
+        }
+        own.iter().all(|list| may_reach(list, &node.namespace, service))
+    }
+}
+
+fn index(flavor: Flavor) -> usize {
+    match flavor {
+        Flavor::Sidecar => 0,
+        Flavor::SidecarSds => 1,
+        Flavor::Grpc => 2,
+    }
+}
+
+fn put(resources: &mut Resources, type_url: &'static str, name: &str, resource: google::Any) {
+    resources.entry(type_url).or_default().insert(name.to_owned(), resource);
+}
+
+fn shared(model: &Model, settings: &Settings, service: &Service, port: &ServicePort) -> Port {
+    let endpoints = model.endpoints(service, port);
+    let name = outbound_name(&service.name, port.port);
+    let clusters = [Flavor::Sidecar, Flavor::SidecarSds, Flavor::Grpc]
+        .map(|flavor| wire::any(&cluster::outbound(model, settings, flavor, service, port, &endpoints)));
+    let mut tables = BTreeMap::new();
+    let consumers = route::consumers(model, &service.name);
+    for consumer in consumers.into_iter().chain([""]) {
+        let routes = route::routes_for(model, &service.name, port.port, consumer);
+        let sidecar = route::table(model, Flavor::Sidecar, service, port.port, &routes);
+        let grpc = route::table(model, Flavor::Grpc, service, port.port, &routes);
+        tables.insert(
+            consumer.to_owned(),
+            Tables { sidecar: wire::any(&sidecar.config), grpc: wire::any(&grpc.config), backends: sidecar.backends },
+        );
+    }
+    Port {
+        protocol: port.protocol,
+        cluster_ip: service.cluster_ip.map(|ip| SocketAddr::new(ip, port.port)),
+        clusters,
+        endpoints: wire::any(&endpoint::assignment(&name, &endpoints)),
+        tables,
+    }
+}
