@@ -4,6 +4,8 @@
 //! - `sidemesh_descriptors.bin`: their descriptors with imports, for gRPC reflection;
 //! - `descriptors.bin` and `descriptors.rs`: the descriptors that the protobuf-JSON mapping and the support table work
 //!   with: the Envoy API files named in `descriptors.txt`, pruned to what they reach, and our own.
+//!   `descriptor_set.bin` is the same as a `FileDescriptorSet`; dependent build scripts find it through the variable
+//!   `DEP_SIDEMESH_PROTO_DESCRIPTOR_SET`.
 //!
 //! Envoy's descriptors come from the source folder of `envoy-types`, which ships the compiled set that its Rust types
 //! were generated from: no `protoc` is needed and the two cannot differ.
@@ -39,6 +41,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pruned = descriptors::prune(merge(envoy, &own), &roots)?;
     let (bytes, index) = descriptors::emit(&pruned);
     fs::write(out.join("descriptors.bin"), bytes)?;
+    let set = out.join("descriptor_set.bin");
+    fs::write(&set, pruned.encode_to_vec())?;
+    println!("cargo::metadata=descriptor_set={}", set.display());
     fs::write(out.join("descriptors.rs"), index)?;
     Ok(())
 }

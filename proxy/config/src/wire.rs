@@ -64,6 +64,11 @@ pub fn enumeration<E: TryFrom<i32>>(number: i32, field: &str) -> Result<E, Rejec
     E::try_from(number).map_err(|_| Rejection::invalid(field, format!("{number} is no value of this enum")))
 }
 
+/// Converts every entry of a repeated field; the index goes into the path.
+pub fn each<T, U>(list: &[T], field: &str, convert: impl Fn(&T) -> Result<U, Rejection>) -> Result<Vec<U>, Rejection> {
+    list.iter().enumerate().map(|(i, one)| convert(one).within_index(field, i)).collect()
+}
+
 /// Decodes an `Any` whose type must be `T`.
 pub fn unpack<T: Message + Default + MessageName>(any: &google::Any, field: &str) -> Result<T, Rejection> {
     let given = type_url::message_name(&any.type_url);
