@@ -1,0 +1,66 @@
+//! Writing a request head.
+use http::request::Parts;
+use http::{Method, Version, header};
+
+use super::Inner;
+use super::exchange::Kind;
+use crate::codec::h1::encode::{self, Encoder};
+use crate::codec::handler::Upgrade;
+use crate::codec::path::path_and_query;
+
+/// Puts the head into the output, and settles how the body is framed.
+pub(super) fn put_head(inner: &mut Inner, head: &Parts) {
+    let case = inner.settings.header_case;
+    let host = head.headers.get(header::HOST).map_or(&b""[..], |value| value.as_bytes());
+    let (encoder, length) = framing(inner, head);
+    inner.exchange.encoder = encoder;
+    let buf = inner.out.buf(&inner.local.buffers);
+    buf.extend_from_slice(head.method.as_str().as_bytes());
+    buf.extend_from_slice(b" ");
+    match inner.exchange.kind {
+        Kind::Connect => buf.extend_from_slice(host),
+        _ => {
+            if inner.settings.send_fully_qualified_url && !host.is_empty() {
+                buf.extend_from_slice(inner.exchange.scheme.as_str().as_bytes());
+                buf.extend_from_slice(b"://");
+                buf.extend_from_slice(host);
+            }
+            buf.extend_from_slice(path_and_query(head).as_bytes());
+        }
+    }
+    buf.extend_from_slice(b" HTTP/1.1\r\n");
+    encode::put_fields(buf, &head.headers, case);
+    if let Some(length) = length {
+        encode::put_length(buf, length, case);
+    }
+    if matches!(encoder, Encoder::Chunked { .. }) {
+        encode::put_own(buf, "transfer-encoding", b"chunked", case);
+    }
+    if let Some(Upgrade::Protocol(protocol)) = &inner.exchange.upgrade {
+        encode::put_own(buf, "connection", b"Upgrade", case);
+        encode::put_own(buf, "upgrade", protocol.as_bytes(), case);
+    }
+    buf.extend_from_slice(b"\r\n");
+}
+
+fn framing(inner: &Inner, head: &Parts) -> (Encoder, Option<u64>) {
+    if inner.exchange.kind != Kind::Plain && inner.exchange.kind != Kind::Head {
+        return (Encoder::None, None);
+    }
+    let declared = encode::declared_length(&head.headers);
+    match inner.exchange.upload.exact_len().or(declared) {
+        // A length of nothing says something only where a body would be usual.
+        Some(0) if declared.is_none() && is_bodiless(&head.method) => (Encoder::None, None),
+        Some(length) => (Encoder::Length(length), Some(length)),
+        None => (Encoder::Chunked { trailers: inner.settings.limits.trailers }, None),
+    }
+}
+
+fn is_bodiless(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT | Method::OPTIONS)
+}
+
+/// Whether the response's version allows another request by default.
+pub(super) fn persists(version: Version) -> bool {
+    version == Version::HTTP_11
+}

@@ -1,0 +1,127 @@
+//! A response head's meaning: framing (RFC 9112, section 6.3), persistence, and what is passed on.
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, Version, header};
+
+use super::exchange::Kind;
+use super::{Settings, request};
+use crate::codec::SendError;
+use crate::codec::h1::decode::{Chunk, Decoder};
+use crate::codec::h1::encode::parse_length;
+use crate::codec::h1::head::{self, Fault};
+
+/// A response head.
+pub(super) struct Answered {
+    pub(super) response: Response<()>,
+    pub(super) body: Decoder,
+    pub(super) keep_alive: bool,
+    /// The upgrade or the tunnel was accepted.
+    pub(super) tunnel: bool,
+}
+
+impl From<Fault> for SendError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::TooLarge => Self::TooLarge("max_response_headers_kb"),
+            Fault::TooMany => Self::TooLarge("max_headers_count"),
+            Fault::Version => Self::Protocol("unsupported HTTP version"),
+            Fault::Malformed(why) => Self::Protocol(why),
+        }
+    }
+}
+
+/// Reads one complete head.
+pub(super) fn parse(raw: &Bytes, lines: usize, kind: Kind, settings: &Settings) -> Result<Answered, SendError> {
+    if lines.saturating_sub(1) > settings.limits.headers {
+        return Err(Fault::TooMany.into());
+    }
+    head::with_response(raw, lines, |tokens| interpret(raw, tokens, kind, settings))?
+}
+
+fn interpret(
+    raw: &Bytes,
+    tokens: &httparse::Response<'_, '_>,
+    kind: Kind,
+    settings: &Settings,
+) -> Result<Answered, SendError> {
+    let (Some(code), Some(version)) = (tokens.code, tokens.version) else {
+        return Err(SendError::Protocol("incomplete status line"));
+    };
+    let status = StatusCode::from_u16(code).map_err(|_| SendError::Protocol("invalid status"))?;
+    let version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let mut headers = HeaderMap::with_capacity(tokens.headers.len() + 8);
+    let (mut length, mut chunked, mut keep_alive) = (None, false, request::persists(version));
+    let switching = status == StatusCode::SWITCHING_PROTOCOLS;
+    for one in tokens.headers.iter() {
+        let (name, value) = head::field(raw, one)?;
+        match name.as_str() {
+            "content-length" => match parse_length(value.as_bytes()) {
+                Some(n) if length.is_none() => length = Some(n),
+                _ => return Err(SendError::Protocol("invalid or repeated content-length")),
+            },
+            "transfer-encoding" => {
+                if chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                    return Err(SendError::Protocol("unsupported transfer coding"));
+                }
+                chunked = true;
+                continue;
+            }
+            "connection" => {
+                for token in head::tokens(value.as_bytes()) {
+                    if token.eq_ignore_ascii_case(b"close") {
+                        keep_alive = false;
+                    } else if token.eq_ignore_ascii_case(b"keep-alive") && version == Version::HTTP_10 {
+                        keep_alive = true;
+                    }
+                }
+                continue;
+            }
+            "keep-alive" | "proxy-connection" | "http2-settings" => continue,
+            "upgrade" if !switching => continue,
+            _ => {}
+        }
+        head::append(&mut headers, name, value)?;
+    }
+    let (body, tunnel) = framing(status, length, chunked, kind, settings)?;
+    if chunked {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.version_mut() = version;
+    *response.headers_mut() = headers;
+    Ok(Answered { response, keep_alive: keep_alive && body != Decoder::UntilEnd, body, tunnel })
+}
+
+fn framing(
+    status: StatusCode,
+    length: Option<u64>,
+    chunked: bool,
+    kind: Kind,
+    settings: &Settings,
+) -> Result<(Decoder, bool), SendError> {
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return match kind {
+            Kind::Upgrade => Ok((Decoder::UntilEnd, true)),
+            _ => Err(SendError::Protocol("101 without an upgrade")),
+        };
+    }
+    if kind == Kind::Connect && status.is_success() {
+        return Ok((Decoder::UntilEnd, true));
+    }
+    if status.is_informational() || status == StatusCode::NO_CONTENT {
+        return match chunked {
+            true => Err(SendError::Protocol("transfer coding in a response without content")),
+            false => Ok((Decoder::Done, false)),
+        };
+    }
+    if chunked && length.is_some() && !settings.allow_chunked_length {
+        return Err(SendError::Protocol("both content-length and transfer-encoding"));
+    }
+    Ok(match (length, chunked) {
+        _ if kind == Kind::Head || status == StatusCode::NOT_MODIFIED => (Decoder::Done, false),
+        (_, true) => (Decoder::Chunked(Chunk::Size), false),
+        (Some(0), false) => (Decoder::Done, false),
+        (Some(length), false) => (Decoder::Length(length), false),
+        (None, false) => (Decoder::UntilEnd, false),
+    })
+}

@@ -1,0 +1,164 @@
+//! Writing heads and framing bodies.
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
+
+use super::HeaderCase;
+use super::head::is_connection_specific;
+use super::writer::Writer;
+use crate::codec::body::Error;
+use crate::io::Buffers;
+
+/// The framing of the body that is being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoder {
+    /// The message has no body; what the handler's body holds is not sent.
+    None,
+    /// This many bytes to go.
+    Length(u64),
+    /// Chunks, and trailers if allowed.
+    Chunked { trailers: bool },
+    /// Raw bytes until the connection ends (HTTP/1.0, tunnels).
+    UntilEnd,
+}
+
+impl Encoder {
+    /// Adds one piece of the body.
+    pub(crate) fn data(&mut self, out: &mut Writer, data: Bytes, buffers: &Buffers) -> Result<(), Error> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        match self {
+            Self::None => {}
+            Self::Length(left) => {
+                *left = left
+                    .checked_sub(data.len() as u64)
+                    .ok_or(Error::Malformed("the body is longer than its content-length"))?;
+                out.push(data, b"", buffers);
+            }
+            Self::Chunked { .. } => {
+                put_hex(out.buf(buffers), data.len());
+                out.push(data, b"\r\n", buffers);
+            }
+            Self::UntilEnd => out.push(data, b"", buffers),
+        }
+        Ok(())
+    }
+
+    /// Ends the body, with trailers where the framing has a place for them.
+    pub(crate) fn end(
+        &mut self,
+        out: &mut Writer,
+        fields: Option<&HeaderMap>,
+        case: HeaderCase,
+        buffers: &Buffers,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Length(left) if *left > 0 => return Err(Error::Malformed("the body is shorter than its content-length")),
+            Self::Chunked { trailers } => {
+                let buf = out.buf(buffers);
+                buf.extend_from_slice(b"0\r\n");
+                if let Some(fields) = fields
+                    && *trailers
+                {
+                    for (name, value) in fields {
+                        if !super::head::is_forbidden_trailer(name) {
+                            put_field(buf, name, value, case);
+                        }
+                    }
+                }
+                buf.extend_from_slice(b"\r\n");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// `size CRLF` in hexadecimal.
+fn put_hex(buf: &mut BytesMut, size: usize) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0u8; 18];
+    let mut at = 16;
+    let mut rest = size;
+    text[16..].copy_from_slice(b"\r\n");
+    loop {
+        at -= 1;
+        text[at] = DIGITS[rest & 15];
+        rest >>= 4;
+        if rest == 0 {
+            break;
+        }
+    }
+    buf.extend_from_slice(&text[at..]);
+}
+
+/// `name: value CRLF`.
+pub(crate) fn put_field(buf: &mut BytesMut, name: &HeaderName, value: &HeaderValue, case: HeaderCase) {
+    put_name(buf, name.as_str(), case);
+    buf.extend_from_slice(b": ");
+    buf.extend_from_slice(value.as_bytes());
+    buf.extend_from_slice(b"\r\n");
+}
+
+/// A field that this codec writes by itself.
+pub(crate) fn put_own(buf: &mut BytesMut, name: &str, value: &[u8], case: HeaderCase) {
+    put_name(buf, name, case);
+    buf.extend_from_slice(b": ");
+    buf.extend_from_slice(value);
+    buf.extend_from_slice(b"\r\n");
+}
+
+fn put_name(buf: &mut BytesMut, name: &str, case: HeaderCase) {
+    match case {
+        HeaderCase::Lower => buf.extend_from_slice(name.as_bytes()),
+        HeaderCase::ProperWords => {
+            let mut start = true;
+            for b in name.bytes() {
+                buf.put_u8(if start { b.to_ascii_uppercase() } else { b });
+                start = !b.is_ascii_alphanumeric();
+            }
+        }
+    }
+}
+
+/// `content-length: n CRLF`.
+pub(crate) fn put_length(buf: &mut BytesMut, length: u64, case: HeaderCase) {
+    let mut digits = itoa::Buffer::new();
+    put_own(buf, "content-length", digits.format(length).as_bytes(), case);
+}
+
+/// All fields that are not the codec's own.
+pub(crate) fn put_fields(buf: &mut BytesMut, headers: &HeaderMap, case: HeaderCase) {
+    for (name, value) in headers {
+        if *name != header::CONTENT_LENGTH && !is_connection_specific(name) {
+            put_field(buf, name, value, case);
+        }
+    }
+}
+
+/// The one length in the headers; several, or one that is no number, count as none.
+pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    let mut all = headers.get_all(header::CONTENT_LENGTH).iter();
+    let only = all.next()?;
+    all.next().is_none().then(|| parse_length(only.as_bytes())).flatten()
+}
+
+/// Digits only: no sign, no list, no space.
+pub(crate) fn parse_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > 19 {
+        return None;
+    }
+    value.iter().try_fold(0u64, |n, b| b.is_ascii_digit().then(|| n * 10 + u64::from(b - b'0')))
+}
+
+/// `HTTP/1.1 200 OK CRLF`.
+pub(crate) fn put_status(buf: &mut BytesMut, version: Version, status: StatusCode) {
+    if version == Version::HTTP_11 && status == StatusCode::OK {
+        return buf.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    }
+    buf.extend_from_slice(if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    buf.extend_from_slice(status.as_str().as_bytes());
+    buf.put_u8(b' ');
+    buf.extend_from_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
+    buf.extend_from_slice(b"\r\n");
+}

@@ -1,0 +1,44 @@
+//! HTTP/1.0 and 1.1 (RFC 9112), server and client side, over the `httparse` tokenizer.
+//!
+//! Parsing is strict where leniency lets two hops disagree about where a message ends: lines end with CRLF, one
+//! `content-length` of digits only, `chunked` as the only transfer coding, never both, no folded lines, names are tokens and values
+//! hold no control characters. Nothing here spawns a task: the server's future drives its handler, the client's the upload.
+pub mod client;
+mod decode;
+mod encode;
+mod head;
+mod request;
+pub mod server;
+mod writer;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use encode::{declared_length, parse_length};
+pub(crate) use head::{is_connection_specific, tokens};
+
+/// How header names are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeaderCase {
+    /// `content-type`
+    #[default]
+    Lower,
+    /// `Content-Type`: the first letter and each one that follows a character that is no letter or digit.
+    ProperWords,
+}
+
+/// Limits of what a peer may send in one head or trailer section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the head, from the first of the start line to the empty line.
+    pub head_bytes: usize,
+    /// Header lines.
+    pub headers: usize,
+    /// Whether trailers are passed on; they are read and dropped otherwise.
+    pub trailers: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { head_bytes: 60 * 1024, headers: 100, trailers: false }
+    }
+}

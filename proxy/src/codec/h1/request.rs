@@ -1,0 +1,329 @@
+//! A request head's meaning: target, host, framing, persistence, upgrade (RFC 9112, sections 3, 6 and 9; RFC 9110, section 7.6.1).
+use bytes::Bytes;
+use http::request::Parts;
+use http::uri::{Authority, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
+
+use super::decode::{Chunk, Decoder};
+use super::encode::parse_length;
+use super::head::{self, Fault};
+use super::server::Settings;
+use crate::codec::handler::{Scheme, Upgrade};
+use crate::codec::path;
+
+/// A request that may go on.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) parts: Parts,
+    pub(crate) scheme: Option<Scheme>,
+    pub(crate) body: Decoder,
+    pub(crate) upgrade: Option<Upgrade>,
+    pub(crate) expect_continue: bool,
+    /// The client allows another request after this one.
+    pub(crate) keep_alive: bool,
+}
+
+/// Why not: what the answer says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) details: &'static str,
+    pub(crate) body: &'static str,
+}
+
+impl Refusal {
+    const fn bad_request(details: &'static str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, details, body: "Bad Request" }
+    }
+
+    const CODEC: Self = Self::bad_request("http1.codec_error");
+    const PATH: Self = Self { body: "", ..Self::bad_request("absolute_path_rejected") };
+    const HOST: Self = Self::bad_request("http1.invalid_authority");
+    const VERSION: Self = Self { status: StatusCode::UPGRADE_REQUIRED, details: "low_version", body: "Upgrade Required" };
+    const TOO_MANY: Self = Self {
+        status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        details: "http1.too_many_headers",
+        body: "Request Header Fields Too Large",
+    };
+    const TOO_LARGE: Self = Self { details: "http1.headers_too_large", ..Self::TOO_MANY };
+    const CODING: Self = Self {
+        status: StatusCode::NOT_IMPLEMENTED,
+        details: "http1.invalid_transfer_encoding",
+        body: "Not Implemented",
+    };
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::TooLarge => Self::TOO_LARGE,
+            Fault::TooMany => Self::TOO_MANY,
+            Fault::Version => Self::VERSION,
+            Fault::Malformed(_) => Self::CODEC,
+        }
+    }
+}
+
+/// Reads one complete head.
+pub(crate) fn parse(raw: &Bytes, lines: usize, settings: &Settings) -> Result<Incoming, Refusal> {
+    if lines.saturating_sub(1) > settings.limits.headers {
+        return Err(Refusal::TOO_MANY);
+    }
+    head::with_request(raw, lines, |tokens| interpret(raw, tokens, settings))?
+}
+
+/// What the fields say about the message, apart from the ones that are passed on.
+#[derive(Default)]
+struct Notes {
+    length: Option<u64>,
+    /// There is a transfer coding.
+    chunked: bool,
+    /// It is another one than `chunked`, or there are several.
+    unknown_coding: bool,
+    hosts: usize,
+    close: bool,
+    keep_alive: bool,
+    upgrade_named: bool,
+    upgrade: Option<HeaderValue>,
+    expect_continue: bool,
+}
+
+fn interpret(raw: &Bytes, tokens: &httparse::Request<'_, '_>, settings: &Settings) -> Result<Incoming, Refusal> {
+    let (Some(method), Some(target), Some(version)) = (tokens.method, tokens.path, tokens.version) else {
+        return Err(Refusal::CODEC);
+    };
+    if version == 0 && !settings.accept_http_10 {
+        return Err(Refusal::VERSION);
+    }
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::CODEC)?;
+    if !settings.allow_custom_methods && !is_known(&method) {
+        return Err(Refusal::CODEC);
+    }
+    let mut parts = Request::new(()).into_parts().0;
+    parts.version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    parts.headers = HeaderMap::with_capacity(tokens.headers.len() + 8);
+    let mut notes = Notes::default();
+    let mut nominated = false;
+    for one in tokens.headers.iter() {
+        let (name, value) = head::field(raw, one)?;
+        nominated |= name == header::CONNECTION && names_more(value.as_bytes());
+        if let Some((name, value)) = note(name, value, &mut notes, settings)? {
+            head::append(&mut parts.headers, name, value)?;
+        }
+    }
+    if nominated {
+        drop_nominated(tokens, &mut parts.headers)?;
+    }
+    let scheme = place_target(&mut parts, &method, raw.slice_ref(target.as_bytes()), &mut notes, settings)?;
+    check_host(&mut parts, &notes, settings)?;
+    let body = framing(&method, version, &notes, settings)?;
+    if notes.chunked {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
+    let upgrade = match notes.upgrade {
+        _ if method == Method::CONNECT => Some(Upgrade::Connect),
+        Some(value) if notes.upgrade_named && body.is_done() && version == 1 => Some(Upgrade::Protocol(value)),
+        _ => None,
+    };
+    parts.method = method;
+    Ok(Incoming {
+        scheme,
+        upgrade,
+        expect_continue: notes.expect_continue && !body.is_done() && version == 1,
+        body,
+        keep_alive: if version == 0 { notes.keep_alive } else { !notes.close },
+        parts,
+    })
+}
+
+/// Takes notes of a field; gives it back if it is to be passed on.
+fn note(
+    name: HeaderName,
+    value: HeaderValue,
+    notes: &mut Notes,
+    settings: &Settings,
+) -> Result<Option<(HeaderName, HeaderValue)>, Refusal> {
+    match name.as_str() {
+        "host" => {
+            notes.hosts += 1;
+            if notes.hosts > 1 || !is_authority(value.as_bytes()) {
+                return Err(Refusal::HOST);
+            }
+        }
+        "content-length" => match parse_length(value.as_bytes()) {
+            Some(length) if notes.length.is_none() => notes.length = Some(length),
+            // A second one, even if equal: which of them did the next hop read?
+            _ => return Err(Refusal::bad_request("http1.unexpected_content_length")),
+        },
+        "transfer-encoding" => {
+            notes.unknown_coding |= notes.chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked");
+            notes.chunked = true;
+            return Ok(None);
+        }
+        "connection" | "proxy-connection" => {
+            for token in head::tokens(value.as_bytes()) {
+                notes.close |= token.eq_ignore_ascii_case(b"close");
+                notes.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                notes.upgrade_named |= name == header::CONNECTION && token.eq_ignore_ascii_case(b"upgrade");
+            }
+            return Ok(None);
+        }
+        "upgrade" => {
+            // HTTP/2 is not spoken by upgrade (RFC 9113, section 3.1); the request goes on as it is.
+            let first = head::tokens(value.as_bytes()).next().unwrap_or_default();
+            if !first.is_empty() && !first.eq_ignore_ascii_case(b"h2c") {
+                notes.upgrade.get_or_insert(value);
+            }
+            return Ok(None);
+        }
+        "keep-alive" | "http2-settings" => return Ok(None),
+        "te" if value.as_bytes() != b"trailers" => return Ok(None),
+        "expect" if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            notes.expect_continue = !settings.proxy_100_continue;
+            return Ok(settings.proxy_100_continue.then_some((name, value)));
+        }
+        _ => {}
+    }
+    Ok(Some((name, value)))
+}
+
+/// Whether `connection` names fields besides its own words.
+fn names_more(value: &[u8]) -> bool {
+    head::tokens(value).any(|t| ![&b"close"[..], b"keep-alive", b"upgrade"].iter().any(|own| t.eq_ignore_ascii_case(own)))
+}
+
+/// Removes the fields that `connection` names. Those that other stages rely on may not be named.
+fn drop_nominated(tokens: &httparse::Request<'_, '_>, headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let lists = tokens.headers.iter().filter(|one| one.name.eq_ignore_ascii_case("connection"));
+    for token in lists.flat_map(|one| head::tokens(one.value)) {
+        let Ok(name) = HeaderName::from_bytes(token) else { return Err(Refusal::CODEC) };
+        match name.as_str() {
+            "host" | "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" | "content-length" => {
+                return Err(Refusal::bad_request("http1.connection_header_rejected"));
+            }
+            // Kept where it says `trailers` and nothing else: see `note`.
+            "te" => {}
+            _ => drop(headers.remove(&name)),
+        }
+    }
+    Ok(())
+}
+
+/// The four forms of a target (RFC 9112, section 3.2).
+fn place_target(
+    parts: &mut Parts,
+    method: &Method,
+    target: Bytes,
+    notes: &mut Notes,
+    settings: &Settings,
+) -> Result<Option<Scheme>, Refusal> {
+    if *method == Method::CONNECT {
+        let authority = Authority::from_maybe_shared(target.clone()).map_err(|_| Refusal::PATH)?;
+        if !is_authority(&target) || authority.as_str().contains('@') {
+            return Err(Refusal::PATH);
+        }
+        parts.uri = Uri::builder().authority(authority).build().map_err(|_| Refusal::PATH)?;
+        set_host(parts, target, notes)?;
+        return Ok(None);
+    }
+    if target.as_ref() == b"*" {
+        if *method != Method::OPTIONS {
+            return Err(Refusal::PATH);
+        }
+        parts.uri = Uri::from_static("*");
+        return Ok(None);
+    }
+    if target.starts_with(b"/") {
+        return if path::set_target(parts, target) { Ok(None) } else { Err(Refusal::PATH) };
+    }
+    let (scheme, rest) = match target.iter().position(|&b| b == b':') {
+        Some(4) if target[..4].eq_ignore_ascii_case(b"http") => (Scheme::Http, 5),
+        Some(5) if target[..5].eq_ignore_ascii_case(b"https") => (Scheme::Https, 6),
+        _ => return Err(Refusal::PATH),
+    };
+    if !settings.allow_absolute_url || !target[rest..].starts_with(b"//") {
+        return Err(Refusal::PATH);
+    }
+    let rest = target.slice(rest + 2..);
+    let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+    let (authority, path) = (rest.slice(..end), rest.slice(end..));
+    if authority.is_empty() || !is_authority(&authority) || authority.contains(&b'@') {
+        return Err(Refusal::HOST);
+    }
+    let path = match path.first() {
+        None if *method == Method::OPTIONS => {
+            parts.uri = Uri::from_static("*");
+            set_host(parts, authority, notes)?;
+            return Ok(Some(scheme));
+        }
+        None => Bytes::from_static(b"/"),
+        Some(b'?') => [b"/", path.as_ref()].concat().into(),
+        Some(_) => path,
+    };
+    if !path::set_target(parts, path) {
+        return Err(Refusal::PATH);
+    }
+    set_host(parts, authority, notes)?;
+    Ok(Some(scheme))
+}
+
+/// The target's authority wins over the `host` field (RFC 9112, section 3.2.2).
+fn set_host(parts: &mut Parts, authority: Bytes, notes: &mut Notes) -> Result<(), Refusal> {
+    let value = HeaderValue::from_maybe_shared(authority).map_err(|_| Refusal::HOST)?;
+    parts.headers.insert(header::HOST, value);
+    notes.hosts = 1;
+    Ok(())
+}
+
+fn check_host(parts: &mut Parts, notes: &Notes, settings: &Settings) -> Result<(), Refusal> {
+    if notes.hosts == 1 {
+        return Ok(());
+    }
+    match &settings.default_host_for_http_10 {
+        Some(host) if parts.version == Version::HTTP_10 => {
+            parts.headers.insert(header::HOST, host.clone());
+            Ok(())
+        }
+        _ => Err(Refusal { body: "", ..Refusal::bad_request("missing_host_header") }),
+    }
+}
+
+fn framing(method: &Method, version: u8, notes: &Notes, settings: &Settings) -> Result<Decoder, Refusal> {
+    if *method == Method::CONNECT {
+        // What follows is the tunnel; a length or a coding would claim otherwise.
+        return match (notes.length, notes.chunked) {
+            (None | Some(0), false) => Ok(Decoder::Done),
+            _ => Err(Refusal::CODEC),
+        };
+    }
+    match (notes.length, notes.chunked) {
+        (_, true) if version == 0 => Err(Refusal::CODEC),
+        (Some(_), true) if notes.unknown_coding || !settings.allow_chunked_length => {
+            Err(Refusal::bad_request("http1.content_length_and_chunked_not_allowed"))
+        }
+        (None, true) if notes.unknown_coding => Err(Refusal::CODING),
+        (_, true) => Ok(Decoder::Chunked(Chunk::Size)),
+        (None | Some(0), false) => Ok(Decoder::Done),
+        (Some(length), false) => Ok(Decoder::Length(length)),
+    }
+}
+
+/// RFC 3986's characters of an authority; nothing that could end or split a header or a URL.
+fn is_authority(value: &[u8]) -> bool {
+    value.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]@".contains(b))
+}
+
+/// The methods that Envoy's parser knows.
+fn is_known(method: &Method) -> bool {
+    const EXTENSIONS: [&str; 25] = [
+        "ACL", "BIND", "CHECKOUT", "COPY", "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "MSEARCH",
+        "M-SEARCH", "NOTIFY", "PROPFIND", "PROPPATCH", "PURGE", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE",
+        "UNBIND", "UNLINK", "UNLOCK",
+    ];
+    matches!(
+        *method,
+        Method::GET | Method::POST | Method::PUT | Method::DELETE | Method::HEAD | Method::OPTIONS | Method::PATCH
+            | Method::CONNECT | Method::TRACE
+    ) || EXTENSIONS.contains(&method.as_str())
+        || method.as_str() == "UNSUBSCRIBE"
+}

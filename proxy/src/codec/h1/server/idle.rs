@@ -1,0 +1,231 @@
+//! Between requests: waiting for the next head within its limits, and the goodbye.
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use tokio::io::AsyncWrite;
+
+use super::conn::Conn;
+use crate::clock::Sleep;
+use crate::codec::h1::head::Scan;
+use crate::codec::h1::request::{self, Incoming, Refusal};
+use crate::codec::{Closed, Drain};
+
+/// A connection that has been quiet for so long gives up what it kept for the next request.
+const PARK_AFTER: Duration = Duration::from_secs(1);
+/// Bytes a client may still send after the last response before the connection is cut.
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// What came.
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and is moved once")]
+pub(super) enum Next {
+    Head(Head),
+    /// Not a request, or one to refuse; with the bytes it had.
+    Refused(Refusal, usize),
+    Closed(Closed),
+}
+
+/// A complete request head.
+pub(super) struct Head {
+    pub(super) incoming: Incoming,
+    pub(super) bytes: usize,
+}
+
+/// Which limit the timer stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    Park,
+    Idle,
+    Duration,
+    Head,
+}
+
+struct Wait<'a> {
+    conn: &'a RefCell<Conn>,
+    drain: &'a Drain,
+    deadline: Option<Instant>,
+    scan: Scan,
+    since: Instant,
+    sleep: Option<Sleep>,
+    waiting: Waiting,
+    parked: bool,
+}
+
+/// Waits for the next request. `slot` is emptied when the connection idles.
+pub(super) async fn next_head<T>(
+    conn: &Rc<RefCell<Conn>>,
+    drain: &Drain,
+    deadline: Option<Instant>,
+    slot: &mut Option<T>,
+) -> Next {
+    let since = conn.borrow().local.clock.now();
+    let scan = Scan::default();
+    let mut wait = Wait { conn, drain, deadline, scan, since, sleep: None, waiting: Waiting::Park, parked: false };
+    poll_fn(|cx| {
+        let next = wait.poll(cx);
+        if wait.parked {
+            *slot = None;
+        }
+        next
+    })
+    .await
+}
+
+impl Wait<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        loop {
+            if let Some(next) = self.parse() {
+                return Poll::Ready(next);
+            }
+            let mut conn = self.conn.borrow_mut();
+            let conn = &mut *conn;
+            let was_empty = conn.read.is_empty();
+            if was_empty && self.drain.is_closing() {
+                return Poll::Ready(Next::Closed(Closed::Drained));
+            }
+            match conn.poll_fill(cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Next::Closed(by_peer(conn.read.is_empty()))),
+                Poll::Ready(Ok(_)) if was_empty => {
+                    self.since = conn.local.clock.now();
+                    self.sleep = None;
+                    continue;
+                }
+                Poll::Ready(Ok(_)) => continue,
+                Poll::Ready(Err(error)) => return Poll::Ready(Next::Closed(io_closed(&error))),
+                Poll::Pending => {}
+            }
+            if was_empty && conn.read.capacity() != 0 {
+                conn.local.buffers.give(std::mem::take(&mut conn.read));
+            }
+            self.drain.wake_on_change(cx.waker());
+            let head_bytes = conn.read.len();
+            match ready!(self.poll_timer(conn, was_empty, cx)) {
+                Waiting::Park => self.parked = true,
+                Waiting::Idle => return Poll::Ready(Next::Closed(Closed::Timeout("the idle timeout"))),
+                Waiting::Duration => {
+                    return Poll::Ready(Next::Closed(Closed::Timeout("the maximum connection duration")));
+                }
+                Waiting::Head => {
+                    let refusal = Refusal {
+                        status: StatusCode::REQUEST_TIMEOUT,
+                        details: "request_header_timeout",
+                        body: "request header timeout",
+                    };
+                    return Poll::Ready(Next::Refused(refusal, head_bytes));
+                }
+            }
+        }
+    }
+
+    /// Arms the earliest limit that applies, and waits for it.
+    fn poll_timer(&mut self, conn: &Conn, idle: bool, cx: &mut Context<'_>) -> Poll<Waiting> {
+        if self.sleep.is_none() {
+            let after = |limit: Option<Duration>| limit.and_then(|limit| self.since.checked_add(limit));
+            let limits = if idle {
+                [
+                    (!self.parked).then(|| self.since + PARK_AFTER).map(|at| (at, Waiting::Park)),
+                    after(conn.settings.idle_timeout).map(|at| (at, Waiting::Idle)),
+                    self.deadline.map(|at| (at, Waiting::Duration)),
+                ]
+            } else {
+                [after(conn.settings.request_headers_timeout).map(|at| (at, Waiting::Head)), None, None]
+            };
+            let Some((at, waiting)) = limits.into_iter().flatten().min_by_key(|(at, _)| *at) else {
+                return Poll::Pending;
+            };
+            self.waiting = waiting;
+            self.sleep = Some(conn.local.timers.until(at));
+        }
+        match &mut self.sleep {
+            Some(sleep) => {
+                ready!(Pin::new(sleep).poll(cx));
+                self.sleep = None;
+                Poll::Ready(self.waiting)
+            }
+            None => Poll::Pending,
+        }
+    }
+
+    /// Looks for a complete head in what has been read.
+    fn parse(&mut self) -> Option<Next> {
+        let mut conn = self.conn.borrow_mut();
+        let conn = &mut *conn;
+        if self.scan.lines() == 0 {
+            // One empty line in front of a request is tolerated (RFC 9112, section 2.2).
+            while conn.read.starts_with(b"\r\n") {
+                bytes::Buf::advance(&mut conn.read, 2);
+                self.scan = Scan::default();
+            }
+        }
+        if conn.read.is_empty() || conn.read.as_ref() == b"\r" {
+            return None;
+        }
+        let bytes = conn.read.len();
+        match self.scan.run(&conn.read, conn.settings.limits.head_bytes) {
+            Ok(None) => refuse_early(&conn.read).map(|refusal| Next::Refused(refusal, bytes)),
+            Ok(Some(end)) => {
+                let head = conn.read.split_to(end).freeze();
+                Some(match request::parse(&head, self.scan.lines(), &conn.settings) {
+                    Ok(incoming) => Next::Head(Head { incoming, bytes: end }),
+                    Err(refusal) => Next::Refused(refusal, end),
+                })
+            }
+            Err(fault) => Some(Next::Refused(fault.into(), bytes)),
+        }
+    }
+}
+
+/// A first byte that no method has: TLS or garbage, which may never send an end of line.
+fn refuse_early(read: &[u8]) -> Option<Refusal> {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    match read.first() {
+        Some(&first) if !token(first) => Some(crate::codec::h1::head::Fault::Malformed("invalid method").into()),
+        _ => None,
+    }
+}
+
+fn by_peer(clean: bool) -> Closed {
+    if clean { Closed::ByPeer } else { Closed::ByPeerInRequest }
+}
+
+pub(super) fn io_closed(error: &std::io::Error) -> Closed {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::UnexpectedEof => {
+            Closed::ByPeer
+        }
+        kind => Closed::Io(kind),
+    }
+}
+
+/// Ends this half, then reads on for a while: closing with unread bytes makes the kernel send a reset, which can destroy the
+/// last response on its way.
+pub(super) async fn linger(conn: &Rc<RefCell<Conn>>) {
+    let (timers, limit) = {
+        let conn = conn.borrow();
+        (conn.local.timers.clone(), conn.settings.delayed_close_timeout)
+    };
+    let mut dropped = 0;
+    let quiet = poll_fn(|cx| {
+        let mut conn = conn.borrow_mut();
+        if ready!(Pin::new(&mut conn.io).poll_shutdown(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        while !conn.ended && dropped < LINGER_BYTES {
+            conn.read.clear();
+            match ready!(conn.poll_fill(cx)) {
+                Ok(n) => dropped += n,
+                Err(_) => break,
+            }
+        }
+        Poll::Ready(())
+    });
+    // Either way the connection is dropped next.
+    let _: Result<(), crate::clock::Elapsed> = timers.timeout(limit, quiet).await;
+    let mut conn = conn.borrow_mut();
+    let buffer = std::mem::take(&mut conn.read);
+    conn.local.buffers.give(buffer);
+}

@@ -1,0 +1,204 @@
+//! Writing a response: its head and first bytes in one write, the rest as the body yields it.
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use http::response::Parts;
+use http::{Response, StatusCode, Version, header};
+
+use super::conn::Conn;
+use super::exchange::{After, Exchange};
+use crate::clock::Sleep;
+use crate::codec::Closed;
+use crate::codec::body::{Body, Error};
+use crate::codec::h1::encode::{self, Encoder};
+use crate::codec::h1::head;
+
+/// How the writing ended, if not well.
+enum Failure {
+    /// The client went away, or took nothing for too long.
+    Client(Closed),
+    /// The body failed.
+    Body(Error),
+}
+
+/// Sends `response`, and says what becomes of the connection.
+pub(super) async fn send(
+    conn: &Rc<RefCell<Conn>>,
+    response: Response<Body>,
+    exchange: &Exchange,
+    goodbye: bool,
+) -> After {
+    let (parts, body) = response.into_parts();
+    if let Some(error) = body.failure() {
+        return After::Cut(Closed::Aborted(error.clone()));
+    }
+    let (encoder, close) = start(&mut conn.borrow_mut(), &parts, &body, exchange, goodbye);
+    // The head is written: what it shares with the upstream's buffer is let go before the body streams.
+    drop(parts);
+    let mut pump = Pump { conn, body, encoder, done: encoder == Encoder::None, stalled: None };
+    let result = poll_fn(|cx| pump.poll(cx)).await;
+    let after = match result {
+        Ok(()) => {
+            if encoder == Encoder::None {
+                pump.body.skip();
+            }
+            if close { After::Linger(Closed::AfterResponse) } else { After::Next }
+        }
+        Err(Failure::Client(closed)) => {
+            pump.body.fail(Error::Closed);
+            After::Drop(closed)
+        }
+        // Without a length or chunks an orderly close would look like the end of the body.
+        Err(Failure::Body(error)) if encoder == Encoder::UntilEnd => After::Cut(Closed::Aborted(error)),
+        Err(Failure::Body(error)) => After::Drop(Closed::Aborted(error)),
+    };
+    drop(pump);
+    conn.borrow_mut().finish();
+    after
+}
+
+/// Puts the head into the output, and settles how the body is framed and whether the connection ends with it.
+fn start(conn: &mut Conn, parts: &Parts, body: &Body, exchange: &Exchange, goodbye: bool) -> (Encoder, bool) {
+    conn.before_response = false;
+    let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS && exchange.upgrade.is_some();
+    let tunnel = switched || (exchange.connect && parts.status.is_success());
+    let complete = if tunnel {
+        conn.open_tunnel();
+        true
+    } else {
+        conn.discard_body()
+    };
+    let (encoder, length) = framing(conn, parts, body, exchange, tunnel);
+    let limit = conn.settings.max_requests_per_connection;
+    let asked = parts.headers.get_all(header::CONNECTION).iter().flat_map(|value| head::tokens(value.as_bytes()));
+    let close = goodbye
+        || tunnel
+        || !exchange.keep_alive
+        || !complete
+        || encoder == Encoder::UntilEnd
+        || limit.is_some_and(|limit| conn.current + 1 >= limit)
+        || asked.into_iter().any(|token| token.eq_ignore_ascii_case(b"close"));
+    let case = conn.settings.header_case;
+    let buf = conn.out.buf(&conn.local.buffers);
+    encode::put_status(buf, exchange.version, parts.status);
+    encode::put_fields(buf, &parts.headers, case);
+    if let Some(length) = length {
+        encode::put_length(buf, length, case);
+    }
+    if matches!(encoder, Encoder::Chunked { .. }) {
+        encode::put_own(buf, "transfer-encoding", b"chunked", case);
+    }
+    if switched {
+        let protocol = parts.headers.get(header::UPGRADE).or(exchange.upgrade.as_ref());
+        encode::put_own(buf, "connection", b"Upgrade", case);
+        encode::put_own(buf, "upgrade", protocol.map_or(b"", |value| value.as_bytes()), case);
+    } else if close && !tunnel {
+        encode::put_own(buf, "connection", b"close", case);
+    } else if exchange.keep_alive_said {
+        encode::put_own(buf, "connection", b"keep-alive", case);
+    }
+    buf.extend_from_slice(b"\r\n");
+    (encoder, close)
+}
+
+/// RFC 9112, section 6: by status and method first, then by what is known of the length.
+fn framing(conn: &Conn, parts: &Parts, body: &Body, exchange: &Exchange, tunnel: bool) -> (Encoder, Option<u64>) {
+    if tunnel {
+        return (Encoder::UntilEnd, None);
+    }
+    if parts.status.is_informational() || parts.status == StatusCode::NO_CONTENT {
+        return (Encoder::None, None);
+    }
+    let declared = encode::declared_length(&parts.headers);
+    let exact = body.exact_len();
+    if exchange.head {
+        return (Encoder::None, declared.or(exact.filter(|&length| length > 0)));
+    }
+    if parts.status == StatusCode::NOT_MODIFIED {
+        return (Encoder::None, declared);
+    }
+    match exact.or(declared) {
+        Some(length) => (Encoder::Length(length), Some(length)),
+        None if exchange.version == Version::HTTP_10 => (Encoder::UntilEnd, None),
+        None => (Encoder::Chunked { trailers: conn.settings.limits.trailers }, None),
+    }
+}
+
+/// Moves a body into the socket.
+struct Pump<'a> {
+    conn: &'a RefCell<Conn>,
+    body: Body,
+    encoder: Encoder,
+    /// All of the body is in the output.
+    done: bool,
+    /// Runs while the client takes nothing.
+    stalled: Option<Sleep>,
+}
+
+impl Pump<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        loop {
+            let more = match self.gather(cx) {
+                Ok(more) => more,
+                Err(error) => return Poll::Ready(Err(Failure::Body(error))),
+            };
+            let mut conn = self.conn.borrow_mut();
+            let conn = &mut *conn;
+            match conn.out.poll_flush(&mut conn.io, cx) {
+                Poll::Ready(Ok(())) => {
+                    self.stalled = None;
+                    if self.done {
+                        return Poll::Ready(Ok(()));
+                    }
+                    if more {
+                        continue;
+                    }
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Failure::Client(Closed::ByPeerInRequest))),
+                Poll::Pending => {
+                    if self.stalled.is_none() {
+                        self.stalled = conn.settings.write_timeout.map(|limit| conn.local.timers.after(limit));
+                    }
+                    if let Some(sleep) = &mut self.stalled
+                        && Pin::new(sleep).poll(cx).is_ready()
+                    {
+                        let timeout = Closed::Timeout("the stream idle timeout");
+                        return Poll::Ready(Err(Failure::Client(timeout)));
+                    }
+                }
+            }
+            return conn.poll_gone(cx).map(|_| Err(Failure::Client(Closed::ByPeerInRequest)));
+        }
+    }
+
+    /// Takes frames as long as the output has room. Whether it stopped for want of room, not of frames.
+    fn gather(&mut self, cx: &mut Context<'_>) -> Result<bool, Error> {
+        while !self.done {
+            if !self.conn.borrow().out.has_room() {
+                return Ok(true);
+            }
+            let frame = match self.body.poll_next(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(frame) => frame.transpose()?,
+            };
+            let mut conn = self.conn.borrow_mut();
+            let conn = &mut *conn;
+            let case = conn.settings.header_case;
+            match frame.map(http_body::Frame::into_data) {
+                Some(Ok(data)) => self.encoder.data(&mut conn.out, data, &conn.local.buffers)?,
+                Some(Err(frame)) => {
+                    self.encoder.end(&mut conn.out, frame.trailers_ref(), case, &conn.local.buffers)?;
+                    self.done = true;
+                }
+                None => {
+                    self.encoder.end(&mut conn.out, None, case, &conn.local.buffers)?;
+                    self.done = true;
+                }
+            }
+        }
+        Ok(false)
+    }
+}

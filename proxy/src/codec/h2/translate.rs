@@ -1,0 +1,163 @@
+//! Between HTTP/2's heads and the one request form: pseudo-headers, cookies, extended CONNECT (RFC 8441), and what may not cross.
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+
+use super::Settings;
+use crate::codec::h1::{declared_length, is_connection_specific, parse_length};
+use crate::codec::handler::{Scheme, Upgrade};
+
+/// A request as the handler gets it.
+pub(super) struct Incoming {
+    pub(super) parts: Parts,
+    pub(super) scheme: Option<Scheme>,
+    pub(super) upgrade: Option<Upgrade>,
+    pub(super) length: Option<u64>,
+    pub(super) bytes: usize,
+}
+
+/// Why a request's stream is reset, or answered without the handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Over a limit: reset.
+    TooLarge,
+    /// No authority: 400.
+    NoHost,
+    /// A target that no HTTP/1 hop could carry: 400.
+    Target,
+}
+
+/// Reads a request's head.
+pub(super) fn incoming(mut parts: Parts, settings: &Settings) -> Result<Incoming, Refusal> {
+    let bytes = header_bytes(&parts.headers) + parts.uri.path().len();
+    if parts.headers.len() > settings.max_headers || bytes > settings.max_head_bytes as usize {
+        return Err(Refusal::TooLarge);
+    }
+    let uri = std::mem::take(&mut parts.uri).into_parts();
+    if let Some(authority) = &uri.authority {
+        let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Target)?;
+        parts.headers.insert(header::HOST, value);
+    }
+    if parts.headers.get_all(header::HOST).iter().count() != 1 {
+        return Err(Refusal::NoHost);
+    }
+    let protocol = parts.extensions.remove::<::h2::ext::Protocol>();
+    parts.extensions.clear();
+    let upgrade = match (&parts.method, protocol) {
+        (&Method::CONNECT, Some(protocol)) => {
+            parts.method = Method::GET;
+            Some(Upgrade::Protocol(HeaderValue::from_str(protocol.as_str()).map_err(|_| Refusal::Target)?))
+        }
+        (&Method::CONNECT, None) => Some(Upgrade::Connect),
+        _ => None,
+    };
+    parts.uri = match (uri.path_and_query, uri.authority) {
+        (None, Some(authority)) if upgrade == Some(Upgrade::Connect) => authority_form(authority)?,
+        (Some(path), _) => origin_form(path, &parts.method)?,
+        _ => return Err(Refusal::Target),
+    };
+    join_cookies(&mut parts.headers);
+    let length = declared_length(&parts.headers);
+    parts.version = Version::HTTP_2;
+    let scheme = uri.scheme.and_then(|scheme| match scheme.as_str() {
+        "http" => Some(Scheme::Http),
+        "https" => Some(Scheme::Https),
+        _ => None,
+    });
+    Ok(Incoming { parts, scheme, upgrade, length, bytes })
+}
+
+fn authority_form(authority: Authority) -> Result<Uri, Refusal> {
+    Uri::builder().authority(authority).build().map_err(|_| Refusal::Target)
+}
+
+fn origin_form(path: PathAndQuery, method: &Method) -> Result<Uri, Refusal> {
+    let text = path.as_str();
+    match text.is_ascii() && (text.starts_with('/') || (text == "*" && *method == Method::OPTIONS)) {
+        true => Ok(path.into()),
+        false => Err(Refusal::Target),
+    }
+}
+
+/// The size of a header list, without the 32 bytes of overhead per entry that HPACK counts: Envoy's count.
+fn header_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}
+
+/// RFC 9113, section 8.2.3: HTTP/2 splits cookies, everybody else wants one field.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut all = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (all.next(), all.next()) else { return };
+    let mut joined = Vec::with_capacity(first.len() + second.len() + 2);
+    joined.extend_from_slice(first.as_bytes());
+    for value in std::iter::once(second).chain(all) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(value.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, value);
+    }
+}
+
+/// Removes what belongs to one HTTP/1 connection (RFC 9113, section 8.2.2).
+pub(super) fn strip_connection_headers(headers: &mut HeaderMap) {
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection", "http2-settings"] {
+        headers.remove(name);
+    }
+    debug_assert!(!headers.keys().any(is_connection_specific));
+}
+
+/// A request's head on its way to an HTTP/2 origin.
+pub(super) fn outgoing(head: &Parts, scheme: Scheme, upgrade: Option<&Upgrade>) -> Option<Request<()>> {
+    let mut request = Request::new(());
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = head.headers.clone();
+    let headers = request.headers_mut();
+    strip_connection_headers(headers);
+    if headers.get(header::TE).is_some_and(|te| te != "trailers") {
+        headers.remove(header::TE);
+    }
+    let host = headers.remove(header::HOST);
+    let authority = host.as_ref().map(|host| Authority::try_from(host.as_bytes())).transpose().ok()?;
+    let mut uri = http::uri::Parts::default();
+    match upgrade {
+        Some(Upgrade::Connect) => *request.method_mut() = Method::CONNECT,
+        other => {
+            if let Some(Upgrade::Protocol(protocol)) = other {
+                *request.method_mut() = Method::CONNECT;
+                request.extensions_mut().insert(::h2::ext::Protocol::from(protocol.to_str().ok()?));
+            } else {
+                request.method_mut().clone_from(&head.method);
+            }
+            uri.scheme = Some(match scheme {
+                Scheme::Http => http::uri::Scheme::HTTP,
+                Scheme::Https => http::uri::Scheme::HTTPS,
+            });
+            uri.path_and_query = Some(head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
+        }
+    }
+    // `http` has no form for a scheme and a path without an authority: an origin that gets no host gets an empty name's place.
+    uri.authority = authority.or_else(|| uri.scheme.is_some().then(|| Authority::from_static("localhost")));
+    *request.uri_mut() = Uri::from_parts(uri).ok()?;
+    Some(request)
+}
+
+/// A response's head on its way to an HTTP/2 client. `accepted` says that a tunnel was asked for and is open.
+pub(super) fn response_head(parts: http::response::Parts) -> Response<()> {
+    let mut response = Response::from_parts(parts, ());
+    *response.version_mut() = Version::HTTP_2;
+    strip_connection_headers(response.headers_mut());
+    // HTTP/2 has no 101: an accepted extended CONNECT is a 200.
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        *response.status_mut() = StatusCode::OK;
+    }
+    response
+}
+
+/// The one valid length among the headers; an invalid one is the frame layer's to refuse.
+pub(super) fn length_of(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH).and_then(|value| parse_length(value.as_bytes()))
+}

@@ -1,0 +1,75 @@
+//! The request target's exact bytes. `http::Uri` refuses a handful of characters that real clients send and Envoy passes on (`"`, `<`,
+//! `>` and the backtick): such a path is kept as it came in an extension, and `uri()` holds it with those characters
+//! percent-encoded. What reads or writes the path goes through these two functions.
+use bytes::{BufMut, Bytes, BytesMut};
+use http::Uri;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+
+/// The target as it came, where `uri()` could not hold it. Visible ASCII.
+#[derive(Clone, Debug)]
+struct RawTarget(Bytes);
+
+/// `/path?query`, exactly as received (or as set last).
+pub fn path_and_query(parts: &Parts) -> &str {
+    if !parts.extensions.is_empty()
+        && let Some(raw) = parts.extensions.get::<RawTarget>()
+    {
+        // Checked to be ASCII when it was set.
+        return std::str::from_utf8(&raw.0).unwrap_or("/");
+    }
+    parts.uri.path_and_query().map_or("/", PathAndQuery::as_str)
+}
+
+/// Sets `/path?query`; `false` (and no change) when it is not a path of visible ASCII that starts with a slash, or has a fragment.
+pub fn set_path_and_query(parts: &mut Parts, target: &str) -> bool {
+    match parse(Bytes::copy_from_slice(target.as_bytes())) {
+        Some((uri, raw)) => {
+            parts.uri = uri;
+            parts.extensions.remove::<RawTarget>();
+            if let Some(raw) = raw {
+                parts.extensions.insert(raw);
+            }
+            true
+        }
+        None => false,
+    }
+}
+
+/// As [`set_path_and_query`], for a codec that holds shared bytes.
+pub(super) fn set_target(parts: &mut Parts, target: Bytes) -> bool {
+    match parse(target) {
+        Some((uri, raw)) => {
+            parts.uri = uri;
+            if let Some(raw) = raw {
+                parts.extensions.insert(raw);
+            }
+            true
+        }
+        None => false,
+    }
+}
+
+fn parse(target: Bytes) -> Option<(Uri, Option<RawTarget>)> {
+    if !target.starts_with(b"/") || target.iter().any(|&b| !(0x21..=0x7e).contains(&b) || b == b'#') {
+        return None;
+    }
+    if let Ok(path) = PathAndQuery::from_maybe_shared(target.clone()) {
+        return Some((path.into(), None));
+    }
+    let mut encoded = BytesMut::with_capacity(target.len() + 16);
+    for &b in &target {
+        match b {
+            b'"' | b'<' | b'>' | b'`' => {
+                encoded.put_u8(b'%');
+                encoded.put_u8(HEX[usize::from(b >> 4)]);
+                encoded.put_u8(HEX[usize::from(b & 15)]);
+            }
+            _ => encoded.put_u8(b),
+        }
+    }
+    let path = PathAndQuery::from_maybe_shared(encoded.freeze()).ok()?;
+    Some((path.into(), Some(RawTarget(target))))
+}
+
+const HEX: &[u8; 16] = b"0123456789ABCDEF";
