@@ -10,6 +10,9 @@
 //! `model` and `translate` are pure; `source` owns the disk; `server` is the glue.
 #![forbid(unsafe_code)]
 
+pub mod ca;
+pub mod cache;
 pub mod model;
+pub mod server;
 pub mod source;
 pub mod translate;

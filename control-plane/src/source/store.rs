@@ -18,6 +18,9 @@ const HISTORY: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("h
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const USED_TOKENS: TableDefinition<'_, &str, u64> = TableDefinition::new("used_tokens");
 
+/// Join tokens that a node shows again on each stream, and which node that is.
+const NODE_TOKENS: TableDefinition<'_, &str, &str> = TableDefinition::new("node_tokens");
+
 const REVISION: &str = "revision";
 const FORMAT: &str = "format";
 /// Raised when the tables change their meaning.
@@ -192,6 +195,38 @@ impl Store {
         Ok(fresh)
     }
 
+    /// Notes that a token belongs to one node from now on. False: it was used before, by another.
+    pub fn bind_token(&self, id: &str, node: &str, expires_unix_s: u64) -> Result<bool, StoreError> {
+        let _writers = self.recent();
+        let wrap = |e: redb::Error| self.failed(&e);
+        let txn = self.db.begin_write().map_err(|e| wrap(e.into()))?;
+        let bound = {
+            let mut table = txn.open_table(NODE_TOKENS).map_err(|e| wrap(e.into()))?;
+            let owner = table.get(id).map_err(|e| wrap(e.into()))?.map(|guard| guard.value().to_owned());
+            match owner {
+                Some(owner) => owner == node,
+                None => {
+                    let mut used = txn.open_table(USED_TOKENS).map_err(|e| wrap(e.into()))?;
+                    let fresh = used.insert(id, expires_unix_s).map_err(|e| wrap(e.into()))?.is_none();
+                    if fresh {
+                        table.insert(id, node).map_err(|e| wrap(e.into()))?;
+                    }
+                    fresh
+                }
+            }
+        };
+        txn.commit().map_err(|e| wrap(e.into()))?;
+        Ok(bound)
+    }
+
+    /// Is this token bound to this node already?
+    pub fn is_bound(&self, id: &str, node: &str) -> Result<bool, StoreError> {
+        self.read(|txn| {
+            let table = txn.open_table(NODE_TOKENS)?;
+            Ok(table.get(id)?.is_some_and(|guard| guard.value() == node))
+        })
+    }
+
     fn put(
         &self,
         txn: &redb::WriteTransaction,
@@ -278,6 +313,7 @@ fn prepare(db: &Database) -> Result<(u64, u64), redb::Error> {
         txn.open_table(OBJECTS)?;
         txn.open_table(HISTORY)?;
         txn.open_table(USED_TOKENS)?;
+        txn.open_table(NODE_TOKENS)?;
         let mut meta = txn.open_table(META)?;
         let revision = meta.get(REVISION)?.map_or(0, |r| r.value());
         let format = meta.get(FORMAT)?.map(|f| f.value());

@@ -1,16 +1,24 @@
 //! Endpoints of one port of a service.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::config::endpoint::v3 as endpoint;
+use xxhash_rust::xxh64::xxh64;
 
 use super::cluster::{MATCH_FILTER, MATCH_LABEL};
-use super::wire;
+use super::{Resource, wire};
 use crate::model::Endpoint;
 
 /// Our own key in endpoint metadata: workload and version, for statistics and access logs.
 const METADATA: &str = "sidemesh";
+
+/// Maps come out of the encoder in any order, so the hash is taken of the endpoints, not of the bytes.
+pub(super) fn resource(name: &str, endpoints: &[Endpoint]) -> Resource {
+    let hash = xxh64(format!("{name} {endpoints:?}").as_bytes(), 0);
+    Resource { body: Arc::new(wire::any(&assignment(name, endpoints))), hash }
+}
 
 pub(super) fn assignment(name: &str, endpoints: &[Endpoint]) -> endpoint::ClusterLoadAssignment {
     let lb_endpoints: Vec<endpoint::LbEndpoint> = endpoints.iter().map(lb_endpoint).collect();

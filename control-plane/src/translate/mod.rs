@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use sidemesh_proto::{google, type_url};
+use xxhash_rust::xxh64::xxh64;
 
 pub use action::ERROR_HEADER;
 pub use cluster::outbound_name;
@@ -44,8 +45,22 @@ impl Settings {
     }
 }
 
+/// One resource as it goes over the wire, and a hash of what it says.
+#[derive(Debug, Clone)]
+pub struct Resource {
+    pub body: Arc<google::Any>,
+    pub hash: u64,
+}
+
+impl Resource {
+    pub fn new(body: google::Any) -> Resource {
+        let hash = xxh64(&body.value, 0);
+        Resource { body: Arc::new(body), hash }
+    }
+}
+
 /// Resources of one node: type URL -> name -> resource.
-pub type Resources = BTreeMap<&'static str, BTreeMap<String, google::Any>>;
+pub type Resources = BTreeMap<&'static str, BTreeMap<String, Resource>>;
 
 /// The types that we serve, in the order in which a client needs them: make before break.
 pub const TYPES: [&str; 5] =
@@ -55,15 +70,15 @@ pub const TYPES: [&str; 5] =
 struct Port {
     protocol: Protocol,
     cluster_ip: Option<SocketAddr>,
-    clusters: [google::Any; 3],
-    endpoints: google::Any,
+    clusters: [Resource; 3],
+    endpoints: Resource,
     /// By consumer namespace; "" for all others.
     tables: BTreeMap<String, Tables>,
 }
 
 struct Tables {
-    sidecar: google::Any,
-    grpc: google::Any,
+    sidecar: Resource,
+    grpc: Resource,
     backends: BTreeSet<(Name, u16)>,
 }
 
@@ -95,7 +110,7 @@ impl Mesh {
             self.inbound(node, &mut resources);
             if let Some(tracing) = &self.model.mesh.tracing {
                 let collector = cluster::collector(listener::COLLECTOR, tracing.otlp);
-                put(&mut resources, type_url::CLUSTER, listener::COLLECTOR, wire::any(&collector));
+                put(&mut resources, type_url::CLUSTER, listener::COLLECTOR, resource(&collector));
             }
         }
         resources
@@ -122,10 +137,10 @@ impl Mesh {
                 continue;
             }
             let listener = listener::outbound(node, mesh, &name, address, protocol);
-            put(resources, type_url::LISTENER, &name, wire::any(&listener));
+            put(resources, type_url::LISTENER, &name, resource(&listener));
             match (refusal, found) {
                 (Some(refusal), _) => {
-                    put(resources, type_url::ROUTE, &name, wire::any(&route::refusal(&name, &refusal)));
+                    put(resources, type_url::ROUTE, &name, resource(&route::refusal(&name, &refusal)));
                 }
                 (None, Some(found)) => self.reach(node, (&service, port), found, resources),
                 (None, None) => {}
@@ -175,9 +190,9 @@ impl Mesh {
             let name = format!("inbound|{}", inbound.port);
             let protocol = self.model.protocol_of(&node.namespace, workload.map(|w| &**w), &node.service, inbound.port);
             let listener = listener::inbound(node, &self.settings, &self.model.mesh, &name, inbound.listen, protocol);
-            put(resources, type_url::LISTENER, &name, wire::any(&listener));
+            put(resources, type_url::LISTENER, &name, resource(&listener));
             let app = cluster::inbound(&name, inbound.app, protocol);
-            put(resources, type_url::CLUSTER, &name, wire::any(&app));
+            put(resources, type_url::CLUSTER, &name, resource(&app));
         }
     }
 
@@ -188,7 +203,7 @@ impl Mesh {
             }
             let target = format!("{service}:{port}");
             let listener = listener::api(&target, &outbound_name(service, *port));
-            put(resources, type_url::LISTENER, &target, wire::any(&listener));
+            put(resources, type_url::LISTENER, &target, resource(&listener));
             self.reach(node, (service, *port), found, resources);
         }
     }
@@ -205,6 +220,10 @@ impl Mesh {
     }
 }
 
+fn resource<T: prost::Name>(message: &T) -> Resource {
+    Resource::new(wire::any(message))
+}
+
 fn index(flavor: Flavor) -> usize {
     match flavor {
         Flavor::Sidecar => 0,
@@ -213,7 +232,7 @@ fn index(flavor: Flavor) -> usize {
     }
 }
 
-fn put(resources: &mut Resources, type_url: &'static str, name: &str, resource: google::Any) {
+fn put(resources: &mut Resources, type_url: &'static str, name: &str, resource: Resource) {
     resources.entry(type_url).or_default().insert(name.to_owned(), resource);
 }
 
@@ -221,7 +240,7 @@ fn shared(model: &Model, settings: &Settings, service: &Service, port: &ServiceP
     let endpoints = model.endpoints(service, port);
     let name = outbound_name(&service.name, port.port);
     let clusters = [Flavor::Sidecar, Flavor::SidecarSds, Flavor::Grpc]
-        .map(|flavor| wire::any(&cluster::outbound(model, settings, flavor, service, port, &endpoints)));
+        .map(|flavor| resource(&cluster::outbound(model, settings, flavor, service, port, &endpoints)));
     let mut tables = BTreeMap::new();
     let consumers = route::consumers(model, &service.name);
     for consumer in consumers.into_iter().chain([""]) {
@@ -230,14 +249,14 @@ fn shared(model: &Model, settings: &Settings, service: &Service, port: &ServiceP
         let grpc = route::table(model, Flavor::Grpc, service, port.port, &routes);
         tables.insert(
             consumer.to_owned(),
-            Tables { sidecar: wire::any(&sidecar.config), grpc: wire::any(&grpc.config), backends: sidecar.backends },
+            Tables { sidecar: resource(&sidecar.config), grpc: resource(&grpc.config), backends: sidecar.backends },
         );
     }
     Port {
         protocol: port.protocol,
         cluster_ip: service.cluster_ip.map(|ip| SocketAddr::new(ip, port.port)),
         clusters,
-        endpoints: wire::any(&endpoint::assignment(&name, &endpoints)),
+        endpoints: endpoint::resource(&name, &endpoints),
         tables,
     }
 }

@@ -1,0 +1,3 @@
+//! The network side.
+
+pub mod session;
