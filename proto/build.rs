@@ -2,10 +2,9 @@
 //!
 //! - `sidemesh.rs`: messages, clients and servers of our own APIs under `proto/sidemesh/`;
 //! - `sidemesh_descriptors.bin`: their descriptors with imports, for gRPC reflection;
-//! - `descriptors.bin` and `descriptors.rs`: the descriptors that the protobuf-JSON mapping and the support table work
-//!   with: the Envoy API files named in `descriptors.txt`, pruned to what they reach, and our own.
-//!   `descriptor_set.bin` is the same as a `FileDescriptorSet`; dependent build scripts find it through the variable
-//!   `DEP_SIDEMESH_PROTO_DESCRIPTOR_SET`.
+//! - `table.rs`: what the protobuf-JSON mapping knows of messages: the Envoy API files named in `descriptors.txt`, pruned
+//!   to what they reach, and our own. `descriptor_set.bin` holds the same as a `FileDescriptorSet`: dependent build
+//!   scripts find it through the variable `DEP_SIDEMESH_PROTO_DESCRIPTOR_SET`.
 //!
 //! Envoy's descriptors come from the source folder of `envoy-types`, which ships the compiled set that its Rust types
 //! were generated from: no `protoc` is needed and the two cannot differ.
@@ -14,6 +13,8 @@
 mod descriptors;
 #[path = "build/envoy_types.rs"]
 mod envoy_types;
+#[path = "build/table.rs"]
+mod table;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -39,12 +40,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let roots = descriptors::read_roots(&fs::read_to_string(ROOTS)?);
     let pruned = descriptors::prune(merge(envoy, &own), &roots)?;
-    let (bytes, index) = descriptors::emit(&pruned);
-    fs::write(out.join("descriptors.bin"), bytes)?;
     let set = out.join("descriptor_set.bin");
     fs::write(&set, pruned.encode_to_vec())?;
     println!("cargo::metadata=descriptor_set={}", set.display());
-    fs::write(out.join("descriptors.rs"), index)?;
+    fs::write(out.join("table.rs"), table::emit(&pruned)?)?;
     Ok(())
 }
 

@@ -1,9 +1,7 @@
-//! Cuts a descriptor set down to what the roots reach, and writes it as one blob with an index.
+//! Cuts a descriptor set down to what the roots reach.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt::Write;
 
-use prost::Message;
 use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet, MessageOptions};
 
 /// Lines of `descriptors.txt`: a file, or a folder (ends in `/`) with all its files; `#` begins a comment.
@@ -183,29 +181,4 @@ fn bare_enum(source: &EnumDescriptorProto) -> EnumDescriptorProto {
         .filter(|o| o.allow_alias())
         .map(|_| prost_types::EnumOptions { allow_alias: Some(true), ..Default::default() });
     EnumDescriptorProto { name: source.name.clone(), value, options, ..Default::default() }
-}
-
-/// The blob of encoded files, and Rust source for `FILES` (dependencies first) and `MESSAGES` (sorted by name).
-pub(crate) fn emit(set: &FileDescriptorSet) -> (Vec<u8>, String) {
-    let position: HashMap<&str, usize> = set.file.iter().enumerate().map(|(i, f)| (f.name(), i)).collect();
-    let mut bytes = Vec::new();
-    let mut files = String::new();
-    let mut messages = BTreeMap::new();
-    for (index, file) in set.file.iter().enumerate() {
-        let start = bytes.len();
-        file.encode(&mut bytes).unwrap_or_else(|e| panic!("{}: {e}", file.name()));
-        let dependencies: Vec<usize> = file.dependency.iter().map(|d| position[d.as_str()]).collect();
-        let _ =
-            writeln!(files, "    File {{ start: {start}, end: {}, dependencies: &{dependencies:?} }},", bytes.len());
-        for message in &file.message_type {
-            messages.insert(format!("{}.{}", file.package(), message.name()), index);
-        }
-    }
-    let mut rust = format!("pub(crate) static FILES: &[File] = &[\n{files}];\n");
-    let _ = writeln!(rust, "pub(crate) static MESSAGES: &[(&str, u16)] = &[");
-    for (name, index) in messages {
-        let _ = writeln!(rust, "    ({name:?}, {index}),");
-    }
-    rust.push_str("];\n");
-    (bytes, rust)
 }

@@ -1,18 +1,22 @@
-//! The protobuf-JSON mapping, both ways, over every message this crate knows (Envoy's and ours), with `Any` expanded.
+//! The protobuf-JSON mapping (<https://protobuf.dev/programming-guides/json/>), both ways, over every message this crate
+//! knows (Envoy's and ours), with `Any` expanded.
 //!
 //! Reading refuses what the message does not have, and says where. Writing prints field names as the .proto files spell
-//! them, as Envoy's `/config_dump` does. The descriptors live only for the length of a call.
+//! them, as Envoy's `/config_dump` does. The mapping works from static tables instead of a descriptor pool: a pool of these
+//! messages leaves about 12 MiB behind in the allocator, more than the whole proxy may use.
 
 use prost::Message;
-use prost_reflect::{DeserializeOptions, DynamicMessage};
 use serde_json::Value;
 
-use crate::{pool, type_url};
+use crate::{google, type_url};
 
-mod check;
-mod print;
+mod path;
+mod read;
+mod table;
 #[cfg(test)]
 mod tests;
+pub mod well_known;
+mod write;
 
 /// Deeper nesting than this is refused.
 pub const MAX_DEPTH: usize = 100;
@@ -39,39 +43,32 @@ pub fn parse<T: Message + Default>(full_name: &str, value: &Value) -> Result<T, 
 
 /// Reads `value` as the message `full_name` and encodes it.
 pub fn to_bytes(full_name: &str, value: &Value) -> Result<Vec<u8>, JsonError> {
-    let mut names = vec![full_name];
-    check::type_names(value, &mut names);
-    let pool = pool::with(names);
-    let descriptor = pool
-        .get_message_by_name(full_name)
-        .ok_or_else(|| JsonError::new("", format!("there is no message type `{full_name}`")))?;
-    check::message(&descriptor, value, &check::Path::default())?;
-
-    let options = DeserializeOptions::new().deny_unknown_fields(true);
-    let mut track = serde_path_to_error::Track::new();
-    let input = serde_path_to_error::Deserializer::new(value, &mut track);
-    match DynamicMessage::deserialize_with_options(descriptor, input, &options) {
-        Ok(message) => Ok(message.encode_to_vec()),
-        Err(e) => {
-            let path = track.path().to_string();
-            Err(JsonError::new(if path == "." { String::new() } else { path }, e.to_string()))
-        }
-    }
+    let mut bytes = Vec::new();
+    read::message(find(full_name)?, value, &path::Path::default(), &mut bytes)?;
+    Ok(bytes)
 }
 
 /// Prints the encoded message `full_name`. An `Any` of a type that is not known is printed as its `@type` and the
 /// base64 text of its `value`.
 pub fn to_json(full_name: &str, bytes: &[u8]) -> Result<Value, JsonError> {
-    print::Printer::new(full_name).message(full_name, bytes)
+    write::message(find(full_name)?, bytes, 0)
 }
 
 /// Reads the JSON form of an `Any` (`{"@type": …}`): its type URL and encoded value.
-pub fn any_from_json(value: &Value) -> Result<crate::google::Any, JsonError> {
-    let any = to_bytes("google.protobuf.Any", value)?;
-    crate::google::Any::decode(any.as_slice()).map_err(|e| JsonError::new("", e.to_string()))
+pub fn any_from_json(value: &Value) -> Result<google::Any, JsonError> {
+    parse("google.protobuf.Any", value)
 }
 
-/// Prints an `Any` with its `@type` first-class beside the fields.
-pub fn any_to_json(any: &crate::google::Any) -> Result<Value, JsonError> {
-    print::Printer::new(type_url::message_name(&any.type_url)).any(&any.type_url, &any.value)
+/// Prints an `Any`: its `@type` and the fields of its message.
+pub fn any_to_json(any: &google::Any) -> Result<Value, JsonError> {
+    write::any(&any.type_url, &any.value, 0)
+}
+
+/// Whether the mapping knows the message `full_name`.
+pub fn knows(full_name: &str) -> bool {
+    table::Message::find(type_url::message_name(full_name)).is_some()
+}
+
+fn find(full_name: &str) -> Result<&'static table::Message, JsonError> {
+    table::Message::find(full_name).ok_or_else(|| JsonError::new("", format!("there is no message type `{full_name}`")))
 }

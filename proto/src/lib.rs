@@ -5,8 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod json;
-mod pool;
 pub mod type_url;
+pub mod wire;
 
 pub use envoy_types::pb::google::{protobuf as google, rpc};
 pub use envoy_types::pb::opentelemetry;
@@ -22,8 +22,6 @@ pub use own::*;
 
 /// Descriptors of our own APIs with all imports: an encoded `FileDescriptorSet` for gRPC server reflection.
 pub const SIDEMESH_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sidemesh_descriptors.bin"));
-
-pub use pool::descriptors;
 
 /// Packs a message into an `Any` under its `type.googleapis.com` URL.
 pub fn pack<T: prost::Name>(message: &T) -> google::Any {

@@ -15,6 +15,9 @@ use http::{HeaderName, HeaderValue};
 use prost::{Message, Name as MessageName};
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::r#type::v3 as types;
+pub use sidemesh_proto::json::well_known::{
+    from_struct as struct_to_json, from_value as value_to_json, to_value as value_from_json,
+};
 use sidemesh_proto::{google, type_url};
 
 use crate::rejection::{Rejection, Within};
@@ -350,42 +353,6 @@ pub fn header_values(headers: &[core::HeaderValue], field: &str) -> Result<Vec<(
 /// `core.v3.Metadata`. `typed_filter_metadata` has no reader in this proxy and is refused by the support table.
 pub fn metadata(m: &core::Metadata) -> Metadata {
     Metadata(m.filter_metadata.iter().map(|(filter, value)| (name(filter), struct_to_json(value))).collect())
-}
-
-/// `google.protobuf.Struct` as a JSON object.
-pub fn struct_to_json(s: &google::Struct) -> serde_json::Value {
-    s.fields.iter().map(|(key, value)| (key.clone(), value_to_json(value))).collect()
-}
-
-/// `google.protobuf.Value` as JSON; a number that JSON cannot hold becomes null.
-pub fn value_to_json(v: &google::Value) -> serde_json::Value {
-    use google::value::Kind;
-    match &v.kind {
-        None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
-        Some(Kind::NumberValue(n)) => (*n).into(),
-        Some(Kind::StringValue(s)) => s.as_str().into(),
-        Some(Kind::BoolValue(b)) => (*b).into(),
-        Some(Kind::StructValue(s)) => struct_to_json(s),
-        Some(Kind::ListValue(list)) => list.values.iter().map(value_to_json).collect(),
-    }
-}
-
-/// JSON as a `google.protobuf.Value`.
-pub fn value_from_json(v: &serde_json::Value) -> google::Value {
-    use google::value::Kind;
-    let kind = match v {
-        serde_json::Value::Null => Kind::NullValue(0),
-        serde_json::Value::Bool(b) => Kind::BoolValue(*b),
-        serde_json::Value::Number(n) => Kind::NumberValue(n.as_f64().unwrap_or(f64::NAN)),
-        serde_json::Value::String(s) => Kind::StringValue(s.clone()),
-        serde_json::Value::Array(list) => {
-            Kind::ListValue(google::ListValue { values: list.iter().map(value_from_json).collect() })
-        }
-        serde_json::Value::Object(map) => Kind::StructValue(google::Struct {
-            fields: map.iter().map(|(k, v)| (k.clone(), value_from_json(v))).collect(),
-        }),
-    };
-    google::Value { kind: Some(kind) }
 }
 
 /// String pairs (`map<string, string>`) in a stable order.

@@ -1,8 +1,7 @@
-//! The walk over wire bytes (<https://protobuf.dev/programming-guides/encoding/>).
+//! The walk over wire bytes.
 
-use prost::bytes::Buf;
-use prost::encoding::{WireType, decode_key, decode_varint};
 use sidemesh_proto::type_url;
+use sidemesh_proto::wire::{self, Broken, Value};
 use smallvec::SmallVec;
 
 use super::{Field, Hint, Kind, MESSAGES, Message, REFUSED_VALUES, Status};
@@ -52,38 +51,13 @@ impl<'a> Path<'a> {
     }
 }
 
-/// One field as it stands on the wire.
-enum Value<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
+/// A scalar that equals its default counts as not set; an empty message is still set.
+fn is_default(field: &Field, value: &Value<'_>) -> bool {
+    matches!((value, field.kind), (Value::Number(0), _) | (Value::Bytes([]), Kind::Text))
 }
 
-impl Value<'_> {
-    /// A scalar that equals its default counts as not set; an empty message is still set.
-    fn is_default(&self, field: &Field) -> bool {
-        matches!((self, field.kind), (Value::Number(0), _) | (Value::Bytes([]), Kind::Text))
-    }
-}
-
-/// Takes the next field off `bytes`: its number and value.
 fn next<'a>(bytes: &mut &'a [u8], path: &Path<'_>) -> Result<(u32, Value<'a>), Rejection> {
-    let broken = |_| path.malformed("the bytes are no protobuf message");
-    let (number, wire_type) = decode_key(bytes).map_err(broken)?;
-    let length = match wire_type {
-        WireType::Varint => return Ok((number, Value::Number(decode_varint(bytes).map_err(broken)?))),
-        WireType::SixtyFourBit if bytes.len() >= 8 => return Ok((number, Value::Number(bytes.get_u64_le()))),
-        WireType::ThirtyTwoBit if bytes.len() >= 4 => return Ok((number, Value::Number(bytes.get_u32_le().into()))),
-        WireType::LengthDelimited => decode_varint(bytes).map_err(broken)?,
-        _ => return Err(path.malformed("the bytes are no protobuf message")),
-    };
-    match usize::try_from(length) {
-        Ok(length) if length <= bytes.len() => {
-            let (value, rest) = bytes.split_at(length);
-            *bytes = rest;
-            Ok((number, Value::Bytes(value)))
-        }
-        _ => Err(path.malformed("the message is cut short")),
-    }
+    wire::next(bytes).map_err(|e: Broken| path.malformed(&e.to_string()))
 }
 
 pub(super) fn message(
@@ -109,9 +83,9 @@ pub(super) fn message(
         let step = if field.repeated { Step::Item(name, index(&mut seen, number)) } else { Step::Field(name) };
         match field.status {
             Status::Supported => supported(field, &value, path, step, hints)?,
-            Status::Hint if value.is_default(field) => {}
+            Status::Hint if is_default(field, &value) => {}
             Status::Hint => push_hint(hints, path.child(Step::Field(name)).text(), field.note.text()),
-            Status::Rejected if value.is_default(field) => {}
+            Status::Rejected if is_default(field, &value) => {}
             Status::Rejected => return Err(rejected(message, field, &path.child(Step::Field(name)))),
         }
     }
@@ -179,7 +153,7 @@ fn enum_values(first: u16, count: u16, value: &Value<'_>, path: &Path<'_>) -> Re
         &Value::Number(number) => one(number),
         &Value::Bytes(mut packed) => {
             while !packed.is_empty() {
-                one(decode_varint(&mut packed).map_err(|_| path.malformed("the bytes are no list of enum values"))?)?;
+                one(wire::varint(&mut packed).map_err(|_| path.malformed("the bytes are no list of enum values"))?)?;
             }
             Ok(())
         }
