@@ -111,7 +111,7 @@ fn fault(error: httparse::Error, line: &[u8]) -> Fault {
             {
                 Fault::Version
             }
-            _ => Fault::Malformed("invalid request line"),
+            _ => Fault::Malformed("invalid start line"),
         },
         httparse::Error::TooManyHeaders => Fault::TooMany,
         httparse::Error::HeaderName => Fault::Malformed("invalid header name"),

@@ -267,7 +267,8 @@ impl RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        let mut conn = self.conn.borrow_mut();
+        // Dropped in the middle of a step it stays "held", which only costs the connection its reuse.
+        let Ok(mut conn) = self.conn.try_borrow_mut() else { return };
         if conn.current == self.request {
             conn.body_waits = false;
             conn.body_held = false;

@@ -130,15 +130,16 @@ where
             Some(handler) => handler.poll(cx),
             None => return Poll::Ready(Answer::Gone),
         };
-        let mut conn = conn.borrow_mut();
-        let conn = &mut *conn;
         // The client's fault is the answer, whatever the handler made of its broken body.
-        if let Some(refusal) = conn.broken.as_ref().and_then(refusal) {
+        let broken = conn.borrow().broken.as_ref().and_then(refusal);
+        if let Some(refusal) = broken {
             return Poll::Ready(Answer::Broken(refusal));
         }
         if let Poll::Ready(response) = polled {
             return Poll::Ready(Answer::Response(response));
         }
+        let mut conn = conn.borrow_mut();
+        let conn = &mut *conn;
         // Interim responses.
         if !conn.out.is_empty()
             && let Poll::Ready(Err(_)) = conn.out.poll_flush(&mut conn.io, cx)

@@ -35,7 +35,9 @@ pub(super) async fn send(
     if let Some(error) = body.failure() {
         return After::Cut(Closed::Aborted(error.clone()));
     }
-    let (encoder, close) = start(&mut conn.borrow_mut(), &parts, &body, exchange, goodbye);
+    // Asked before the cell is borrowed: the body may be the request's own.
+    let exact = body.exact_len();
+    let (encoder, close) = start(&mut conn.borrow_mut(), &parts, exact, exchange, goodbye);
     // The head is written: what it shares with the upstream's buffer is let go before the body streams.
     drop(parts);
     let mut pump = Pump { conn, body, encoder, done: encoder == Encoder::None, stalled: None };
@@ -61,7 +63,7 @@ pub(super) async fn send(
 }
 
 /// Puts the head into the output, and settles how the body is framed and whether the connection ends with it.
-fn start(conn: &mut Conn, parts: &Parts, body: &Body, exchange: &Exchange, goodbye: bool) -> (Encoder, bool) {
+fn start(conn: &mut Conn, parts: &Parts, exact: Option<u64>, exchange: &Exchange, goodbye: bool) -> (Encoder, bool) {
     conn.before_response = false;
     let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS && exchange.upgrade.is_some();
     let tunnel = switched || (exchange.connect && parts.status.is_success());
@@ -71,7 +73,7 @@ fn start(conn: &mut Conn, parts: &Parts, body: &Body, exchange: &Exchange, goodb
     } else {
         conn.discard_body()
     };
-    let (encoder, length) = framing(conn, parts, body, exchange, tunnel);
+    let (encoder, length) = framing(conn, parts, exact, exchange, tunnel);
     let limit = conn.settings.max_requests_per_connection;
     let asked = parts.headers.get_all(header::CONNECTION).iter().flat_map(|value| head::tokens(value.as_bytes()));
     let close = goodbye
@@ -105,7 +107,13 @@ fn start(conn: &mut Conn, parts: &Parts, body: &Body, exchange: &Exchange, goodb
 }
 
 /// RFC 9112, section 6: by status and method first, then by what is known of the length.
-fn framing(conn: &Conn, parts: &Parts, body: &Body, exchange: &Exchange, tunnel: bool) -> (Encoder, Option<u64>) {
+fn framing(
+    conn: &Conn,
+    parts: &Parts,
+    exact: Option<u64>,
+    exchange: &Exchange,
+    tunnel: bool,
+) -> (Encoder, Option<u64>) {
     if tunnel {
         return (Encoder::UntilEnd, None);
     }
@@ -113,7 +121,6 @@ fn framing(conn: &Conn, parts: &Parts, body: &Body, exchange: &Exchange, tunnel:
         return (Encoder::None, None);
     }
     let declared = encode::declared_length(&parts.headers);
-    let exact = body.exact_len();
     if exchange.head {
         return (Encoder::None, declared.or(exact.filter(|&length| length > 0)));
     }
