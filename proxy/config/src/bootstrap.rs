@@ -176,7 +176,7 @@ impl Bootstrap {
 }
 
 /// YAML as JSON. An empty file is an empty bootstrap, which the checks then judge.
-fn yaml(text: &str) -> Result<serde_json::Value, String> {
+pub fn yaml(text: &str) -> Result<serde_json::Value, String> {
     match serde_yaml_ng::from_str(text).map_err(|e| e.to_string())? {
         serde_json::Value::Null => Ok(serde_json::Value::Object(Default::default())),
         value @ serde_json::Value::Object(_) => Ok(value),
