@@ -1,0 +1,54 @@
+//! What is known of a downstream connection: filled by `downstream` before any filter runs, read by filters, logs, formats.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use sidemesh_config::resource::listener::{FilterChain, Listener};
+use sidemesh_config::value::{Metadata, Name};
+
+use crate::tls::PeerInfo;
+
+/// One downstream connection. Immutable once its filter chain runs.
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo {
+    /// Unique within the process.
+    pub id: u64,
+    /// When it was accepted.
+    pub start: Instant,
+    pub start_time: SystemTime,
+    /// The client: as the PROXY protocol says, else the peer of the socket.
+    pub remote: SocketAddr,
+    /// The peer of the socket.
+    pub direct_remote: SocketAddr,
+    /// Where the client wanted to go: original destination or PROXY protocol, else this end of the socket.
+    pub local: SocketAddr,
+    /// This end of the socket.
+    pub direct_local: SocketAddr,
+    /// `local` was restored by the original-destination or PROXY protocol filter.
+    pub local_restored: bool,
+    /// The TLS server name the client asked for (of a terminated connection, or inspected).
+    pub server_name: Option<Name>,
+    /// What ALPN settled on, or what was detected by inspection (`http/1.1`, `h2`).
+    pub alpn: Option<Name>,
+    /// TLS was terminated here.
+    pub tls: Option<Arc<PeerInfo>>,
+    pub handshake_complete: Option<Instant>,
+    pub listener: Arc<Listener>,
+    pub filter_chain: Arc<FilterChain>,
+    /// Name of the filter chain.
+    pub chain: Name,
+    pub listener_metadata: Option<Arc<Metadata>>,
+    /// Dynamic metadata of the connection (PROXY protocol TLVs, network filters).
+    pub metadata: Metadata,
+    /// PROXY protocol v2 TLVs that an upstream PROXY protocol transport may pass on.
+    pub proxy_tlvs: Vec<(u8, Bytes)>,
+}
+
+impl ConnectionInfo {
+    /// TLS was terminated on the connection.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+}

@@ -1,0 +1,188 @@
+//! Listening sockets, on the control thread: bound when a listener is accepted (so that a failure can be told to who sent
+//! it), listening when it is warm, one per worker and address (`SO_REUSEPORT`), kept over changes of the listener.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+
+use sidemesh_config::resource::listener::{Listener, bind_addresses};
+use sidemesh_config::value::{Address, Name};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Why a listener cannot be bound: address and cure included, for the NACK.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error("address: not supported: `{0}`: listeners bind to IP sockets only")]
+    NotIp(Address),
+    #[error("address: {address} is taken by listener `{owner}`; give one of them another address")]
+    Taken { address: SocketAddr, owner: Name },
+    #[error("address: cannot bind {address}: {error}{}", cure(.error))]
+    Bind { address: SocketAddr, error: io::Error },
+}
+
+fn cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process listens there: stop it or choose another port",
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE or a lower net.ipv4.ip_unprivileged_port_start"
+        }
+        io::ErrorKind::AddrNotAvailable => "; the address is not one of this machine's (set freebind to allow it)",
+        _ => "",
+    }
+}
+
+/// What the sockets of an address were made with: a listener that differs gets new ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Options {
+    transparent: bool,
+    freebind: bool,
+    reuse_port: bool,
+    only_v6: bool,
+}
+
+struct Bound {
+    owner: Name,
+    wanted: SocketAddr,
+    options: Options,
+    sockets: Vec<Socket>,
+    listening: bool,
+}
+
+/// All sockets of the process's listeners.
+pub struct Sockets {
+    workers: usize,
+    bound: Vec<Bound>,
+    /// Addresses this process has used: sockets of a removed listener may linger in a worker for a moment.
+    used: BTreeSet<SocketAddr>,
+}
+
+impl Sockets {
+    pub fn new(workers: usize) -> Self {
+        Sockets { workers, bound: Vec::new(), used: BTreeSet::new() }
+    }
+
+    /// Binds what `listener` wants and this process does not hold yet.
+    pub fn reserve(&mut self, listener: &Listener) -> Result<(), BindError> {
+        for address in std::iter::once(&listener.address).chain(&listener.additional_addresses) {
+            if !matches!(address, Address::Socket(_)) {
+                return Err(BindError::NotIp(address.clone()));
+            }
+        }
+        if !listener.bind_to_port {
+            return Ok(());
+        }
+        let options = options(listener);
+        let mut fresh = Vec::new();
+        for wanted in bind_addresses(listener) {
+            let held = self.bound.iter().find(|b| b.wanted == wanted && wanted.port() != 0);
+            match held {
+                Some(b) if b.owner != listener.name => {
+                    return Err(BindError::Taken { address: wanted, owner: b.owner.clone() });
+                }
+                Some(b) if b.options == options => {}
+                _ if self.holds_ephemeral(listener, wanted) => {}
+                _ => {
+                    let sockets =
+                        self.bind(wanted, options).map_err(|error| BindError::Bind { address: wanted, error })?;
+                    fresh.push(Bound { owner: listener.name.clone(), wanted, options, sockets, listening: false });
+                }
+            }
+        }
+        // Only now, so that a failure leaves nothing behind.
+        self.used.extend(fresh.iter().map(|b| b.wanted));
+        self.bound.extend(fresh);
+        Ok(())
+    }
+
+    fn holds_ephemeral(&self, listener: &Listener, wanted: SocketAddr) -> bool {
+        wanted.port() == 0 && self.bound.iter().any(|b| b.owner == listener.name && b.wanted == wanted)
+    }
+
+    /// The sockets of an active listener, by worker, listening from now on.
+    pub fn open(&mut self, listener: &Listener) -> io::Result<Vec<Vec<std::net::TcpListener>>> {
+        let mut by_worker: Vec<Vec<std::net::TcpListener>> = (0..self.workers).map(|_| Vec::new()).collect();
+        let options = options(listener);
+        let backlog = i32::try_from(listener.tcp_backlog).unwrap_or(i32::MAX);
+        for wanted in bind_addresses(listener).into_iter().filter(|_| listener.bind_to_port) {
+            let found =
+                self.bound.iter_mut().find(|b| b.owner == listener.name && b.wanted == wanted && b.options == options);
+            let Some(bound) = found else { continue };
+            for (worker, socket) in bound.sockets.iter().enumerate() {
+                if !bound.listening {
+                    socket.listen(backlog)?;
+                }
+                by_worker[worker % self.workers].push(socket.try_clone()?.into());
+            }
+            bound.listening = true;
+        }
+        Ok(by_worker)
+    }
+
+    /// Closes the sockets of listeners that are no longer there, or that moved.
+    pub fn retain<'a>(&mut self, listeners: impl Iterator<Item = &'a Listener> + Clone) {
+        self.bound.retain(|bound| {
+            listeners.clone().any(|l| {
+                l.name == bound.owner && options(l) == bound.options && bind_addresses(l).contains(&bound.wanted)
+            })
+        });
+    }
+
+    /// Closes all.
+    pub fn clear(&mut self) {
+        self.bound.clear();
+    }
+
+    /// One socket per worker; a port of 0 is chosen once.
+    fn bind(&self, wanted: SocketAddr, options: Options) -> io::Result<Vec<Socket>> {
+        if wanted.port() != 0 && !self.used.contains(&wanted) {
+            // Without SO_REUSEPORT, so that another process that has it set does not share our port unnoticed.
+            drop(bind_one(wanted, Options { reuse_port: false, ..options })?);
+        }
+        let mut address = wanted;
+        let count = if options.reuse_port { self.workers } else { 1 };
+        let mut sockets = Vec::with_capacity(count);
+        for _ in 0..count {
+            let socket = bind_one(address, options)?;
+            if address.port() == 0
+                && let Some(actual) = socket.local_addr()?.as_socket()
+            {
+                address = actual;
+            }
+            sockets.push(socket);
+        }
+        Ok(sockets)
+    }
+}
+
+fn options(listener: &Listener) -> Options {
+    Options {
+        transparent: listener.transparent,
+        freebind: listener.freebind,
+        reuse_port: listener.reuse_port,
+        only_v6: !listener.ipv4_compat,
+    }
+}
+
+fn bind_one(address: SocketAddr, options: Options) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if options.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(options.only_v6)?;
+    }
+    if options.freebind {
+        if address.is_ipv6() {
+            socket.set_freebind_v6(true)?
+        } else {
+            socket.set_freebind_v4(true)?
+        };
+    }
+    if options.transparent && address.is_ipv4() {
+        socket.set_ip_transparent_v4(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}

@@ -1,0 +1,447 @@
+//! One update → decoded, checked, handed to the assembler; what was refused and why becomes the NACK.
+//!
+//! Each resource stands on its own: an invalid one is refused by name and its last good version stays, the valid ones of
+//! the same update are taken (gRFC-style partial acceptance, as Envoy does). Content that is byte for byte what is held
+//! already is not decoded again.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::{Instant, SystemTime};
+
+use prost::Message;
+use sidemesh_config::resource::http_connection_manager::RouteSource;
+use sidemesh_config::resource::listener::Listener;
+use sidemesh_config::resource::route::{ClusterChoice, ClusterChoiceLeaf, Forward, RouteAction, RouteConfig};
+use sidemesh_config::resource::secret::Secret;
+use sidemesh_config::resource::{self, Resource, ResourceKind};
+use sidemesh_config::value::Name;
+use sidemesh_proto::envoy::service::discovery::v3 as discovery;
+use sidemesh_proto::google::Any;
+
+use super::cascade::{self, Source};
+use super::channel::Channel;
+use super::filesystem;
+use super::manager::{Manager, StartError, clock};
+use super::state::{Accepted, Rejected};
+use super::stream::Response;
+
+/// `type_url` of a resource in its envelope (state of the world with a time to live).
+const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
+
+/// A resource as it came.
+struct Item {
+    /// Given beside the resource (delta) or in its envelope.
+    name: String,
+    version: String,
+    /// `None`: a heartbeat, which only renews the time to live.
+    any: Option<Any>,
+    ttl: Option<std::time::Duration>,
+}
+
+/// What became of an update.
+#[derive(Default)]
+struct Taken {
+    accepted: Vec<(Name, String)>,
+    /// Name, and why not.
+    rejected: Vec<(String, String)>,
+    seen: BTreeSet<Name>,
+}
+
+impl Taken {
+    /// The NACK text; `None` when all was taken.
+    fn error(&self, kind: ResourceKind) -> Option<String> {
+        let (first, rest) = self.rejected.split_first()?;
+        let mut text = format!("Error adding/updating {} {}: {}", plural(kind), first.0, first.1);
+        for (name, reason) in rest {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\n{name}: {reason}");
+        }
+        Some(text)
+    }
+}
+
+impl Manager {
+    /// Applies the static resources; the first error ends the start.
+    pub(super) fn take_static(&mut self) -> Result<(), StartError> {
+        let bootstrap = self.bootstrap().clone();
+        let mut resources: Vec<_> = bootstrap.static_resources.iter().collect();
+        // What others name comes first.
+        resources.sort_by_key(|r| match ResourceKind::from_type_url(r.type_url) {
+            Some(ResourceKind::Secret) => 0,
+            Some(ResourceKind::Cluster) => 1,
+            _ => 2,
+        });
+        for r in resources {
+            let fail = |reason: String| StartError::Static { path: r.path.clone(), reason };
+            let any = Any { type_url: r.type_url.to_owned(), value: r.bytes.to_vec() };
+            let kind = ResourceKind::from_type_url(r.type_url)
+                .ok_or_else(|| fail(format!("unknown resource type {}", r.type_url)))?;
+            let item = Item { name: r.name.to_string(), version: String::new(), any: Some(any), ttl: None };
+            let taken = self.take(kind, &Source::Static, vec![item]);
+            if let Some((_, reason)) = taken.rejected.into_iter().next() {
+                return Err(fail(reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Secrets of this proxy's own identity.
+    pub(super) fn take_secrets(&mut self, secrets: Vec<Secret>) {
+        for secret in secrets {
+            self.assembler.handle_resource(Resource::Secret(secret.into()), &Source::Static);
+        }
+        self.dirty = true;
+    }
+
+    /// A response that came by a stream.
+    pub(super) fn take_response(&mut self, channel: &mut Channel, source: &Source, response: Response) {
+        match response {
+            Response::StateOfTheWorld(r) => {
+                let Some(kind) = self.expected(channel, &r.type_url) else { return };
+                let items = r.resources.into_iter().map(|any| unwrap(any, &r.version_info)).collect();
+                let error = self.take_whole(kind, source, items, &r.version_info);
+                if let Some(subscription) = channel.subscription(kind) {
+                    subscription.handle_response(&r.nonce, &r.version_info, error);
+                }
+            }
+            Response::Delta(r) => {
+                let Some(kind) = self.expected(channel, &r.type_url) else { return };
+                let items = r.resources.into_iter().map(envelope).collect();
+                let taken = self.take(kind, source, items);
+                for name in &r.removed_resources {
+                    self.take_removed(kind, source, name);
+                }
+                let error = self.conclude(kind, &taken, &r.system_version_info);
+                if let Some(subscription) = channel.subscription(kind) {
+                    let accepted = taken.accepted.iter().map(|(n, v)| (&**n, v.as_str()));
+                    subscription.handle_delta(
+                        &r.nonce,
+                        accepted,
+                        r.removed_resources.iter().map(String::as_str),
+                        error,
+                    );
+                }
+            }
+        }
+    }
+
+    /// A file was read.
+    pub(super) fn take_file(&mut self, kind: ResourceKind, source: &Source, update: filesystem::Update) {
+        let items = update.resources.into_iter().map(|any| unwrap(any, &update.version)).collect();
+        if let Some(error) = self.take_whole(kind, source, items, &update.version) {
+            tracing::error!(%error, "a configuration file was taken in part; of what was refused the last good version stays");
+        }
+    }
+
+    /// The kind of a response, if it was asked for.
+    fn expected(&self, channel: &Channel, type_url: &str) -> Option<ResourceKind> {
+        let kind = ResourceKind::from_type_url(type_url).filter(|kind| channel.is_subscribed(*kind));
+        if kind.is_none() {
+            tracing::warn!(type_url, "ignoring a response of a type that was not asked for");
+        }
+        kind
+    }
+
+    /// An update that holds everything of its kind (what is missing is removed, of the kinds where that is said so).
+    fn take_whole(&mut self, kind: ResourceKind, source: &Source, items: Vec<Item>, version: &str) -> Option<String> {
+        let taken = self.take(kind, source, items);
+        for name in self.assembler.names_from(kind, source) {
+            if !taken.seen.contains(&name) {
+                self.take_removed(kind, source, &name);
+            }
+        }
+        if kind == ResourceKind::ScopedRoute {
+            self.assembler.handle_settled(kind, "");
+        }
+        self.conclude(kind, &taken, version)
+    }
+
+    /// Counts the update and makes its NACK text.
+    fn conclude(&mut self, kind: ResourceKind, taken: &Taken, version: &str) -> Option<String> {
+        self.answered.insert(kind);
+        self.dirty = true;
+        let error = taken.error(kind);
+        if matches!(kind, ResourceKind::Cluster | ResourceKind::Listener) {
+            let stats = self.stats.subscription(kind, &Name::from(""), None);
+            match &error {
+                None => stats.succeeded(version),
+                Some(_) => stats.update_rejected.inc(),
+            }
+        }
+        match &error {
+            None => self.resources.borrow_mut().set_version(kind, version),
+            Some(error) => tracing::warn!(version, "update rejected in part: {error}"),
+        }
+        error
+    }
+
+    fn take(&mut self, kind: ResourceKind, source: &Source, items: Vec<Item>) -> Taken {
+        let mut taken = Taken::default();
+        for item in items {
+            let name: Name = match &item.any {
+                Some(any) if item.name.is_empty() => resource_name(any).into(),
+                _ => item.name.as_str().into(),
+            };
+            self.renew(kind, &name, item.ttl);
+            let Some(any) = item.any else {
+                taken.seen.insert(name);
+                continue;
+            };
+            if !taken.seen.insert(name.clone()) {
+                taken.rejected.push((name.to_string(), format!("duplicate {} in one update", singular(kind))));
+                continue;
+            }
+            if !self.concerns_us(kind, source, &name) {
+                continue;
+            }
+            match self.take_one(kind, source, &name, &any, &item.version) {
+                Ok(()) => taken.accepted.push((name, item.version)),
+                Err(reason) => {
+                    self.assembler.handle_settled(kind, &name);
+                    self.count_leaf(kind, &name, None);
+                    let now = SystemTime::now();
+                    let details = reason.clone();
+                    let rejected = Rejected { version: item.version, details, last_update_attempt: now, raw: any };
+                    self.resources.borrow_mut().reject(kind, &name, rejected);
+                    taken.rejected.push((name.to_string(), reason));
+                }
+            }
+        }
+        taken
+    }
+
+    /// Static resources are not changed by a server, and leaves that nobody named are not kept.
+    fn concerns_us(&self, kind: ResourceKind, source: &Source, name: &Name) -> bool {
+        if *source == Source::Static {
+            return true;
+        }
+        if self.assembler.source_of(kind, name) == Some(&Source::Static) {
+            tracing::warn!(%name, "ignoring an update of a {} of the bootstrap's static_resources", singular(kind));
+            return false;
+        }
+        self.assembler.is_needed(kind, name)
+    }
+
+    fn take_one(
+        &mut self,
+        kind: ResourceKind,
+        source: &Source,
+        name: &Name,
+        any: &Any,
+        version: &str,
+    ) -> Result<(), String> {
+        let same = self.resources.borrow().is_accepted(kind, name, any);
+        if same {
+            self.assembler.handle_settled(kind, name);
+        } else {
+            let decoded = resource::decode(any);
+            for hint in &decoded.hints {
+                tracing::info!(%name, "{}: accepted and not acted on: {}", hint.path, hint.why);
+            }
+            let resource = decoded.result.map_err(|rejection| rejection.to_string())?;
+            if resource.kind() != kind {
+                return Err(format!("is a {}, expected a {}", singular(resource.kind()), singular(kind)));
+            }
+            self.check(&resource, source)?;
+            let known = self.assembler.source_of(kind, name).is_some();
+            if kind == ResourceKind::Cluster {
+                let stats = &self.stats.clusters;
+                if known { &stats.cluster_modified } else { &stats.cluster_added }.inc();
+            }
+            self.assembler.handle_resource(resource, source);
+        }
+        self.count_leaf(kind, name, Some(version));
+        let is_static = *source == Source::Static;
+        let accepted =
+            Accepted { version: version.to_owned(), last_updated: SystemTime::now(), raw: any.clone(), is_static };
+        self.resources.borrow_mut().accept(kind, name, accepted);
+        Ok(())
+    }
+
+    /// What needs more than the resource itself to judge.
+    fn check(&mut self, resource: &Resource, source: &Source) -> Result<(), String> {
+        match resource {
+            Resource::Listener(listener) => {
+                self.check_needs(&cascade::of_listener(listener, source))?;
+                self.check_tables(listener)?;
+                self.host.reserve(listener)
+            }
+            Resource::Cluster(cluster) => self.check_needs(&cascade::of_cluster(cluster, source)),
+            Resource::Route(table) => {
+                if table.vhds.is_some() {
+                    return Err("vhds: not supported: on-demand virtual hosts".to_owned());
+                }
+                self.check_clusters(table)
+            }
+            Resource::VirtualHost(_) => Err("not supported: on-demand virtual hosts (VHDS)".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_needs(&self, needs: &[cascade::Need]) -> Result<(), String> {
+        for need in needs {
+            match need.source {
+                Source::Ads if !self.has_ads() => {
+                    let what = singular(need.kind);
+                    return Err(format!(
+                        "{what} `{}`: config_source.ads, but the bootstrap has no dynamic_resources.ads_config",
+                        need.name
+                    ));
+                }
+                Source::Static if !self.late_secrets && !self.assembler.has_static_secret(&need.name) => {
+                    return Err(format!(
+                        "secret `{}`: no sds_config, and static_resources.secrets has no such secret",
+                        need.name
+                    ));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_tables(&self, listener: &Listener) -> Result<(), String> {
+        for hcm in cascade::connection_managers(listener) {
+            if let RouteSource::Inline(table) = &hcm.routes {
+                self.check_clusters(table).map_err(|reason| format!("route_config: {reason}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `validate_clusters`: every cluster named must be known.
+    fn check_clusters(&self, table: &RouteConfig) -> Result<(), String> {
+        if !table.validate_clusters {
+            return Ok(());
+        }
+        let routes = table.virtual_hosts.iter().flat_map(|host| &host.routes);
+        for route in routes {
+            if let RouteAction::Forward(forward) = &route.action
+                && let Some(missing) = named_clusters(forward).find(|name| !self.assembler.has_cluster(name))
+            {
+                return Err(format!("route: unknown cluster '{missing}' (validate_clusters is on)"));
+            }
+        }
+        Ok(())
+    }
+
+    fn take_removed(&mut self, kind: ResourceKind, source: &Source, name: &str) {
+        if self.assembler.source_of(kind, name).is_some_and(|s| s != source) {
+            return;
+        }
+        if self.assembler.handle_removed(kind, name) {
+            self.resources.borrow_mut().remove(kind, name);
+            if kind == ResourceKind::Cluster {
+                self.stats.clusters.cluster_removed.inc();
+            }
+        }
+        self.expiries.remove(&(kind, Name::from(name)));
+    }
+
+    /// Counts an update of a resource that has a subscription of its own.
+    fn count_leaf(&mut self, kind: ResourceKind, name: &Name, accepted: Option<&str>) {
+        if !matches!(kind, ResourceKind::Route | ResourceKind::Secret) {
+            return;
+        }
+        let prefixes = if kind == ResourceKind::Route { self.route_prefixes(name) } else { vec![Name::from("")] };
+        for prefix in prefixes {
+            let stats = self.stats.subscription(kind, name, Some(&prefix));
+            stats.update_attempt.inc();
+            match accepted {
+                Some(version) => stats.succeeded(version),
+                None => stats.update_rejected.inc(),
+            }
+        }
+    }
+
+    /// The connection managers that use a route table, by their stat prefix.
+    fn route_prefixes(&self, table: &Name) -> Vec<Name> {
+        let mut prefixes = BTreeSet::new();
+        for listener in self.assembler.listeners() {
+            for hcm in cascade::connection_managers(listener) {
+                if matches!(&hcm.routes, RouteSource::Rds { name, .. } if name == table) {
+                    prefixes.insert(hcm.stat_prefix.clone());
+                }
+            }
+        }
+        prefixes.into_iter().collect()
+    }
+
+    fn renew(&mut self, kind: ResourceKind, name: &Name, ttl: Option<std::time::Duration>) {
+        match ttl {
+            Some(ttl) => self.expiries.insert((kind, name.clone()), clock() + ttl),
+            None => self.expiries.remove(&(kind, name.clone())),
+        };
+    }
+
+    /// Removes what has outlived its time to live.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let over: Vec<_> = self.expiries.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
+        for (kind, name) in over {
+            tracing::warn!(%name, "the time to live of a {} is over: removed", singular(kind));
+            self.expiries.remove(&(kind, name.clone()));
+            self.assembler.handle_expired(kind, &name);
+            self.resources.borrow_mut().remove(kind, &name);
+            self.dirty = true;
+        }
+    }
+}
+
+/// Takes a state-of-the-world resource out of its envelope, if it has one.
+fn unwrap(any: Any, version: &str) -> Item {
+    if any.type_url == ENVELOPE
+        && let Ok(resource) = discovery::Resource::decode(any.value.as_slice())
+    {
+        return Item { version: version.to_owned(), ..envelope(resource) };
+    }
+    Item { name: String::new(), version: version.to_owned(), any: Some(any), ttl: None }
+}
+
+fn envelope(resource: discovery::Resource) -> Item {
+    let ttl = resource.ttl.and_then(|d| std::time::Duration::try_from(d).ok());
+    Item { name: resource.name, version: resource.version, any: resource.resource, ttl }
+}
+
+/// The name of a resource: field 1 of every kind, readable even where the rest is not valid.
+fn resource_name(any: &Any) -> String {
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Named {
+        #[prost(string, tag = "1")]
+        name: String,
+    }
+    Named::decode(any.value.as_slice()).map(|n| n.name).unwrap_or_default()
+}
+
+fn named_clusters(forward: &Forward) -> impl Iterator<Item = &Name> {
+    let one = match &forward.cluster {
+        ClusterChoice::Cluster(name) => Some(name),
+        ClusterChoice::Header(_) | ClusterChoice::Weighted(_) => None,
+    };
+    let weighted = match &forward.cluster {
+        ClusterChoice::Weighted(w) => w.clusters.as_slice(),
+        _ => &[],
+    };
+    one.into_iter().chain(weighted.iter().filter_map(|w| match &w.cluster {
+        ClusterChoiceLeaf::Cluster(name) => Some(name),
+        ClusterChoiceLeaf::Header(_) => None,
+    }))
+}
+
+fn singular(kind: ResourceKind) -> &'static str {
+    match kind {
+        ResourceKind::Listener => "listener",
+        ResourceKind::Cluster => "cluster",
+        ResourceKind::Endpoints => "load assignment",
+        ResourceKind::Route => "route configuration",
+        ResourceKind::ScopedRoute => "scoped route configuration",
+        ResourceKind::VirtualHost => "virtual host",
+        ResourceKind::Secret => "secret",
+        ResourceKind::Runtime => "runtime layer",
+        ResourceKind::ExtensionConfig => "extension configuration",
+    }
+}
+
+/// As Envoy writes it: `listener(s)`, `cluster(s)`.
+fn plural(kind: ResourceKind) -> String {
+    format!("{}(s)", singular(kind))
+}

@@ -1,0 +1,169 @@
+//! Which further resources an accepted one needs, and from where: listeners need routes, secrets, filters; clusters need
+//! endpoints and secrets; scoped routes need route tables. Pure.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidemesh_config::resource::ResourceKind;
+use sidemesh_config::resource::cluster::{Cluster, Discovery};
+use sidemesh_config::resource::http_connection_manager::{HttpConnectionManager, RouteSource, ScopeSource};
+use sidemesh_config::resource::http_filter::{HttpFilter, HttpFilterKind};
+use sidemesh_config::resource::listener::{FilterChain, Listener};
+use sidemesh_config::resource::network_filter::NetworkFilter;
+use sidemesh_config::resource::route::ScopedRoute;
+use sidemesh_config::resource::tls::{CommonTls, DownstreamTransport, UpstreamTransport};
+use sidemesh_config::value::{ConfigOrigin, ConfigSource, GrpcSource, Name};
+
+/// A channel that resources come by: `Own` of the API is resolved to the holder's.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// The bootstrap's `static_resources`.
+    Static,
+    /// The aggregated stream.
+    Ads,
+    /// A stream for one type.
+    Grpc(Arc<GrpcSource>),
+    Path {
+        path: PathBuf,
+        watched_directory: Option<PathBuf>,
+    },
+}
+
+impl Source {
+    /// Where `config` says, seen from a resource that came by `own`.
+    pub fn of(config: &ConfigSource, own: &Source) -> Source {
+        match &config.origin {
+            ConfigOrigin::Ads => Source::Ads,
+            ConfigOrigin::Own => own.clone(),
+            ConfigOrigin::Grpc(grpc) => Source::Grpc(grpc.clone()),
+            ConfigOrigin::Path { path, watched_directory } => {
+                Source::Path { path: path.clone(), watched_directory: watched_directory.clone() }
+            }
+        }
+    }
+}
+
+/// One resource that another one needs before it is warm.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Need {
+    pub kind: ResourceKind,
+    /// Empty for everything of the kind (scoped routes).
+    pub name: Name,
+    pub source: Source,
+    /// How long to wait for it; zero waits for ever.
+    pub timeout: Duration,
+}
+
+/// Collects the needs of one resource that came by `own`.
+struct Collector<'a> {
+    own: &'a Source,
+    needs: Vec<Need>,
+}
+
+/// What a cluster needs.
+pub fn of_cluster(cluster: &Cluster, own: &Source) -> Vec<Need> {
+    let mut c = Collector { own, needs: Vec::new() };
+    if let Discovery::Eds { service_name, source } = &cluster.discovery {
+        c.add(ResourceKind::Endpoints, service_name, source);
+    }
+    c.upstream_transport(&cluster.transport);
+    for m in &cluster.transport_matches {
+        c.upstream_transport(&m.transport);
+    }
+    c.needs
+}
+
+/// What a listener needs.
+pub fn of_listener(listener: &Listener, own: &Source) -> Vec<Need> {
+    let mut c = Collector { own, needs: Vec::new() };
+    for chain in listener.chains.iter().chain(&listener.default_chain) {
+        c.chain(chain);
+    }
+    c.needs
+}
+
+/// What a scoped route needs from the connection manager's `rds` source.
+pub fn of_scoped_route(route: &ScopedRoute, rds: &ConfigSource, own: &Source) -> Option<Need> {
+    if route.inline.is_some() {
+        return None;
+    }
+    Some(Need {
+        kind: ResourceKind::Route,
+        name: route.route_config_name.clone(),
+        source: Source::of(rds, own),
+        timeout: rds.initial_fetch_timeout,
+    })
+}
+
+/// The connection managers of a listener.
+pub fn connection_managers(listener: &Listener) -> impl Iterator<Item = &Arc<HttpConnectionManager>> {
+    listener.chains.iter().chain(&listener.default_chain).flat_map(|chain| &chain.filters).filter_map(|f| match f {
+        NetworkFilter::Http(hcm) => Some(hcm),
+        _ => None,
+    })
+}
+
+impl Collector<'_> {
+    fn add(&mut self, kind: ResourceKind, name: &Name, source: &ConfigSource) {
+        let need = Need {
+            kind,
+            name: name.clone(),
+            source: Source::of(source, self.own),
+            timeout: source.initial_fetch_timeout,
+        };
+        if !self.needs.contains(&need) {
+            self.needs.push(need);
+        }
+    }
+
+    fn chain(&mut self, chain: &FilterChain) {
+        if let DownstreamTransport::Tls(tls) = &chain.transport {
+            self.tls(&tls.common);
+        }
+        for filter in &chain.filters {
+            if let NetworkFilter::Http(hcm) = filter {
+                self.connection_manager(hcm);
+            }
+        }
+    }
+
+    fn connection_manager(&mut self, hcm: &HttpConnectionManager) {
+        match &hcm.routes {
+            RouteSource::Inline(_) => {}
+            RouteSource::Rds { name, source } => self.add(ResourceKind::Route, name, source),
+            RouteSource::Scoped { scopes: ScopeSource::Srds { source, .. }, .. } => {
+                self.add(ResourceKind::ScopedRoute, &Name::from(""), source);
+            }
+            RouteSource::Scoped { scopes: ScopeSource::Inline(scopes), rds: Some(rds), .. } => {
+                let own = self.own;
+                self.needs.extend(scopes.iter().filter_map(|s| of_scoped_route(s, rds, own)));
+            }
+            RouteSource::Scoped { .. } => {}
+        }
+        hcm.filters.iter().for_each(|f| self.http_filter(f));
+        hcm.upgrades.iter().filter_map(|u| u.filters.as_ref()).flatten().for_each(|f| self.http_filter(f));
+    }
+
+    fn http_filter(&mut self, filter: &HttpFilter) {
+        if let HttpFilterKind::Discovered { name, source, .. } = &filter.kind {
+            self.add(ResourceKind::ExtensionConfig, name, source);
+        }
+    }
+
+    fn upstream_transport(&mut self, transport: &UpstreamTransport) {
+        match transport {
+            UpstreamTransport::Raw => {}
+            UpstreamTransport::Tls(tls) => self.tls(&tls.common),
+            UpstreamTransport::ProxyProtocol { inner, .. } => self.upstream_transport(inner),
+        }
+    }
+
+    fn tls(&mut self, tls: &CommonTls) {
+        for secret in tls.certificate_secrets.iter().chain(&tls.validation_secret) {
+            if let Some(source) = &secret.source {
+                self.add(ResourceKind::Secret, &secret.name, source);
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Configuration from management servers and files: streams in, snapshots out.
+//!
+//! ```text
+//! stream | filesystem -> channel/subscription -> apply (decode, check) -> assemble (warm, link) -> Host::publish -> ACK | NACK
+//!                             ^------------------ cascade: what else is needed ------------------'
+//! ```
+//!
+//! All of it runs on the control thread, in one task that owns all state ([`Manager`]); streams and file watchers are
+//! tasks that only carry messages. It knows no stage of the request's way: what must happen outside (binding ports, putting a
+//! snapshot in force) is asked of the [`Host`].
+
+mod apply;
+mod assemble;
+mod cascade;
+mod channel;
+mod filesystem;
+mod leaf;
+mod manager;
+mod runtime;
+pub mod state;
+mod stats;
+mod stream;
+mod subscription;
+
+use sidemesh_config::resource::ResourceKind;
+
+pub use manager::{Host, Manager, Setup, StartError};
+pub use stats::{ClusterManagerStats, ListenerManagerStats};
+pub use stream::Connect;
+
+/// The order in which kinds are asked for and applied: make before break.
+const ORDER: [ResourceKind; 9] = [
+    ResourceKind::Runtime,
+    ResourceKind::Cluster,
+    ResourceKind::Endpoints,
+    ResourceKind::Secret,
+    ResourceKind::Listener,
+    ResourceKind::ScopedRoute,
+    ResourceKind::Route,
+    ResourceKind::VirtualHost,
+    ResourceKind::ExtensionConfig,
+];

@@ -1,0 +1,61 @@
+//! Runtime layers: the bootstrap's, the discovered ones and the admin's, flattened so that the last layer wins. Pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sidemesh_config::value::{Name, Runtime, RuntimeValue};
+
+/// The runtime key by which a management server tells its revision.
+const REVISION_KEY: &str = "sidemesh.revision";
+
+/// The layers in the order of the bootstrap.
+#[derive(Debug, Default)]
+pub struct Layers {
+    layers: Vec<(Name, Arc<Runtime>)>,
+    merged: Option<Arc<Runtime>>,
+}
+
+impl Layers {
+    /// `layers` in the order of the bootstrap; a discovered layer is empty until it arrives.
+    pub fn new(layers: Vec<(Name, Arc<Runtime>)>) -> Self {
+        Layers { layers, merged: None }
+    }
+
+    /// Fills a discovered layer; one that the bootstrap does not name is dropped.
+    pub fn set(&mut self, name: &str, runtime: Arc<Runtime>) {
+        if let Some((_, layer)) = self.layers.iter_mut().find(|(n, _)| &**n == name) {
+            *layer = runtime;
+            self.merged = None;
+        }
+    }
+
+    /// Empties a layer; whether it held anything.
+    pub fn remove(&mut self, name: &str) -> bool {
+        let held = self.layers.iter().any(|(n, layer)| &**n == name && !layer.entries.is_empty());
+        self.set(name, Arc::default());
+        held
+    }
+
+    /// All layers as one.
+    pub fn merged(&mut self) -> Arc<Runtime> {
+        let layers = &self.layers;
+        self.merged
+            .get_or_insert_with(|| {
+                let mut entries = BTreeMap::new();
+                for (_, layer) in layers {
+                    entries.extend(layer.entries.iter().map(|(k, v)| (k.clone(), v.clone())));
+                }
+                Arc::new(Runtime { entries })
+            })
+            .clone()
+    }
+
+    /// The management server's revision, when a layer tells one.
+    pub fn revision(&mut self) -> Option<Name> {
+        match self.merged().entries.get(REVISION_KEY) {
+            Some(RuntimeValue::Text(text)) => Some(text.clone()),
+            Some(RuntimeValue::Number(n)) => Some(Name::from(n.to_string())),
+            _ => None,
+        }
+    }
+}

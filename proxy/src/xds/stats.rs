@@ -1,0 +1,123 @@
+//! What is counted of configuration updates, under Envoy's names.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sidemesh_config::resource::ResourceKind;
+use sidemesh_config::value::Name;
+use xxhash_rust::xxh64::xxh64;
+
+use crate::stats_group;
+use crate::telemetry::stats::{Registry, Scope};
+
+stats_group! {
+    /// `control_plane.`
+    pub struct ControlPlaneStats {
+        connected_state: Gauge,
+        pending_requests: Gauge,
+        rate_limit_enforced: Counter,
+    }
+}
+
+stats_group! {
+    /// `cluster_manager.`
+    pub struct ClusterManagerStats {
+        cluster_added: Counter,
+        cluster_modified: Counter,
+        cluster_removed: Counter,
+        cluster_updated: Counter,
+        active_clusters: Gauge,
+        warming_clusters: Gauge,
+    }
+}
+
+stats_group! {
+    /// `listener_manager.`
+    pub struct ListenerManagerStats {
+        listener_added: Counter,
+        listener_modified: Counter,
+        listener_removed: Counter,
+        listener_create_success: Counter,
+        listener_create_failure: Counter,
+        listener_in_place_updated: Counter,
+        total_listeners_active: Gauge,
+        total_listeners_warming: Gauge,
+        total_listeners_draining: Gauge,
+        total_filter_chains_draining: Gauge,
+        workers_started: Gauge,
+    }
+}
+
+stats_group! {
+    /// One subscription: `cluster_manager.cds.`, `listener_manager.lds.`, `http.PREFIX.rds.NAME.`, ...
+    pub struct SubscriptionStats {
+        config_reload: Counter,
+        config_reload_time_ms: Gauge,
+        init_fetch_timeout: Counter,
+        update_attempt: Counter,
+        update_success: Counter,
+        update_failure: Counter,
+        update_rejected: Counter,
+        update_empty: Counter,
+        update_time: Gauge,
+        version: Gauge,
+    }
+}
+
+impl SubscriptionStats {
+    /// An update was taken.
+    pub(super) fn succeeded(&self, version: &str) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+        self.update_success.inc();
+        self.config_reload.inc();
+        self.config_reload_time_ms.set(now);
+        self.update_time.set(now);
+        self.version.set(xxh64(version.as_bytes(), 0) as i64);
+    }
+}
+
+/// All counters of this module's parts.
+pub(super) struct Stats {
+    registry: Arc<Registry>,
+    pub(super) control_plane: Arc<ControlPlaneStats>,
+    pub(super) clusters: Arc<ClusterManagerStats>,
+    subscriptions: BTreeMap<Scope, Arc<SubscriptionStats>>,
+}
+
+impl Stats {
+    pub(super) fn new(registry: Arc<Registry>) -> Self {
+        Stats {
+            control_plane: registry.shard(Scope::Fixed("control_plane")),
+            clusters: registry.shard(Scope::Fixed("cluster_manager")),
+            subscriptions: BTreeMap::new(),
+            registry,
+        }
+    }
+
+    /// The counters of a kind's subscription; of RDS and SDS there is one per name.
+    pub(super) fn subscription(
+        &mut self,
+        kind: ResourceKind,
+        name: &Name,
+        prefix: Option<&Name>,
+    ) -> Arc<SubscriptionStats> {
+        let scope = match kind {
+            ResourceKind::Cluster => Scope::Fixed("cluster_manager.cds"),
+            ResourceKind::Listener => Scope::Fixed("listener_manager.lds"),
+            ResourceKind::Runtime => Scope::Fixed("runtime.rtds"),
+            ResourceKind::Route => {
+                Scope::Rds { prefix: prefix.cloned().unwrap_or_else(|| Name::from("")), route_config: name.clone() }
+            }
+            ResourceKind::Secret => Scope::Sds(name.clone()),
+            ResourceKind::Endpoints => Scope::Filter(Name::from(format!("cluster.{name}"))),
+            ResourceKind::ScopedRoute => Scope::Fixed("scoped_rds"),
+            ResourceKind::VirtualHost => Scope::Fixed("vhds"),
+            ResourceKind::ExtensionConfig => {
+                Scope::Filter(Name::from(format!("extension_config_discovery.http_filter.{name}")))
+            }
+        };
+        let registry = &self.registry;
+        self.subscriptions.entry(scope).or_insert_with_key(|scope| registry.shard(scope.clone())).clone()
+    }
+}
