@@ -1,0 +1,145 @@
+//! `meshctl get KIND [NAME]`.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+use sidemesh_proto::sidemesh::admin::v1alpha1::{GetRequest, ListRequest, Object, ObjectRef};
+
+use crate::client::{Failure, Server};
+use crate::output::{Format, print, structured, table};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Kind, in any spelling kubectl takes (`svc`, `httproutes`), `KIND/NAME`, or `all`.
+    kind: String,
+    /// Name; all of the kind when left out.
+    name: Option<String>,
+    /// In all namespaces.
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+    /// Only objects with these labels: `app=product,version!=v1`.
+    #[arg(short = 'l', long, default_value = "")]
+    selector: String,
+    #[arg(short, long, value_enum)]
+    output: Option<Format>,
+}
+
+pub async fn run(server: &Server, mut args: Args) -> Result<ExitCode, Failure> {
+    if let Some((kind, name)) = args.kind.clone().split_once('/') {
+        args.kind = kind.to_owned();
+        args.name = Some(name.to_owned());
+    }
+    let objects = match &args.name {
+        Some(name) => vec![one(server, &args.kind, name).await?],
+        None => list(server, &args).await?,
+    };
+    show(&objects, &args)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Fetches one object of the server's namespace.
+pub async fn one(server: &Server, kind: &str, name: &str) -> Result<Object, Failure> {
+    let reference = ObjectRef {
+        api_version: String::new(),
+        kind: kind.to_owned(),
+        namespace: server.namespace.clone(),
+        name: name.to_owned(),
+    };
+    let answer = server.resources().await?.get(GetRequest { r#ref: Some(reference) }).await?.into_inner();
+    answer.object.ok_or_else(|| Failure::NotFound(format!("{kind}/{name}")))
+}
+
+async fn list(server: &Server, args: &Args) -> Result<Vec<Object>, Failure> {
+    let request = ListRequest {
+        kind: if args.kind == "all" { String::new() } else { args.kind.clone() },
+        namespace: if args.all_namespaces { String::new() } else { server.namespace.clone() },
+        label_selector: args.selector.clone(),
+    };
+    Ok(server.resources().await?.list(request).await?.into_inner().objects)
+}
+
+/// An object's JSON.
+pub fn value(object: &Object) -> Result<Value, Failure> {
+    serde_json::from_str(&object.json).map_err(|e| Failure::Failed(format!("unreadable object: {e}")))
+}
+
+fn show(objects: &[Object], args: &Args) -> Result<(), Failure> {
+    let values = objects.iter().map(value).collect::<Result<Vec<_>, _>>()?;
+    match args.output {
+        Some(format @ (Format::Json | Format::Yaml)) => match values.as_slice() {
+            [one] if args.name.is_some() => structured(format, one),
+            many => structured(format, &json!({"apiVersion": "v1", "kind": "List", "items": many})),
+        },
+        Some(Format::Name) => values.iter().try_for_each(|v| print(&format!("{}\n", title(v)))),
+        _ if values.is_empty() => {
+            eprintln!("nothing found");
+            Ok(())
+        }
+        wide => {
+            let rows: Vec<Vec<String>> = values.iter().map(|v| row(v, wide.is_some())).collect();
+            let headings: &[&str] = if wide.is_some() {
+                &["KIND", "NAMESPACE", "NAME", "GENERATION", "REVISION", "STATUS", "DETAIL"]
+            } else {
+                &["KIND", "NAMESPACE", "NAME", "STATUS", "DETAIL"]
+            };
+            table(headings, &rows)
+        }
+    }
+}
+
+fn title(v: &Value) -> String {
+    let text = |v: &Value| v.as_str().unwrap_or("").to_owned();
+    format!("{}/{}", text(&v["kind"]).to_lowercase(), text(&v["metadata"]["name"]))
+}
+
+fn row(v: &Value, wide: bool) -> Vec<String> {
+    let text =
+        |v: &Value| v.as_str().map_or_else(|| if v.is_null() { String::new() } else { v.to_string() }, str::to_owned);
+    let meta = &v["metadata"];
+    let mut cells = vec![text(&v["kind"]), text(&meta["namespace"]), text(&meta["name"])];
+    if wide {
+        cells.push(text(&meta["generation"]));
+        cells.push(text(&meta["resourceVersion"]));
+    }
+    cells.push(status(v));
+    cells.push(detail(v));
+    cells
+}
+
+/// The first condition that is not as it should be, else `Accepted`; empty for kinds without conditions.
+fn status(v: &Value) -> String {
+    let parents = v["status"]["parents"].as_array();
+    let conditions: Vec<&Value> =
+        parents.into_iter().flatten().filter_map(|p| p["conditions"].as_array()).flatten().collect();
+    let text = |v: &Value| v.as_str().unwrap_or("").to_owned();
+    match conditions.iter().find(|c| c["status"] == "False") {
+        Some(bad) => text(&bad["reason"]),
+        None if conditions.is_empty() => String::new(),
+        None => "Accepted".to_owned(),
+    }
+}
+
+/// What matters most of each kind.
+fn detail(v: &Value) -> String {
+    let spec = &v["spec"];
+    let list = |v: &Value, each: &dyn Fn(&Value) -> String| {
+        v.as_array().map(|a| a.iter().map(each).collect::<Vec<_>>().join(",")).unwrap_or_default()
+    };
+    let text =
+        |v: &Value| v.as_str().map_or_else(|| if v.is_null() { String::new() } else { v.to_string() }, str::to_owned);
+    match v["kind"].as_str().unwrap_or("") {
+        "Service" => list(&spec["ports"], &|p| text(&p["port"])),
+        "HTTPRoute" => list(&spec["rules"], &|r| {
+            let backends: Vec<String> = r["backendRefs"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|b| format!("{}={}", text(&b["name"]), b["weight"].as_u64().unwrap_or(1)))
+                .collect();
+            backends.join("+")
+        }),
+        "EndpointSlice" => list(&v["endpoints"], &|e| list(&e["addresses"], &text)),
+        "Workload" => format!("{} {}", text(&spec["service"]), text(&spec["address"])).trim().to_owned(),
+        _ => String::new(),
+    }
+}

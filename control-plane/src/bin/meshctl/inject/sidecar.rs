@@ -1,0 +1,168 @@
+//! The sidecar container, its bootstrap and its volumes.
+
+use serde_json::{Value, json};
+
+use super::Options;
+
+pub const NAME: &str = "sidemesh-proxy";
+/// An application port P is served to the mesh at this plus P (modulo the port range).
+const INBOUND_BASE: u32 = 20_000;
+const ADMIN_PORT: u16 = 15_000;
+const HEALTH_PORT: u16 = 15_021;
+const STATE_DIR: &str = "/var/lib/sidemesh";
+const TOKEN_DIR: &str = "/var/run/secrets/sidemesh";
+
+/// What matters of the workload's pod.
+pub struct Pod {
+    service: String,
+    namespace: String,
+    service_account: String,
+    version: String,
+    ports: Vec<u16>,
+}
+
+impl Pod {
+    /// Reads a pod template. The service is named by the label `app` or `app.kubernetes.io/name`, else by its owner.
+    pub fn read(template: &Value, owner: &str, namespace: &str) -> Result<Pod, String> {
+        let labels = &template["metadata"]["labels"];
+        let label = |key: &str| labels[key].as_str();
+        let service = label("app").or_else(|| label("app.kubernetes.io/name")).unwrap_or(owner);
+        if service.is_empty() {
+            return Err("no label `app` and no metadata.name: the service cannot be named".to_owned());
+        }
+        let spec = &template["spec"];
+        let containers = spec["containers"].as_array().ok_or("the pod template has no spec.containers")?;
+        let mut ports = Vec::new();
+        for port in containers.iter().filter_map(|c| c["ports"].as_array()).flatten() {
+            let tcp = port["protocol"].as_str().is_none_or(|p| p == "TCP");
+            match port["containerPort"].as_u64().and_then(|p| u16::try_from(p).ok()) {
+                Some(number) if tcp => ports.push(number),
+                Some(_) => {}
+                None => return Err(format!("containerPort {} is no port", port["containerPort"])),
+            }
+        }
+        Ok(Pod {
+            service: service.to_owned(),
+            namespace: template["metadata"]["namespace"].as_str().unwrap_or(namespace).to_owned(),
+            service_account: spec["serviceAccountName"].as_str().unwrap_or("default").to_owned(),
+            version: label("version").or_else(|| label("app.kubernetes.io/version")).unwrap_or("").to_owned(),
+            ports,
+        })
+    }
+}
+
+fn inbound_port(port: u16) -> u32 {
+    let shifted = INBOUND_BASE + u32::from(port);
+    if shifted > 65_535 { shifted - 45_536 + 1024 } else { shifted }
+}
+
+/// The native sidecar.
+pub fn container(pod: &Pod, options: &Options) -> Value {
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let mut ports = vec![json!({"name": "sidemesh-health", "containerPort": HEALTH_PORT, "protocol": "TCP"})];
+    ports.extend(
+        pod.ports
+            .iter()
+            .map(|p| json!({"name": format!("mesh-{p}"), "containerPort": inbound_port(*p), "protocol": "TCP"})),
+    );
+    let probe = |seconds: u32, failures: u32| json!({"httpGet": {"path": "/ready", "port": HEALTH_PORT}, "periodSeconds": seconds, "failureThreshold": failures});
+    json!({
+        "name": NAME,
+        "image": options.image,
+        "restartPolicy": "Always",
+        "args": [
+            "--config-yaml", serde_json::to_string(&bootstrap(pod, options)).unwrap_or_default(),
+            "--workers", options.workers.to_string(),
+            "--mesh", "--state-dir", STATE_DIR, "--join-token-file", format!("{TOKEN_DIR}/token"),
+        ],
+        "env": [field("POD_NAME", "metadata.name"), field("POD_IP", "status.podIP")],
+        "ports": ports,
+        "startupProbe": probe(1, 60),
+        "readinessProbe": probe(5, 3),
+        "resources": {"requests": {"cpu": "10m", "memory": "20Mi"}, "limits": {"memory": "128Mi"}},
+        "securityContext": {
+            "runAsNonRoot": true, "runAsUser": 65_532, "readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false,
+            "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumeMounts": [
+            {"name": "sidemesh-state", "mountPath": STATE_DIR},
+            {"name": "sidemesh-token", "mountPath": TOKEN_DIR, "readOnly": true},
+        ],
+    })
+}
+
+/// The sidecar's bootstrap; Kubernetes puts `$(POD_NAME)` and `$(POD_IP)` in.
+fn bootstrap(pod: &Pod, options: &Options) -> Value {
+    let address = |host: &str, port: u64| json!({"socket_address": {"address": host, "port_value": port}});
+    let (host, port) = options.control_plane.rsplit_once(':').unwrap_or((&options.control_plane, "15010"));
+    let inbound: Vec<Value> = pod
+        .ports
+        .iter()
+        .map(|p| json!({"listen": format!("$(POD_IP):{}", inbound_port(*p)), "app": format!("127.0.0.1:{p}"), "port": p}))
+        .collect();
+    let http2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    json!({
+        "node": {"id": "$(POD_NAME)", "cluster": pod.service, "metadata": {"sidemesh": {
+            "namespace": pod.namespace, "service": pod.service, "serviceAccount": pod.service_account,
+            "version": pod.version, "inbound": inbound,
+        }}},
+        "admin": {"address": address("127.0.0.1", u64::from(ADMIN_PORT))},
+        "dynamic_resources": {
+            "ads_config": {"api_type": "DELTA_GRPC", "transport_api_version": "V3",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": "control-plane"}}]},
+            "cds_config": {"ads": {}, "resource_api_version": "V3"},
+            "lds_config": {"ads": {}, "resource_api_version": "V3"},
+        },
+        "static_resources": {
+            "listeners": [health_listener()],
+            "clusters": [{
+                "name": "control-plane", "type": "STRICT_DNS", "connect_timeout": "5s",
+                "typed_extension_protocol_options": {http2: {"@type": format!("type.googleapis.com/{http2}"), "explicit_http_config": {"http2_protocol_options": {}}}},
+                "load_assignment": {"cluster_name": "control-plane", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(host, port.parse().unwrap_or(15_010))}}]}]},
+            }],
+        },
+    })
+}
+
+/// What the kubelet's probes ask: answered by the proxy once it is live, failing while it drains.
+fn health_listener() -> Value {
+    let typed = |name: &str| format!("type.googleapis.com/envoy.extensions.filters.{name}");
+    json!({
+        "name": "health", "address": {"socket_address": {"address": "0.0.0.0", "port_value": HEALTH_PORT}},
+        "filter_chains": [{"filters": [{
+            "name": "envoy.filters.network.http_connection_manager",
+            "typed_config": {
+                "@type": typed("network.http_connection_manager.v3.HttpConnectionManager"),
+                "stat_prefix": "health", "route_config": {"name": "health", "virtual_hosts": []},
+                "http_filters": [
+                    {"name": "envoy.filters.http.health_check", "typed_config": {
+                        "@type": typed("http.health_check.v3.HealthCheck"), "pass_through_mode": false,
+                        "headers": [{"name": ":path", "string_match": {"exact": "/ready"}}]}},
+                    {"name": "envoy.filters.http.router", "typed_config": {"@type": typed("http.router.v3.Router")}},
+                ],
+            },
+        }]}],
+    })
+}
+
+/// The volumes that the sidecar mounts: a token for the control plane, and memory for its certificate.
+pub fn volumes() -> [Value; 2] {
+    [
+        json!({"name": "sidemesh-state", "emptyDir": {"medium": "Memory"}}),
+        json!({"name": "sidemesh-token", "projected": {"sources": [
+            {"serviceAccountToken": {"audience": "sidemesh", "expirationSeconds": 3600, "path": "token"}}]}}),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::inbound_port;
+
+    #[test]
+    fn inbound_ports_are_ports() {
+        assert_eq!(inbound_port(8080), 28_080);
+        for port in [1, 45_535, 45_536, 65_535] {
+            assert!((1024..=65_535).contains(&inbound_port(port)), "{port}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+use std::path::PathBuf;
+
+use super::*;
+
+fn options() -> Options {
+    Options {
+        image: "sidemesh/proxy:test".to_owned(),
+        control_plane: "control-plane.test:15010".to_owned(),
+        workers: 1,
+    }
+}
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/bin/meshctl/inject/golden").join(name)
+}
+
+fn injected(yaml: &str) -> String {
+    let mut documents = Vec::new();
+    documents::parse("test", yaml, &mut documents).expect("documents");
+    let parts: Vec<String> = documents
+        .into_iter()
+        .map(|d| serde_yaml_ng::to_string(&inject(d.value, &options()).expect("inject")).expect("yaml"))
+        .collect();
+    parts.join("---\n")
+}
+
+/// `UPDATE_GOLDEN=1` writes the expected file anew.
+#[track_caller]
+fn check(name: &str) {
+    let input = std::fs::read_to_string(golden(&format!("{name}.in.yaml"))).expect("input");
+    let output = injected(&input);
+    let expected = golden(&format!("{name}.out.yaml"));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&expected, &output).expect("write golden");
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(output, std::fs::read_to_string(&expected).expect("golden"), "{name} at {version}");
+}
+
+#[test]
+fn a_deployment_gets_the_sidecar() {
+    check("deployment");
+}
+
+#[test]
+fn a_cron_job_and_its_service() {
+    check("cronjob");
+}
+
+#[test]
+fn injecting_twice_is_injecting_once() {
+    let input = std::fs::read_to_string(golden("deployment.in.yaml")).expect("input");
+    let once = injected(&input);
+    assert_eq!(injected(&once), once);
+}
+
+#[test]
+fn opting_out_changes_nothing() {
+    let value = serde_json::json!({"kind": "Deployment", "metadata": {"name": "a"}, "spec": {"template": {
+        "metadata": {"annotations": {"sidemesh.dev/inject": "false"}}, "spec": {"containers": []}}}});
+    assert_eq!(inject(value.clone(), &options()), Ok(value));
+}
+
+#[test]
+fn a_template_without_containers_is_named() {
+    let value =
+        serde_json::json!({"kind": "Deployment", "metadata": {"name": "a"}, "spec": {"template": {"spec": {}}}});
+    assert!(inject(value, &options()).expect_err("must fail").contains("containers"));
+}

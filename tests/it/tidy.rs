@@ -1,0 +1,91 @@
+//! The structure of the source is a promise like any other: sizes, layers, no circles.
+
+use sidemesh_tests::source::{cycle, long_functions, module_graph, rust_files};
+
+const CRATES: [&str; 5] = ["proto/src", "proxy/config/src", "proxy/src", "control-plane/src", "examples/src"];
+const FILE_LINES: usize = 500;
+const FUNCTION_LINES: usize = 70;
+
+#[test]
+fn files_are_short() {
+    let long: Vec<String> = CRATES
+        .iter()
+        .flat_map(|c| rust_files(c))
+        .filter(|f| !f.is_test() && f.production().lines().count() > FILE_LINES)
+        .map(|f| format!("{}: {} lines", f.path.display(), f.production().lines().count()))
+        .collect();
+    assert!(long.is_empty(), "files over {FILE_LINES} lines; split them by content:\n{}", long.join("\n"));
+}
+
+#[test]
+fn functions_are_short() {
+    let long: Vec<String> = CRATES
+        .iter()
+        .flat_map(|c| rust_files(c))
+        .filter(|f| !f.is_test())
+        .flat_map(|f| long_functions(&f, FUNCTION_LINES))
+        .collect();
+    assert!(long.is_empty(), "functions over {FUNCTION_LINES} lines:\n{}", long.join("\n"));
+}
+
+#[test]
+fn no_modules_form_a_circle() {
+    for src in CRATES {
+        let graph = module_graph(src);
+        assert_eq!(cycle(&graph), None, "modules of {src} import each other in a circle");
+    }
+}
+
+/// Layers of the proxy from the top; a module imports only from layers below its own. What is not listed is a foundation.
+const LAYERS: [&[&str]; 6] =
+    [&["main", "lib"], &["app"], &["admin"], &["control", "downstream"], &["http", "tcp"], &["upstream"]];
+
+#[test]
+fn imports_of_the_proxy_point_one_way() {
+    let layer = |module: &str| LAYERS.iter().position(|names| names.contains(&module)).unwrap_or(LAYERS.len());
+    let mut wrong = Vec::new();
+    for (from, targets) in module_graph("proxy/src") {
+        for to in targets {
+            let upwards = layer(&to) < layer(&from);
+            let sideways = layer(&to) == layer(&from) && layer(&from) < LAYERS.len();
+            let xds_to_stage = from == "xds" && layer(&to) < LAYERS.len();
+            if upwards || sideways || xds_to_stage {
+                wrong.push(format!("{from} imports {to}"));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "imports against the rule `downstream → http | tcp → upstream → foundations`:\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn the_crates_depend_one_way() {
+    let allowed: [(&str, &[&str]); 3] =
+        [("proto", &[]), ("proxy/config", &["sidemesh-proto"]), ("control-plane", &["sidemesh-proto"])];
+    for (package, may) in allowed {
+        let manifest =
+            std::fs::read_to_string(sidemesh_tests::source::root().join(package).join("Cargo.toml")).expect("manifest");
+        let dependencies = manifest.split("[dev-dependencies]").next().unwrap_or(&manifest);
+        for line in dependencies.lines().filter(|l| l.starts_with("sidemesh-")) {
+            let name = line.split(['.', ' ', '=']).next().unwrap_or(line);
+            assert!(may.contains(&name), "{package} must not depend on {name}");
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_is_forbidden_in_every_crate() {
+    for root in [
+        "proto/src/lib.rs",
+        "proxy/config/src/lib.rs",
+        "proxy/src/lib.rs",
+        "control-plane/src/lib.rs",
+        "examples/src/lib.rs",
+    ] {
+        let text = std::fs::read_to_string(sidemesh_tests::source::root().join(root)).expect("crate root");
+        assert!(text.contains("#![forbid(unsafe_code)]"), "{root} lacks #![forbid(unsafe_code)]");
+    }
+}
