@@ -33,6 +33,9 @@ impl Rejection {
     }
     /// Puts `prefix` (a field name, or `name[index]`) before the path: called on the way out of nested validation.
     pub fn within(mut self, prefix: &str) -> Self {
+        if prefix.is_empty() {
+            return self;
+        }
         self.path = if self.path.is_empty() { prefix.to_owned() } else { format!("{prefix}.{}", self.path) };
         self
     }

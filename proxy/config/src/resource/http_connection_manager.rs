@@ -1,8 +1,10 @@
 //! The HTTP connection manager (`http_connection_manager.v3.HttpConnectionManager`).
 
 mod parse;
+mod source;
 #[cfg(test)]
 mod tests;
+mod tracing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use crate::resource::access_log::{AccessLog, AccessLogFilter, JsonFormat};
 use crate::resource::cluster::{CommonHttpOptions, Http2Options};
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::HttpFilter;
+use crate::resource::http_filter::header_mutation::Mutation;
 use crate::resource::route::{RouteConfig, ScopedRoute, UpgradeConfig};
 use crate::value::{Cidr, ConfigSource, DataSource, Fraction, GrpcService, Name};
 
@@ -57,7 +60,7 @@ pub struct HttpConnectionManager {
     pub client_cert_details: ClientCertDetails,
     pub proxy_100_continue: bool,
     pub upgrades: Vec<HcmUpgrade>,
-    /// `None`: as the runtime default (on in Envoy's proxy builds? off): see the parser.
+    /// Default false, as in Envoy without its runtime switch.
     pub normalize_path: bool,
     pub merge_slashes: bool,
     pub escaped_slashes: EscapedSlashes,
@@ -66,10 +69,27 @@ pub struct HttpConnectionManager {
     pub strip_any_host_port: bool,
     pub strip_trailing_host_dot: bool,
     pub stream_error_on_invalid_http_message: bool,
-    pub proxy_status: bool,
+    pub proxy_status: Option<Arc<ProxyStatus>>,
     pub append_x_forwarded_port: bool,
     pub append_local_overload: bool,
-    pub early_header_mutation: HeaderEdits,
+    pub early_header_mutation: Vec<Mutation>,
+}
+
+/// `ProxyStatusConfig`: the `proxy-status` header of RFC 9209.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProxyStatus {
+    pub remove_details: bool,
+    pub remove_connection_termination_details: bool,
+    pub remove_response_flags: bool,
+    pub set_recommended_response_code: bool,
+    pub name: ProxyStatusName,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum ProxyStatusName {
+    NodeId,
+    /// The literal name, or `server_name`.
+    Literal(Name),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

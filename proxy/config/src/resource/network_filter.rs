@@ -30,6 +30,16 @@ pub enum NetworkFilter {
     DirectResponse(DataSource),
 }
 
+impl NetworkFilter {
+    /// Whether the filter answers itself: it ends its chain.
+    pub fn is_terminal(&self) -> bool {
+        matches!(
+            self,
+            NetworkFilter::Http(_) | NetworkFilter::Tcp(_) | NetworkFilter::Echo | NetworkFilter::DirectResponse(_)
+        )
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct NetworkRateLimit {
     pub stat_prefix: Name,

@@ -8,8 +8,9 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use parse::{parse_downstream, parse_upstream};
 pub(crate) use context::{certificate, ticket_keys, validation_context};
+pub(crate) use parse::proxy_protocol_version;
+pub use parse::{parse_downstream, parse_upstream};
 
 use crate::matcher::string::StringMatcher;
 use crate::value::{ConfigSource, DataSource, Name};
@@ -49,7 +50,6 @@ pub struct UpstreamTls {
     pub auto_sni_san_validation: bool,
     /// TLS sessions kept for resumption; default 1, zero switches it off.
     pub max_session_keys: u32,
-    pub enforce_rsa_key_usage: bool,
 }
 
 /// `CommonTlsContext`.
@@ -102,7 +102,6 @@ pub const CIPHER_SUITES: [&str; 6] = [
 
 /// The key exchange groups that this proxy has.
 pub const CURVES: [&str; 4] = ["X25519", "P-256", "P-384", "X25519MLKEM768"];
-
 
 /// `TlsCertificate`.
 #[derive(Debug, Clone, PartialEq)]
@@ -167,7 +166,13 @@ pub enum UpstreamTransport {
     Raw,
     Tls(Arc<UpstreamTls>),
     /// `UpstreamProxyProtocolTransport` around another socket.
-    ProxyProtocol { version: ProxyProtocolVersion, pass_all_tlvs: bool, pass_tlvs: Vec<u8>, added_tlvs: Vec<(u8, Vec<u8>)>, inner: Box<UpstreamTransport> },
+    ProxyProtocol {
+        version: ProxyProtocolVersion,
+        pass_all_tlvs: bool,
+        pass_tlvs: Vec<u8>,
+        added_tlvs: Vec<(u8, Vec<u8>)>,
+        inner: Box<UpstreamTransport>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

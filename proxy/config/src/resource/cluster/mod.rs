@@ -1,8 +1,11 @@
 //! Clusters (`cluster.v3.Cluster`): discovery, balancing, limits, health, upstream protocol and transport.
 
-mod parse;
+mod discovery;
+mod extension;
 mod health;
+mod parse;
 mod policy;
+mod protocol;
 #[cfg(test)]
 mod tests;
 
@@ -10,6 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use parse::parse;
+pub(in crate::resource) use parse::tcp_keepalive;
+pub(in crate::resource) use protocol::{common_options, header_case, http2_options};
 
 use crate::matcher::string::StringMatcher;
 use crate::resource::endpoint::{Endpoint, HealthStatus, LoadAssignment};
@@ -89,15 +94,32 @@ pub struct OriginalDst {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum LbPolicy {
-    RoundRobin { slow_start: Option<SlowStart> },
-    LeastRequest { choice_count: u32, active_request_bias: f64, slow_start: Option<SlowStart>, full_scan: bool },
+    RoundRobin {
+        slow_start: Option<SlowStart>,
+    },
+    LeastRequest {
+        choice_count: u32,
+        active_request_bias: f64,
+        slow_start: Option<SlowStart>,
+        full_scan: bool,
+    },
     Random,
-    RingHash { min: u64, max: u64, function: HashFunction, hashing: ConsistentHashing },
-    Maglev { table_size: u64, hashing: ConsistentHashing },
+    RingHash {
+        min: u64,
+        max: u64,
+        function: HashFunction,
+        hashing: ConsistentHashing,
+    },
+    Maglev {
+        table_size: u64,
+        hashing: ConsistentHashing,
+    },
     /// The address named by the request; goes with `Discovery::OriginalDst`.
     ClusterProvided,
     ClientSideWeightedRoundRobin(ClientSideWrr),
-    PickFirst { shuffle: bool },
+    PickFirst {
+        shuffle: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -147,7 +169,12 @@ pub struct LbCommon {
 pub enum LocalityLb {
     None,
     Weighted,
-    ZoneAware { routing_enabled: Fraction, min_cluster_size: u64, fail_traffic_on_panic: bool, force_local_zone_min: Option<u32> },
+    ZoneAware {
+        routing_enabled: Fraction,
+        min_cluster_size: u64,
+        fail_traffic_on_panic: bool,
+        force_local_zone_min: Option<u32>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -142,7 +142,11 @@ fn check_weights(localities: &[LocalityEndpoints]) -> Result<(), Rejection> {
     for l in localities {
         let hosts: u64 = l.endpoints.iter().map(|e| u64::from(e.weight)).sum();
         if hosts > u64::from(u32::MAX) {
-            let reason = format!("the host weights of a locality at priority {} add up to {hosts}, more than {}", l.priority, u32::MAX);
+            let reason = format!(
+                "the host weights of a locality at priority {} add up to {hosts}, more than {}",
+                l.priority,
+                u32::MAX
+            );
             return Err(Rejection::invalid("endpoints", reason));
         }
         let sum = per_priority.entry(l.priority).or_default();
@@ -161,11 +165,8 @@ fn assignment_policy(policy: &pb::cluster_load_assignment::Policy) -> Result<Ass
         let percentage = wire::required(&d.drop_percentage, "drop_percentage")?;
         Ok((category, wire::fraction(percentage, "drop_percentage")?))
     })?;
-    let endpoint_stale_after: Option<Duration> = policy
-        .endpoint_stale_after
-        .as_ref()
-        .map(|d| wire::positive_duration(d, "endpoint_stale_after"))
-        .transpose()?;
+    let endpoint_stale_after: Option<Duration> =
+        policy.endpoint_stale_after.as_ref().map(|d| wire::positive_duration(d, "endpoint_stale_after")).transpose()?;
     Ok(AssignmentPolicy {
         drop_overloads,
         overprovisioning_factor: at_least_one(

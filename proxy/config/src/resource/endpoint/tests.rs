@@ -4,11 +4,9 @@ use sidemesh_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use super::{HostNames, LoadAssignment, parse_with};
 
 fn read(value: Value, names: HostNames) -> Result<LoadAssignment, String> {
-    let message = sidemesh_proto::json::parse::<ClusterLoadAssignment>(
-        "envoy.config.endpoint.v3.ClusterLoadAssignment",
-        &value,
-    )
-    .expect("well-formed");
+    let message =
+        sidemesh_proto::json::parse::<ClusterLoadAssignment>("envoy.config.endpoint.v3.ClusterLoadAssignment", &value)
+            .expect("well-formed");
     parse_with(&message, names).map_err(|r| r.to_string())
 }
 
@@ -18,8 +16,9 @@ fn host(address: &str) -> Value {
 
 #[test]
 fn defaults() {
-    let read = read(json!({ "cluster_name": "c", "endpoints": [{ "lb_endpoints": [host("10.0.0.1")] }] }), HostNames::Refused)
-        .expect("valid");
+    let read =
+        read(json!({ "cluster_name": "c", "endpoints": [{ "lb_endpoints": [host("10.0.0.1")] }] }), HostNames::Refused)
+            .expect("valid");
     assert_eq!(read.policy.overprovisioning_factor, 140);
     assert_eq!(read.localities[0].endpoints[0].weight, 1);
     assert_eq!(read.localities[0].weight, None);
@@ -28,8 +27,11 @@ fn defaults() {
 #[test]
 fn one_locality_listed_twice_is_one() {
     let group = |a: &str, weight: u32| json!({ "locality": { "zone": "z" }, "lb_endpoints": [host(a)], "load_balancing_weight": weight });
-    let read = read(json!({ "cluster_name": "c", "endpoints": [group("10.0.0.1", 1), group("10.0.0.2", 7)] }), HostNames::Refused)
-        .expect("valid");
+    let read = read(
+        json!({ "cluster_name": "c", "endpoints": [group("10.0.0.1", 1), group("10.0.0.2", 7)] }),
+        HostNames::Refused,
+    )
+    .expect("valid");
     assert_eq!(read.localities.len(), 1);
     assert_eq!((read.localities[0].endpoints.len(), read.localities[0].weight), (2, Some(7)));
 }
@@ -58,5 +60,8 @@ fn refusals_name_the_field() {
         json!({ "cluster_name": "c", "endpoints": [{ "priority": 129 }] }),
         "endpoints[0].priority: invalid: 129 is more than 128",
     );
-    assert!(read(json!({ "cluster_name": "c", "endpoints": [{ "lb_endpoints": [host("a.test")] }] }), HostNames::Allowed).is_ok());
+    assert!(
+        read(json!({ "cluster_name": "c", "endpoints": [{ "lb_endpoints": [host("a.test")] }] }), HostNames::Allowed)
+            .is_ok()
+    );
 }

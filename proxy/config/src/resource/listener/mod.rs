@@ -1,7 +1,8 @@
 //! Listeners (`listener.v3.Listener`): address, listener filters, filter chains.
 
-mod parse;
+mod chain;
 mod choose;
+mod parse;
 #[cfg(test)]
 mod tests;
 
@@ -9,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use choose::ConnectionView;
+pub use choose::{ChainIndex, ConnectionView};
 pub use parse::parse;
 
 use crate::resource::access_log::AccessLog;
@@ -39,6 +40,8 @@ pub struct Listener {
     pub continue_on_listener_filters_timeout: bool,
     pub chains: Vec<Arc<FilterChain>>,
     pub default_chain: Option<Arc<FilterChain>>,
+    /// `chains` by what they match; see [`Listener::choose`].
+    pub index: ChainIndex,
     /// Default 1 MiB.
     pub buffer_limit: u32,
     pub access_logs: Vec<Arc<AccessLog>>,

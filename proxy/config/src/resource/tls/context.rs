@@ -16,7 +16,7 @@ use super::{
     CIPHER_SUITES, CURVES, CommonTls, KeyLog, SanKind, SanMatcher, SecretRef, TlsCertificate, TlsParams, TlsVersion,
     ValidationContext,
 };
-use crate::matcher::string;
+use crate::matcher::parse::string;
 use crate::rejection::{Rejection, Within};
 use crate::value::{DataSource, Name, name};
 use crate::wire;
@@ -48,7 +48,10 @@ fn common_fields(context: &pb::CommonTlsContext, default_max: TlsVersion) -> Res
         (context.tls_certificate_provider_instance.is_some(), "tls_certificate_provider_instance"),
         (context.custom_tls_certificate_selector.is_some(), "custom_tls_certificate_selector"),
         (context.tls_certificate_certificate_provider.is_some(), "tls_certificate_certificate_provider"),
-        (context.tls_certificate_certificate_provider_instance.is_some(), "tls_certificate_certificate_provider_instance"),
+        (
+            context.tls_certificate_certificate_provider_instance.is_some(),
+            "tls_certificate_certificate_provider_instance",
+        ),
         (context.custom_handshaker.is_some(), "custom_handshaker"),
     ] {
         if set {
@@ -81,7 +84,9 @@ fn validation_source(
         Some(Wire::ValidationContextSdsSecretConfig(secret)) => {
             Ok((None, Some(secret_ref(secret).within("validation_context_sds_secret_config")?)))
         }
-        Some(Wire::CombinedValidationContext(combined)) => combined_context(combined).within("combined_validation_context"),
+        Some(Wire::CombinedValidationContext(combined)) => {
+            combined_context(combined).within("combined_validation_context")
+        }
         Some(Wire::ValidationContextCertificateProvider(_) | Wire::ValidationContextCertificateProviderInstance(_)) => {
             Err(Rejection::unsupported("validation_context_certificate_provider", "use validation_context"))
         }
@@ -249,7 +254,7 @@ pub(crate) fn validation_context(v: &pb::CertificateValidationContext) -> Result
     }
     let mut san_matchers = wire::each(&v.match_typed_subject_alt_names, "match_typed_subject_alt_names", san_matcher)?;
     san_matchers.extend(wire::each(&v.match_subject_alt_names, "match_subject_alt_names", |m| {
-        Ok(SanMatcher { kind: SanKind::Any, matcher: string::parse(m)? })
+        Ok(SanMatcher { kind: SanKind::Any, matcher: string(m, "")? })
     })?);
     let watched = wire::watched_directory(&v.watched_directory, "watched_directory")?;
     let source = |d: &Option<core::DataSource>, field: &str| {
@@ -277,14 +282,16 @@ pub(crate) fn validation_context(v: &pb::CertificateValidationContext) -> Result
 fn san_matcher(m: &pb::SubjectAltNameMatcher) -> Result<SanMatcher, Rejection> {
     use pb::subject_alt_name_matcher::SanType;
     let kind = match wire::enumeration::<SanType>(m.san_type, "san_type")? {
-        SanType::Unspecified => return Err(Rejection::invalid("san_type", "must be one of EMAIL, DNS, URI, IP_ADDRESS")),
+        SanType::Unspecified => {
+            return Err(Rejection::invalid("san_type", "must be one of EMAIL, DNS, URI, IP_ADDRESS"));
+        }
         SanType::Email => SanKind::Email,
         SanType::Dns => SanKind::Dns,
         SanType::Uri => SanKind::Uri,
         SanType::IpAddress => SanKind::IpAddress,
         SanType::OtherName => return Err(Rejection::unsupported("san_type", "OTHER_NAME is not supported")),
     };
-    Ok(SanMatcher { kind, matcher: string::parse(wire::required(&m.matcher, "matcher")?).within("matcher")? })
+    Ok(SanMatcher { kind, matcher: string(wire::required(&m.matcher, "matcher")?, "matcher")? })
 }
 
 fn spki_hash(text: &str) -> Result<[u8; 32], Rejection> {

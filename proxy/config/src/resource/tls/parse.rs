@@ -82,9 +82,9 @@ fn downstream_tls(context: &pb::DownstreamTlsContext) -> Result<DownstreamTls, R
         Some(SessionTicketKeysType::SessionTicketKeys(keys)) => {
             Tickets::Keys(ticket_keys(keys).within("session_ticket_keys")?)
         }
-        Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(secret)) => Tickets::Secret(
-            super::context::secret_ref(secret).within("session_ticket_keys_sds_secret_config")?,
-        ),
+        Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(secret)) => {
+            Tickets::Secret(super::context::secret_ref(secret).within("session_ticket_keys_sds_secret_config")?)
+        }
     };
     Ok(DownstreamTls {
         common,
@@ -118,7 +118,6 @@ fn upstream_tls(context: &pb::UpstreamTlsContext) -> Result<UpstreamTls, Rejecti
         auto_host_sni: context.auto_host_sni,
         auto_sni_san_validation: context.auto_sni_san_validation,
         max_session_keys: wire::uint32(&context.max_session_keys).unwrap_or(1),
-        enforce_rsa_key_usage: wire::flag(&context.enforce_rsa_key_usage, false),
     })
 }
 
@@ -153,7 +152,10 @@ fn proxy_protocol(transport: &ProxyProtocolUpstreamTransport) -> Result<Upstream
     })
     .within("config")?;
     if proxy_protocol_version(config.version)? == ProxyProtocolVersion::V1 && !added_tlvs.is_empty() {
-        return Err(Rejection::invalid("config.added_tlvs", format!("{} has no TLVs; use V2", Version::V1.as_str_name())));
+        return Err(Rejection::invalid(
+            "config.added_tlvs",
+            format!("{} has no TLVs; use V2", Version::V1.as_str_name()),
+        ));
     }
     Ok(UpstreamTransport::ProxyProtocol { version, pass_all_tlvs, pass_tlvs, added_tlvs, inner: Box::new(inner) })
 }

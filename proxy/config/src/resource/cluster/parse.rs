@@ -1,0 +1,209 @@
+//! `cluster.v3.Cluster` → [`Cluster`], with Envoy's defaults.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidemesh_proto::envoy::config::cluster::v3 as pb;
+use sidemesh_proto::envoy::config::core::v3 as core;
+use sidemesh_proto::google;
+
+use super::discovery::discovery;
+use super::health::{health_check, outlier_detection};
+use super::policy::{balancing, sorted_fields};
+use super::protocol::upstream_protocol;
+use super::{
+    BindConfig, CircuitBreakers, Cluster, Discovery, HealthChecker, LbPolicy, RetryBudget, TcpKeepalive, Thresholds,
+    TransportMatch, UpstreamVersion,
+};
+use crate::rejection::{Rejection, Within};
+use crate::resource::tls::{self, UpstreamTransport};
+use crate::value::Address;
+use crate::wire;
+
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_BUFFER_BYTES: u32 = 1 << 20;
+/// `max_connections`, `max_pending_requests` and `max_requests` when not given.
+const DEFAULT_LIMIT: u32 = 1024;
+const DEFAULT_MAX_RETRIES: u32 = 3;
+
+pub fn parse(cluster: &pb::Cluster) -> Result<Cluster, Rejection> {
+    refuse_unsupported(cluster)?;
+    let name = wire::non_empty(&cluster.name, "name")?;
+    let discovery = discovery(cluster)?;
+    let balancing = balancing(cluster)?;
+    let protocol = upstream_protocol(cluster)?;
+    let transport = tls::parse_upstream(cluster.transport_socket.as_ref()).within("transport_socket")?;
+    let connect_timeout = match &cluster.connect_timeout {
+        Some(d) => wire::positive_duration(d, "connect_timeout")?,
+        None => DEFAULT_CONNECT_TIMEOUT,
+    };
+    let track = cluster.track_cluster_stats.as_ref();
+    let connection_options = cluster.upstream_connection_options.as_ref();
+    let cluster = Cluster {
+        stat_name: wire::optional_name(&cluster.alt_stat_name).unwrap_or_else(|| name.clone()),
+        name,
+        lb: balancing.policy,
+        lb_common: balancing.common,
+        subsets: balancing.subsets.map(Arc::new),
+        connect_timeout,
+        buffer_limit: wire::uint32(&cluster.per_connection_buffer_limit_bytes).unwrap_or(DEFAULT_BUFFER_BYTES),
+        circuit_breakers: circuit_breakers(cluster.circuit_breakers.as_ref()).within("circuit_breakers")?,
+        outlier: cluster
+            .outlier_detection
+            .as_ref()
+            .map(|o| outlier_detection(o).map(Arc::new))
+            .transpose()
+            .within("outlier_detection")?,
+        health_checks: wire::each(&cluster.health_checks, "health_checks", |h| health_check(h).map(Arc::new))?,
+        ignore_health_on_host_removal: cluster.ignore_health_on_host_removal,
+        close_connections_on_host_health_failure: cluster.close_connections_on_host_health_failure,
+        transport,
+        transport_matches: wire::each(&cluster.transport_socket_matches, "transport_socket_matches", transport_match)?,
+        metadata: cluster.metadata.as_ref().map(|m| Arc::new(wire::metadata(m))),
+        bind: cluster
+            .upstream_bind_config
+            .as_ref()
+            .map(bind_config)
+            .transpose()
+            .within("upstream_bind_config")?
+            .flatten(),
+        tcp_keepalive: connection_options.and_then(|o| o.tcp_keepalive.as_ref()).map(tcp_keepalive),
+        track_timeout_budgets: cluster.track_timeout_budgets || track.is_some_and(|t| t.timeout_budgets),
+        track_request_response_sizes: track.is_some_and(|t| t.request_response_sizes),
+        max_requests_per_connection: protocol.common.max_requests_per_connection,
+        protocol,
+        discovery,
+    };
+    check(&cluster)?;
+    Ok(cluster)
+}
+
+fn refuse_unsupported(cluster: &pb::Cluster) -> Result<(), Rejection> {
+    for (set, field) in [
+        (cluster.transport_socket_matcher.is_some(), "transport_socket_matcher"),
+        (!cluster.filters.is_empty(), "filters"),
+        (cluster.upstream_config.is_some(), "upstream_config"),
+        (cluster.preconnect_policy.is_some(), "preconnect_policy"),
+        (cluster.connection_pool_per_downstream_connection, "connection_pool_per_downstream_connection"),
+        (cluster.queuing_policies.is_some(), "queuing_policies"),
+    ] {
+        if set {
+            return Err(Rejection::unsupported(field, "leave it out"));
+        }
+    }
+    Ok(())
+}
+
+/// Rules between fields.
+fn check(cluster: &Cluster) -> Result<(), Rejection> {
+    let original_dst = matches!(cluster.discovery, Discovery::OriginalDst(_));
+    let aggregate = matches!(cluster.discovery, Discovery::Aggregate(_));
+    match (&cluster.lb, original_dst || aggregate) {
+        (LbPolicy::ClusterProvided, false) => {
+            return Err(Rejection::invalid(
+                "lb_policy",
+                "CLUSTER_PROVIDED needs type ORIGINAL_DST or an aggregate cluster",
+            ));
+        }
+        (LbPolicy::ClusterProvided, true) => {}
+        (_, true) => {
+            let kind = if original_dst { "ORIGINAL_DST" } else { "aggregate" };
+            return Err(Rejection::invalid("lb_policy", format!("must be CLUSTER_PROVIDED for an {kind} cluster")));
+        }
+        _ => {}
+    }
+    let tls = |t: &UpstreamTransport| match t {
+        UpstreamTransport::Tls(_) => true,
+        UpstreamTransport::ProxyProtocol { inner, .. } => matches!(**inner, UpstreamTransport::Tls(_)),
+        UpstreamTransport::Raw => false,
+    };
+    if cluster.protocol.version == UpstreamVersion::Auto && !tls(&cluster.transport) {
+        return Err(Rejection::invalid(
+            "transport_socket",
+            "auto_config chooses by ALPN: the transport socket must be tls",
+        ));
+    }
+    let grpc = cluster.health_checks.iter().any(|h| matches!(h.checker, HealthChecker::Grpc { .. }));
+    if grpc && cluster.protocol.version == UpstreamVersion::Http1 {
+        return Err(Rejection::invalid("health_checks", "grpc_health_check needs a cluster that speaks HTTP/2"));
+    }
+    Ok(())
+}
+
+fn transport_match(m: &pb::cluster::TransportSocketMatch) -> Result<TransportMatch, Rejection> {
+    Ok(TransportMatch {
+        name: wire::non_empty(&m.name, "name")?,
+        labels: m.r#match.as_ref().map_or_else(Vec::new, sorted_fields),
+        transport: tls::parse_upstream(m.transport_socket.as_ref()).within("transport_socket")?,
+    })
+}
+
+fn circuit_breakers(breakers: Option<&pb::CircuitBreakers>) -> Result<CircuitBreakers, Rejection> {
+    let empty = pb::CircuitBreakers::default();
+    let breakers = breakers.unwrap_or(&empty);
+    let of = |priority: core::RoutingPriority| {
+        let found = breakers.thresholds.iter().enumerate().find(|(_, t)| t.priority == priority as i32);
+        match found {
+            Some((i, t)) => thresholds(t).within_index("thresholds", i),
+            None => thresholds(&pb::circuit_breakers::Thresholds::default()),
+        }
+    };
+    let per_host = breakers.per_host_thresholds.iter().find(|t| t.priority == core::RoutingPriority::Default as i32);
+    Ok(CircuitBreakers {
+        default: of(core::RoutingPriority::Default)?,
+        high: of(core::RoutingPriority::High)?,
+        per_host_max_connections: per_host.and_then(|t| wire::uint32(&t.max_connections)),
+    })
+}
+
+fn thresholds(t: &pb::circuit_breakers::Thresholds) -> Result<Thresholds, Rejection> {
+    let or = |v: &Option<google::UInt32Value>, default| wire::uint32(v).unwrap_or(default);
+    let retry_budget = match &t.retry_budget {
+        Some(b) => Some(RetryBudget {
+            percent: match &b.budget_percent {
+                Some(p) => wire::percent(p, "retry_budget.budget_percent")?,
+                None => 20.0,
+            },
+            min_concurrency: or(&b.min_retry_concurrency, 3),
+        }),
+        None => None,
+    };
+    Ok(Thresholds {
+        max_connections: or(&t.max_connections, DEFAULT_LIMIT),
+        max_pending_requests: or(&t.max_pending_requests, DEFAULT_LIMIT),
+        max_requests: or(&t.max_requests, DEFAULT_LIMIT),
+        max_retries: or(&t.max_retries, DEFAULT_MAX_RETRIES),
+        retry_budget,
+        max_connection_pools: wire::uint32(&t.max_connection_pools),
+        track_remaining: t.track_remaining,
+    })
+}
+
+/// `None`: no source address, which leaves the choice to the kernel.
+fn bind_config(bind: &core::BindConfig) -> Result<Option<BindConfig>, Rejection> {
+    for (set, field) in [
+        (!bind.socket_options.is_empty(), "socket_options"),
+        (!bind.extra_source_addresses.is_empty(), "extra_source_addresses"),
+        (!bind.additional_source_addresses.is_empty(), "additional_source_addresses"),
+        (bind.local_address_selector.is_some(), "local_address_selector"),
+    ] {
+        if set {
+            return Err(Rejection::unsupported(field, "give one source_address"));
+        }
+    }
+    let Some(source) = &bind.source_address else { return Ok(None) };
+    match wire::socket_address(source, "source_address")? {
+        Address::Socket(source) => Ok(Some(BindConfig { source, freebind: wire::flag(&bind.freebind, false) })),
+        other => Err(Rejection::invalid("source_address.address", format!("`{other}` is no IP address"))),
+    }
+}
+
+/// Times are in seconds on the wire.
+pub(in crate::resource) fn tcp_keepalive(k: &core::TcpKeepalive) -> TcpKeepalive {
+    let seconds = |v: &Option<google::UInt32Value>| wire::uint32(v).map(|s| Duration::from_secs(u64::from(s)));
+    TcpKeepalive {
+        probes: wire::uint32(&k.keepalive_probes),
+        time: seconds(&k.keepalive_time),
+        interval: seconds(&k.keepalive_interval),
+    }
+}

@@ -1,0 +1,64 @@
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sidemesh_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager as Wire;
+
+use super::{EscapedSlashes, ForwardClientCert, HttpConnectionManager, RouteSource, parse};
+
+fn router() -> Value {
+    json!({ "name": "envoy.filters.http.router", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } })
+}
+
+fn read(extra: Value) -> Result<HttpConnectionManager, String> {
+    let mut value = json!({ "stat_prefix": "x", "http_filters": [router()],
+        "rds": { "route_config_name": "r", "config_source": { "ads": {} } } });
+    for (key, v) in extra.as_object().expect("an object") {
+        value[key] = v.clone();
+    }
+    let message = sidemesh_proto::json::parse::<Wire>(
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        &value,
+    )
+    .expect("well-formed");
+    parse(&message).map_err(|r| r.to_string())
+}
+
+#[test]
+fn defaults_are_envoys() {
+    let h = read(json!({})).expect("valid");
+    assert!(matches!(&h.routes, RouteSource::Rds { name, .. } if &**name == "r"));
+    assert_eq!((&*h.server_name, h.max_request_headers_kb), ("envoy", 60));
+    assert_eq!((h.stream_idle_timeout, h.request_timeout), (Some(Duration::from_secs(300)), None));
+    assert_eq!((h.drain_timeout, h.delayed_close_timeout), (Duration::from_secs(5), Some(Duration::from_secs(1))));
+    assert!(h.generate_request_id && !h.normalize_path && h.http1.allow_absolute_url && h.request_id_pack_trace_reason);
+    assert_eq!((h.escaped_slashes, h.forward_client_cert), (EscapedSlashes::Keep, ForwardClientCert::Sanitize));
+}
+
+#[test]
+fn zero_switches_a_timeout_off() {
+    let h = read(json!({ "stream_idle_timeout": "0s", "delayed_close_timeout": "0s" })).expect("valid");
+    assert_eq!((h.stream_idle_timeout, h.delayed_close_timeout), (None, None));
+}
+
+#[test]
+fn refusals_name_the_field() {
+    let refused = |extra: Value, expected: &str| assert_eq!(read(extra).expect_err("must be refused"), expected);
+    refused(json!({ "http_filters": [] }), "http_filters: invalid: the last filter must be envoy.filters.http.router");
+    refused(
+        json!({ "http_filters": [router(), router()] }),
+        "http_filters[0]: invalid: the router must be the last filter",
+    );
+    refused(json!({ "stat_prefix": "" }), "stat_prefix: invalid: must not be empty");
+    refused(
+        json!({ "max_request_headers_kb": 9000 }),
+        "max_request_headers_kb: invalid: 9000 is not between 1 and 8192",
+    );
+    refused(json!({ "codec_type": "HTTP3" }), "codec_type: not supported: HTTP/3 is not supported");
+    refused(
+        json!({ "local_reply_config": { "mappers": [{ "status_code": 700,
+            "filter": { "not_health_check_filter": {} } }] } }),
+        "local_reply_config.mappers[0].status_code: invalid: 700 is not between 200 and 599",
+    );
+    refused(json!({ "rds": { "route_config_name": "r" } }), "rds.config_source: invalid: is required");
+}

@@ -1,0 +1,139 @@
+//! `HttpConnectionManager.Tracing` and its OpenTelemetry provider.
+
+use std::sync::Arc;
+
+use sidemesh_proto::envoy::config::core::v3 as core;
+use sidemesh_proto::envoy::config::trace::v3 as trace;
+use sidemesh_proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
+use sidemesh_proto::envoy::extensions::tracers::opentelemetry::samplers::v3 as samplers;
+use sidemesh_proto::envoy::r#type::v3 as types;
+use sidemesh_proto::type_url;
+
+use prost::Name as _;
+
+use super::{HttpService, OpenTelemetryProvider, Sampler, Tracing};
+use crate::format;
+use crate::rejection::{Rejection, Within};
+use crate::resource::route;
+use crate::value::{Fraction, name};
+use crate::wire;
+
+const DEFAULT_PATH_TAG_LENGTH: u32 = 256;
+/// Envoy's name of a service that has none.
+const DEFAULT_SERVICE_NAME: &str = "unknown_service:envoy";
+/// Spans kept for the next export.
+const DEFAULT_MAX_CACHE_SIZE: u32 = 1024;
+/// `ParentBased` samplers inside one another.
+const MAX_SAMPLER_NESTING: u32 = 4;
+
+pub(super) fn tracing(t: &pb::http_connection_manager::Tracing) -> Result<Tracing, Rejection> {
+    let sampling = |p: &Option<types::Percent>, field: &str| match p {
+        None => Ok(Fraction::ALWAYS),
+        Some(p) => {
+            let percent = wire::percent(p, field)?;
+            Ok(Fraction { numerator: (percent * 100.0) as u32, denominator: 10_000 })
+        }
+    };
+    let operation = |text: &str, field: &str| (!text.is_empty()).then(|| format::parse_field(text, field)).transpose();
+    Ok(Tracing {
+        client_sampling: sampling(&t.client_sampling, "client_sampling")?,
+        random_sampling: sampling(&t.random_sampling, "random_sampling")?,
+        overall_sampling: sampling(&t.overall_sampling, "overall_sampling")?,
+        verbose: t.verbose,
+        max_path_tag_length: wire::uint32(&t.max_path_tag_length).unwrap_or(DEFAULT_PATH_TAG_LENGTH),
+        custom_tags: route::custom_tags(&t.custom_tags)?,
+        spawn_upstream_span: wire::flag(&t.spawn_upstream_span, false),
+        provider: t.provider.as_ref().map(|p| provider(p).map(Arc::new)).transpose().within("provider")?,
+        b3: false,
+        operation: operation(&t.operation, "operation")?,
+        upstream_operation: operation(&t.upstream_operation, "upstream_operation")?,
+    })
+}
+
+fn provider(provider: &trace::tracing::Http) -> Result<OpenTelemetryProvider, Rejection> {
+    let Some(trace::tracing::http::ConfigType::TypedConfig(any)) = &provider.config_type else {
+        return Err(Rejection::invalid("typed_config", format!("is required for `{}`", provider.name)));
+    };
+    if type_url::message_name(&any.type_url) != trace::OpenTelemetryConfig::full_name() {
+        let reason = format!("no tracer `{}`; there is opentelemetry", any.type_url);
+        return Err(Rejection::unsupported("typed_config", reason));
+    }
+    open_telemetry(&wire::unpack::<trace::OpenTelemetryConfig>(any, "typed_config")?).within("typed_config")
+}
+
+fn open_telemetry(c: &trace::OpenTelemetryConfig) -> Result<OpenTelemetryProvider, Rejection> {
+    if c.grpc_service.is_some() && c.http_service.is_some() {
+        return Err(Rejection::invalid("http_service", "give grpc_service or http_service, not both"));
+    }
+    for (set, field) in [
+        (c.exporter.is_some(), "exporter"),
+        (!c.resource_detectors.is_empty(), "resource_detectors"),
+        (
+            c.set_service_name_resource_attribute.as_ref().is_some_and(|v| !v.value),
+            "set_service_name_resource_attribute",
+        ),
+    ] {
+        if set {
+            return Err(Rejection::unsupported(field, "leave it out"));
+        }
+    }
+    let service_name = if c.service_name.is_empty() { DEFAULT_SERVICE_NAME } else { &c.service_name };
+    Ok(OpenTelemetryProvider {
+        service: c.grpc_service.as_ref().map(|s| wire::grpc_service(s, "grpc_service")).transpose()?,
+        http: c.http_service.as_ref().map(http_service).transpose().within("http_service")?,
+        service_name: name(service_name),
+        resource_attributes: Vec::new(),
+        sampler: c.sampler.as_ref().map(|s| sampler(s, MAX_SAMPLER_NESTING)).transpose().within("sampler")?,
+        max_cache_size: wire::uint32(&c.max_cache_size).unwrap_or(DEFAULT_MAX_CACHE_SIZE),
+    })
+}
+
+fn http_service(service: &core::HttpService) -> Result<HttpService, Rejection> {
+    use core::http_uri::HttpUpstreamType;
+    let uri = wire::required(&service.http_uri, "http_uri")?;
+    let Some(HttpUpstreamType::Cluster(cluster)) = &uri.http_upstream_type else {
+        return Err(Rejection::invalid("http_uri.cluster", "is required"));
+    };
+    let timeout = wire::required(&uri.timeout, "timeout").and_then(|d| wire::duration(d, "timeout"));
+    let mut headers = Vec::with_capacity(service.request_headers_to_add.len());
+    for (i, option) in service.request_headers_to_add.iter().enumerate() {
+        let header = wire::required(&option.header, "header").within_index("request_headers_to_add", i)?;
+        let one = wire::header_values(std::slice::from_ref(header), "header");
+        headers.extend(one.within_index("request_headers_to_add", i)?);
+    }
+    Ok(HttpService {
+        uri: wire::non_empty(&uri.uri, "uri").within("http_uri")?,
+        cluster: wire::non_empty(cluster, "cluster").within("http_uri")?,
+        timeout: timeout.within("http_uri")?,
+        headers,
+    })
+}
+
+fn sampler(s: &core::TypedExtensionConfig, depth: u32) -> Result<Sampler, Rejection> {
+    if depth == 0 {
+        return Err(Rejection::invalid("", "samplers are nested too deeply"));
+    }
+    let any = wire::required(&s.typed_config, "typed_config")?;
+    match type_url::message_name(&any.type_url) {
+        n if n == samplers::AlwaysOnSamplerConfig::full_name() => Ok(Sampler::AlwaysOn),
+        n if n == samplers::TraceIdRatioBasedSamplerConfig::full_name() => {
+            let config = wire::unpack::<samplers::TraceIdRatioBasedSamplerConfig>(any, "typed_config")?;
+            let fraction = match &config.sampling_percentage {
+                Some(f) => wire::fraction(f, "sampling_percentage").within("typed_config")?,
+                None => Fraction::NEVER,
+            };
+            Ok(Sampler::TraceIdRatio(fraction))
+        }
+        n if n == samplers::ParentBasedSamplerConfig::full_name() => {
+            let config = wire::unpack::<samplers::ParentBasedSamplerConfig>(any, "typed_config")?;
+            let inner = wire::required(&config.wrapped_sampler, "wrapped_sampler");
+            let inner = inner.and_then(|s| sampler(s, depth - 1).within("wrapped_sampler")).within("typed_config")?;
+            Ok(Sampler::ParentBased(Box::new(inner)))
+        }
+        _ => {
+            let known = "always_on, trace_id_ratio_based and parent_based";
+            let reason = format!("no sampler `{}`; there are {known}", any.type_url);
+            Err(Rejection::unsupported("typed_config", reason))
+        }
+    }
+}
