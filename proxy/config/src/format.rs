@@ -2,14 +2,27 @@
 //!
 //! Operators and their meaning: Envoy's "access logging" page. Evaluation against a request lives in the proxy.
 
+mod operator;
 mod parse;
+mod substitution;
 #[cfg(test)]
 mod tests;
 
 pub use parse::{FormatError, parse};
+pub use substitution::{
+    body_format, field as parse_field, header_additions, header_edit, header_edits, header_removal, json_format,
+    log_format, text_log_format,
+};
 
 use crate::matcher::header::HeaderName;
 use crate::value::Name;
+
+/// The format of an access log that gives none.
+pub const DEFAULT_ACCESS_LOG: &str = "[%START_TIME%] \"%REQUEST_HEADER(:METHOD)% \
+    %REQUEST_HEADER(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% \
+    %BYTES_SENT% %DURATION% %RESPONSE_HEADER(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQUEST_HEADER(X-FORWARDED-FOR)%\" \
+    \"%REQUEST_HEADER(USER-AGENT)%\" \"%REQUEST_HEADER(X-REQUEST-ID)%\" \"%REQUEST_HEADER(:AUTHORITY)%\" \
+    \"%UPSTREAM_HOST%\"\n";
 
 /// A compiled format string.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,23 +55,47 @@ pub enum Piece {
 /// One command operator.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Operator {
-    RequestHeader { name: HeaderName, fallback: Option<HeaderName>, without_query: bool },
-    ResponseHeader { name: http::HeaderName, fallback: Option<http::HeaderName> },
-    ResponseTrailer { name: http::HeaderName, fallback: Option<http::HeaderName> },
-    RequestedServerName,
+    RequestHeader {
+        name: HeaderName,
+        fallback: Option<HeaderName>,
+        without_query: bool,
+    },
+    ResponseHeader {
+        name: http::HeaderName,
+        fallback: Option<http::HeaderName>,
+    },
+    ResponseTrailer {
+        name: http::HeaderName,
+        fallback: Option<http::HeaderName>,
+    },
+    RequestedServerName(ServerName),
     StartTime(TimeFormat),
+    /// When the line is written.
+    EmitTime(TimeFormat),
     /// `TRACE_ID`.
     TraceId,
     SpanId,
     Protocol,
     UpstreamProtocol,
     /// `PATH(...)`, `QUERY_PARAM(x)`.
-    Path { with_query: bool },
+    Path {
+        with_query: bool,
+        source: Original,
+    },
     QueryParam(String),
+    /// The whole query; percent-decoded when asked for.
+    QueryParams {
+        decoded: bool,
+    },
     ResponseCode,
-    ResponseCodeDetails,
+    /// White space becomes `_`, unless it is allowed.
+    ResponseCodeDetails {
+        allow_whitespace: bool,
+    },
     ConnectionTerminationDetails,
-    ResponseFlags { long: bool },
+    ResponseFlags {
+        long: bool,
+    },
     BytesReceived,
     BytesSent,
     RequestHeadersBytes,
@@ -73,9 +110,17 @@ pub enum Operator {
     ResponseDuration,
     ResponseTxDuration,
     /// `COMMON_DURATION(START:END:PRECISION)`.
-    CommonDuration { from: TimePoint, to: TimePoint, precision: Precision },
-    UpstreamHost { part: AddressPart },
-    UpstreamHostName { with_port: bool },
+    CommonDuration {
+        from: TimePoint,
+        to: TimePoint,
+        precision: Precision,
+    },
+    UpstreamHost {
+        part: AddressPart,
+    },
+    UpstreamHostName {
+        with_port: bool,
+    },
     UpstreamCluster,
     UpstreamClusterRaw,
     UpstreamLocalAddress(AddressPart),
@@ -95,17 +140,35 @@ pub enum Operator {
     VirtualHostName,
     VirtualClusterName,
     FilterChainName,
-    ListenerMetadata { filter: Name, path: Vec<Name> },
-    RouteMetadata { filter: Name, path: Vec<Name> },
-    ClusterMetadata { filter: Name, path: Vec<Name> },
-    UpstreamHostMetadata { filter: Name, path: Vec<Name> },
-    DynamicMetadata { filter: Name, path: Vec<Name> },
-    FilterState { key: Name },
+    ListenerMetadata {
+        filter: Name,
+        path: Vec<Name>,
+    },
+    RouteMetadata {
+        filter: Name,
+        path: Vec<Name>,
+    },
+    ClusterMetadata {
+        filter: Name,
+        path: Vec<Name>,
+    },
+    UpstreamHostMetadata {
+        filter: Name,
+        path: Vec<Name>,
+    },
+    DynamicMetadata {
+        filter: Name,
+        path: Vec<Name>,
+    },
+    FilterState {
+        key: Name,
+    },
     GrpcStatus(GrpcStatusFormat),
     GrpcStatusNumber,
     Hostname,
     LocalReplyBody,
     UniqueId,
+    /// The value the variable had when the format was read; `None`: it is not set.
     Environment(Option<String>),
     AccessLogType,
     BytesRetransmitted,
@@ -119,6 +182,26 @@ pub enum AddressPart {
     AddressAndPort,
     Address,
     Port,
+    /// The address masked to so many bits, in CIDR notation.
+    Network(u8),
+}
+
+/// `REQUESTED_SERVER_NAME(X:Y)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerName {
+    Sni,
+    /// The host when there is no SNI.
+    SniElseHost(Original),
+    Host(Original),
+}
+
+/// Whether a path or host is the one that was received (`x-envoy-original-path`, `x-envoy-original-host`) or the present
+/// one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Original {
+    Original,
+    Present,
+    OriginalElsePresent,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,6 +248,7 @@ pub enum TimePoint {
     DownstreamRxEnd,
     UpstreamConnectStart,
     UpstreamConnectEnd,
+    UpstreamHandshakeComplete,
     UpstreamTxBegin,
     UpstreamTxEnd,
     UpstreamRxBegin,

@@ -1,13 +1,13 @@
 //! Compiled matchers: pure predicates over a [`RequestView`], callable without a connection.
 
-pub mod string;
-pub mod header;
-pub mod query;
 pub mod cookie;
-pub mod path;
-pub mod metadata;
 pub mod domain;
+pub mod header;
+pub mod metadata;
 pub mod parse;
+pub mod path;
+pub mod query;
+pub mod string;
 #[cfg(test)]
 mod tests;
 

@@ -111,7 +111,8 @@ pub fn header(m: &route::HeaderMatcher, field: &str) -> Result<HeaderMatcher, Re
 
 fn header_fields(m: &route::HeaderMatcher) -> Result<HeaderMatcher, Rejection> {
     use route::header_matcher::HeaderMatchSpecifier as Wire;
-    let plain = |make: fn(String, bool) -> StringMatcher, value: &str| HeaderMatch::Value(make(value.to_owned(), false));
+    let plain =
+        |make: fn(String, bool) -> StringMatcher, value: &str| HeaderMatch::Value(make(value.to_owned(), false));
     let kind = match &m.header_match_specifier {
         None => HeaderMatch::Present(true),
         Some(Wire::PresentMatch(present)) => HeaderMatch::Present(*present),
@@ -119,18 +120,15 @@ fn header_fields(m: &route::HeaderMatcher) -> Result<HeaderMatcher, Rejection> {
         Some(Wire::RangeMatch(range)) => HeaderMatch::Range(range.start..range.end),
         Some(Wire::ExactMatch(v)) => plain(|value, ignore_case| StringMatcher::Exact { value, ignore_case }, v),
         Some(Wire::SafeRegexMatch(m)) => HeaderMatch::Value(StringMatcher::Regex(regex(m, "safe_regex_match")?)),
-        Some(Wire::PrefixMatch(v)) => plain(
-            |value, ignore_case| StringMatcher::Prefix { value, ignore_case },
-            &non_empty(v, "prefix_match")?,
-        ),
-        Some(Wire::SuffixMatch(v)) => plain(
-            |value, ignore_case| StringMatcher::Suffix { value, ignore_case },
-            &non_empty(v, "suffix_match")?,
-        ),
-        Some(Wire::ContainsMatch(v)) => plain(
-            |value, ignore_case| StringMatcher::Contains { value, ignore_case },
-            &non_empty(v, "contains_match")?,
-        ),
+        Some(Wire::PrefixMatch(v)) => {
+            plain(|value, ignore_case| StringMatcher::Prefix { value, ignore_case }, &non_empty(v, "prefix_match")?)
+        }
+        Some(Wire::SuffixMatch(v)) => {
+            plain(|value, ignore_case| StringMatcher::Suffix { value, ignore_case }, &non_empty(v, "suffix_match")?)
+        }
+        Some(Wire::ContainsMatch(v)) => {
+            plain(|value, ignore_case| StringMatcher::Contains { value, ignore_case }, &non_empty(v, "contains_match")?)
+        }
     };
     Ok(HeaderMatcher {
         name: match_name(&m.name, "name")?,
@@ -231,7 +229,9 @@ fn value_fields(m: &wire::ValueMatcher, depth: usize) -> Result<ValueMatcher, Re
         }
         Some(Wire::OrMatch(or)) => {
             let one = |(i, m)| value_fields(m, depth).within_index("value_matchers", i);
-            Ok(ValueMatcher::Or(or.value_matchers.iter().enumerate().map(one).collect::<Result<_, _>>().within("or_match")?))
+            Ok(ValueMatcher::Or(
+                or.value_matchers.iter().enumerate().map(one).collect::<Result<_, _>>().within("or_match")?,
+            ))
         }
     }
 }
@@ -251,13 +251,14 @@ pub fn metadata_key(
     field: &str,
 ) -> Result<(Name, Vec<Name>), Rejection> {
     use sidemesh_proto::envoy::r#type::metadata::v3::metadata_key::path_segment::Segment;
-    let one = |(i, segment): (usize, &sidemesh_proto::envoy::r#type::metadata::v3::metadata_key::PathSegment)| {
-        match &segment.segment {
+    let one =
+        |(i, segment): (usize, &sidemesh_proto::envoy::r#type::metadata::v3::metadata_key::PathSegment)| match &segment
+            .segment
+        {
             Some(Segment::Key(key)) => non_empty(key, "key").within_index("path", i),
             Some(Segment::Index(_)) => Err(Rejection::unsupported(format!("path[{i}].index"), "use a key")),
             None => Err(Rejection::invalid(format!("path[{i}].key"), "is required")),
-        }
-    };
+        };
     let path = m.path.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>().within(field)?;
     Ok((name(&non_empty(&m.key, "key").within(field)?), path))
 }

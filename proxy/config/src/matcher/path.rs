@@ -6,12 +6,21 @@ use super::string::FullRegex;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum PathMatcher {
-    Prefix { value: String, case_sensitive: bool },
-    Exact { value: String, case_sensitive: bool },
+    Prefix {
+        value: String,
+        case_sensitive: bool,
+    },
+    Exact {
+        value: String,
+        case_sensitive: bool,
+    },
     /// On the path without its query.
     Regex(FullRegex),
     /// Kept without a trailing slash.
-    SeparatedPrefix { value: String, case_sensitive: bool },
+    SeparatedPrefix {
+        value: String,
+        case_sensitive: bool,
+    },
     /// CONNECT requests.
     Connect,
     UriTemplate(UriTemplate),

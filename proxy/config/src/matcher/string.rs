@@ -5,10 +5,22 @@ use regex::Regex;
 /// A compiled string matcher. Patterns of a case-ignoring matcher are kept lower-cased.
 #[derive(Debug, Clone)]
 pub enum StringMatcher {
-    Exact { value: String, ignore_case: bool },
-    Prefix { value: String, ignore_case: bool },
-    Suffix { value: String, ignore_case: bool },
-    Contains { value: String, ignore_case: bool },
+    Exact {
+        value: String,
+        ignore_case: bool,
+    },
+    Prefix {
+        value: String,
+        ignore_case: bool,
+    },
+    Suffix {
+        value: String,
+        ignore_case: bool,
+    },
+    Contains {
+        value: String,
+        ignore_case: bool,
+    },
     /// Matches the whole value.
     Regex(FullRegex),
 }

@@ -1,7 +1,13 @@
 //! Access-log sinks, formats and filters (`accesslog.v3.AccessLog`).
 
+mod parse;
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::sync::Arc;
+
+pub use parse::{parse, parse_all, parse_filter};
 
 use crate::format::Format;
 use crate::matcher::header::HeaderMatcher;
@@ -42,7 +48,7 @@ pub struct OpenTelemetryLog {
     pub service: GrpcService,
     pub flush_interval: std::time::Duration,
     pub buffer_bytes: u32,
-    pub resource_attributes: Vec<(Name, Name)>,
+    pub resource_attributes: Vec<(Name, JsonFormat)>,
     pub body: Option<JsonFormat>,
     pub attributes: Vec<(Name, JsonFormat)>,
     pub disable_builtin_labels: bool,
@@ -68,20 +74,40 @@ pub enum JsonFormat {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum AccessLogFilter {
-    StatusCode { op: Comparison, value: u32, runtime_key: Option<Name> },
-    Duration { op: Comparison, value: u32, runtime_key: Option<Name> },
+    StatusCode {
+        op: Comparison,
+        value: u32,
+        runtime_key: Option<Name>,
+    },
+    Duration {
+        op: Comparison,
+        value: u32,
+        runtime_key: Option<Name>,
+    },
     NotHealthCheck,
     Traceable,
-    Runtime { fraction: RuntimeFraction, independent: bool },
+    Runtime {
+        fraction: RuntimeFraction,
+        independent: bool,
+    },
     And(Vec<AccessLogFilter>),
     Or(Vec<AccessLogFilter>),
     Header(HeaderMatcher),
     /// Short flags (`UF`, `NR`); empty: any flag.
     ResponseFlag(Vec<Name>),
     /// gRPC status codes; `exclude` inverts.
-    GrpcStatus { statuses: Vec<u32>, exclude: bool },
-    Metadata { matcher: MetadataMatcher, match_if_missing: bool },
-    LogType { types: Vec<i32>, exclude: bool },
+    GrpcStatus {
+        statuses: Vec<u32>,
+        exclude: bool,
+    },
+    Metadata {
+        matcher: MetadataMatcher,
+        match_if_missing: bool,
+    },
+    LogType {
+        types: Vec<i32>,
+        exclude: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,6 +9,7 @@ pub mod http_connection_manager;
 pub mod tcp_proxy;
 pub mod network_filter;
 pub mod http_filter;
+pub mod http_service;
 pub mod access_log;
 pub mod route;
 pub mod cluster;

@@ -2,9 +2,17 @@
 
 use std::sync::Arc;
 
+use sidemesh_proto::envoy::extensions::filters::http::ext_authz::v3 as pb;
+
+use super::{FilterOverride, http_status};
+use crate::matcher::parse as matcher;
 use crate::matcher::string::StringMatcher;
+use crate::rejection::{Rejection, Within};
 use crate::resource::http_connection_manager::HttpService;
-use crate::value::{GrpcService, Name, RuntimeFraction};
+use crate::resource::http_filter::compressor::RuntimeFlag;
+use crate::resource::http_service::http_uri;
+use crate::value::{GrpcService, Name, RuntimeFraction, name};
+use crate::wire::{self, flag, optional_name, required};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExtAuthz {
@@ -18,7 +26,8 @@ pub struct ExtAuthz {
     pub validate_mutations: bool,
     pub metadata_context_namespaces: Vec<Name>,
     pub enabled: Option<RuntimeFraction>,
-    pub deny_at_disable: bool,
+    /// What a request meets when the filter is off for it: refusal or passage.
+    pub deny_at_disable: Option<RuntimeFlag>,
     pub include_peer_certificate: bool,
     pub include_tls_session: bool,
     pub allowed_headers: Vec<StringMatcher>,
@@ -60,4 +69,103 @@ pub struct ExtAuthzOverride {
     pub context_extensions: Vec<(Name, Name)>,
     pub disable_request_body_buffering: bool,
     pub with_request_body: Option<RequestBody>,
+}
+
+pub(super) fn parse(config: &pb::ExtAuthz) -> Result<ExtAuthz, Rejection> {
+    use pb::ext_authz::Services;
+    let service = match &config.services {
+        Some(Services::GrpcService(service)) => AuthzService::Grpc(wire::grpc_service(service, "grpc_service")?),
+        Some(Services::HttpService(service)) => AuthzService::Http(Arc::new(http(service).within("http_service")?)),
+        None => return Err(Rejection::invalid("", "needs one of grpc_service, http_service")),
+    };
+    let enabled = config.filter_enabled.as_ref().map(|f| wire::runtime_fraction(f, "filter_enabled"));
+    let body = config.with_request_body.as_ref().map(|b| request_body(b).within("with_request_body"));
+    Ok(ExtAuthz {
+        service,
+        failure_mode_allow: config.failure_mode_allow,
+        failure_mode_allow_header_add: config.failure_mode_allow_header_add,
+        with_request_body: body.transpose()?,
+        clear_route_cache: config.clear_route_cache,
+        status_on_error: http_status(&config.status_on_error, 403, "status_on_error")?,
+        validate_mutations: config.validate_mutations,
+        metadata_context_namespaces: config.metadata_context_namespaces.iter().map(|n| name(n)).collect(),
+        enabled: enabled.transpose()?,
+        deny_at_disable: config
+            .deny_at_disable
+            .as_ref()
+            .map(|f| RuntimeFlag { default: flag(&f.default_value, false), key: optional_name(&f.runtime_key) }),
+        include_peer_certificate: config.include_peer_certificate,
+        include_tls_session: config.include_tls_session,
+        allowed_headers: matcher::string_list(&config.allowed_headers, "allowed_headers")?,
+        disallowed_headers: matcher::string_list(&config.disallowed_headers, "disallowed_headers")?,
+        stat_prefix: name(&config.stat_prefix),
+        encode_raw_headers: config.encode_raw_headers,
+        bootstrap_metadata_labels_key: name(&config.bootstrap_metadata_labels_key),
+        charge_cluster_response_stats: flag(&config.charge_cluster_response_stats, true),
+    })
+}
+
+fn http(service: &pb::HttpService) -> Result<HttpAuthz, Rejection> {
+    if !service.path_prefix.is_empty() && !service.path_prefix.starts_with('/') {
+        return Err(Rejection::invalid("path_prefix", "must start with `/`"));
+    }
+    let request = service.authorization_request.clone().unwrap_or_default();
+    let response = service.authorization_response.clone().unwrap_or_default();
+    let of_response = |list, field: &str| matcher::string_list(list, field).within("authorization_response");
+    #[allow(deprecated)] // Envoy still takes the list here.
+    let allowed_headers = matcher::string_list(&request.allowed_headers, "authorization_request.allowed_headers")?;
+    Ok(HttpAuthz {
+        service: http_uri(required(&service.server_uri, "server_uri")?, Vec::new(), "server_uri")?,
+        path_prefix: name(&service.path_prefix),
+        allowed_headers,
+        headers_to_add: wire::header_values(&request.headers_to_add, "authorization_request.headers_to_add")?,
+        allowed_upstream_headers: of_response(&response.allowed_upstream_headers, "allowed_upstream_headers")?,
+        allowed_upstream_headers_to_append: of_response(
+            &response.allowed_upstream_headers_to_append,
+            "allowed_upstream_headers_to_append",
+        )?,
+        allowed_client_headers: of_response(&response.allowed_client_headers, "allowed_client_headers")?,
+        allowed_client_headers_on_success: of_response(
+            &response.allowed_client_headers_on_success,
+            "allowed_client_headers_on_success",
+        )?,
+    })
+}
+
+fn request_body(b: &pb::BufferSettings) -> Result<RequestBody, Rejection> {
+    if b.max_request_bytes == 0 {
+        return Err(Rejection::invalid("max_request_bytes", "must be greater than 0"));
+    }
+    Ok(RequestBody {
+        max_request_bytes: b.max_request_bytes,
+        allow_partial_message: b.allow_partial_message,
+        pack_as_bytes: b.pack_as_bytes,
+    })
+}
+
+pub(super) fn parse_override(config: &pb::ExtAuthzPerRoute) -> Result<FilterOverride, Rejection> {
+    use pb::ext_authz_per_route::Override;
+    match &config.r#override {
+        Some(Override::Disabled(true)) => Ok(FilterOverride::Disabled),
+        Some(Override::Disabled(false)) => Ok(FilterOverride::Enabled),
+        Some(Override::CheckSettings(settings)) => {
+            check_settings(settings).map(FilterOverride::ExtAuthz).within("check_settings")
+        }
+        None => Err(Rejection::invalid("", "needs one of disabled, check_settings")),
+    }
+}
+
+fn check_settings(s: &pb::CheckSettings) -> Result<ExtAuthzOverride, Rejection> {
+    if s.service_override.is_some() {
+        return Err(Rejection::unsupported("grpc_service", "a route cannot override the service; remove it"));
+    }
+    if s.disable_request_body_buffering && s.with_request_body.is_some() {
+        return Err(Rejection::invalid("with_request_body", "excludes disable_request_body_buffering"));
+    }
+    let body = s.with_request_body.as_ref().map(|b| request_body(b).within("with_request_body"));
+    Ok(ExtAuthzOverride {
+        context_extensions: wire::labels(&s.context_extensions).into_iter().collect(),
+        disable_request_body_buffering: s.disable_request_body_buffering,
+        with_request_body: body.transpose()?,
+    })
 }

@@ -3,10 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sidemesh_proto::envoy::extensions::filters::http::jwt_authn::v3 as pb;
+
+use crate::matcher::parse as matcher;
 use crate::matcher::string::StringMatcher;
+use crate::rejection::{Rejection, Within};
 use crate::resource::http_connection_manager::HttpService;
-use crate::resource::route::RouteMatch;
-use crate::value::{Backoff, DataSource, Name};
+use crate::resource::http_service::http_uri;
+use crate::resource::route::{RouteMatch, route_match};
+use crate::value::{Backoff, DataSource, Name, name};
+use crate::wire::{self, header_name, non_empty, optional_duration, optional_name, required};
+
+const DEFAULT_CLOCK_SKEW: Duration = Duration::from_secs(60);
+const DEFAULT_JWKS_CACHE: Duration = Duration::from_secs(600);
+const DEFAULT_REFETCH: Duration = Duration::from_secs(1);
+const DEFAULT_FETCH_RETRY: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(10) };
+/// Tokens kept per provider when a cache is asked for without a size.
+const DEFAULT_CACHE_SIZE: u32 = 100;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct JwtAuthn {
@@ -45,7 +58,14 @@ pub struct JwtProvider {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Jwks {
     Local(DataSource),
-    Remote { service: HttpService, cache_duration: Duration, async_fetch: bool, fast_listener: bool, failed_refetch: Duration, retry: Option<Backoff> },
+    Remote {
+        service: HttpService,
+        cache_duration: Duration,
+        async_fetch: bool,
+        fast_listener: bool,
+        failed_refetch: Duration,
+        retry: Option<Backoff>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -68,4 +88,167 @@ pub enum Requirement {
 pub enum JwtOverride {
     Disabled,
     RequirementName(Name),
+}
+
+pub(super) fn parse(config: &pb::JwtAuthentication) -> Result<JwtAuthn, Rejection> {
+    let mut providers = Vec::with_capacity(config.providers.len());
+    for (provider_name, p) in &config.providers {
+        let parsed = provider(provider_name, p).map_err(|r| r.within(&format!("providers[{provider_name}]")))?;
+        providers.push(Arc::new(parsed));
+    }
+    providers.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut requirement_map = Vec::with_capacity(config.requirement_map.len());
+    for (requirement_name, r) in &config.requirement_map {
+        let parsed =
+            requirement(r, &providers).map_err(|r| r.within(&format!("requirement_map[{requirement_name}]")))?;
+        requirement_map.push((name(requirement_name), Arc::new(parsed)));
+    }
+    requirement_map.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let rules = config.rules.iter().enumerate();
+    Ok(JwtAuthn {
+        rules: rules
+            .map(|(i, r)| rule(r, &providers, &requirement_map).within_index("rules", i))
+            .collect::<Result<_, _>>()?,
+        providers,
+        bypass_cors_preflight: config.bypass_cors_preflight,
+        requirement_map,
+        strip_failure_response: config.strip_failure_response,
+        stat_prefix: name(&config.stat_prefix),
+    })
+}
+
+fn provider(provider_name: &str, p: &pb::JwtProvider) -> Result<JwtProvider, Rejection> {
+    use pb::jwt_provider::JwksSourceSpecifier as Wire;
+    let jwks = match &p.jwks_source_specifier {
+        Some(Wire::LocalJwks(source)) => Jwks::Local(wire::data_source(source, "local_jwks")?),
+        Some(Wire::RemoteJwks(remote)) => remote_jwks(remote).within("remote_jwks")?,
+        None => return Err(Rejection::invalid("", "needs one of remote_jwks, local_jwks")),
+    };
+    let from = |h: &pb::JwtHeader| Ok((header_name(&h.name, "name")?, h.value_prefix.clone()));
+    let claim = |c: &pb::JwtClaimToHeader| {
+        Ok((header_name(&c.header_name, "header_name")?, non_empty(&c.claim_name, "claim_name")?))
+    };
+    let headers = p.from_headers.iter().enumerate();
+    let claims = p.claim_to_headers.iter().enumerate();
+    let payload_header = optional_name(&p.forward_payload_header);
+    Ok(JwtProvider {
+        name: name(provider_name),
+        issuer: name(&p.issuer),
+        audiences: p.audiences.iter().map(|a| name(a)).collect(),
+        subjects: p.subjects.as_ref().map(|m| matcher::string(m, "subjects")).transpose()?,
+        require_expiration: p.require_expiration,
+        max_lifetime: optional_duration(&p.max_lifetime, "max_lifetime")?,
+        clock_skew: match p.clock_skew_seconds {
+            0 => DEFAULT_CLOCK_SKEW,
+            seconds => Duration::from_secs(seconds.into()),
+        },
+        jwks,
+        forward: p.forward,
+        from_headers: headers.map(|(i, h)| from(h).within_index("from_headers", i)).collect::<Result<_, _>>()?,
+        from_params: p.from_params.clone(),
+        from_cookies: p.from_cookies.clone(),
+        forward_payload_header: payload_header.map(|h| header_name(&h, "forward_payload_header")).transpose()?,
+        pad_forward_payload_header: p.pad_forward_payload_header,
+        payload_in_metadata: optional_name(&p.payload_in_metadata),
+        header_in_metadata: optional_name(&p.header_in_metadata),
+        claim_to_headers: claims
+            .map(|(i, c)| claim(c).within_index("claim_to_headers", i))
+            .collect::<Result<_, _>>()?,
+        clear_route_cache: p.clear_route_cache,
+        cache_size: p.jwt_cache_config.as_ref().map(|c| match c.jwt_cache_size {
+            0 => DEFAULT_CACHE_SIZE,
+            size => size,
+        }),
+    })
+}
+
+fn remote_jwks(r: &pb::RemoteJwks) -> Result<Jwks, Rejection> {
+    let fetch = r.async_fetch.as_ref();
+    let retry = match &r.retry_policy {
+        Some(policy) => match &policy.retry_back_off {
+            Some(b) => Some(wire::backoff(b, "retry_back_off").within("retry_policy")?),
+            None => Some(DEFAULT_FETCH_RETRY),
+        },
+        None => None,
+    };
+    let failed_refetch = match fetch.and_then(|f| f.failed_refetch_duration.as_ref()) {
+        Some(d) => wire::duration(d, "async_fetch.failed_refetch_duration")?,
+        None => DEFAULT_REFETCH,
+    };
+    Ok(Jwks::Remote {
+        service: http_uri(required(&r.http_uri, "http_uri")?, Vec::new(), "http_uri")?,
+        cache_duration: wire::duration_or(&r.cache_duration, "cache_duration", DEFAULT_JWKS_CACHE)?,
+        async_fetch: fetch.is_some(),
+        fast_listener: fetch.is_some_and(|f| f.fast_listener),
+        failed_refetch,
+        retry,
+    })
+}
+
+fn rule(
+    r: &pb::RequirementRule,
+    providers: &[Arc<JwtProvider>],
+    map: &[(Name, Arc<Requirement>)],
+) -> Result<JwtRule, Rejection> {
+    use pb::requirement_rule::RequirementType as Wire;
+    let requirement = match &r.requirement_type {
+        // An empty requirement asks for nothing, as none does.
+        Some(Wire::Requires(pb::JwtRequirement { requires_type: None })) | None => None,
+        Some(Wire::Requires(r)) => Some(Arc::new(requirement(r, providers).within("requires")?)),
+        Some(Wire::RequirementName(wanted)) => {
+            let found = map.iter().find(|(known, _)| **known == **wanted);
+            let (_, requirement) = found.ok_or_else(|| {
+                let known: Vec<&str> = map.iter().map(|(n, _)| &**n).collect();
+                let reason = format!("`{wanted}` is not in requirement_map; it has [{}]", known.join(", "));
+                Rejection::invalid("requirement_name", reason)
+            })?;
+            Some(requirement.clone())
+        }
+    };
+    Ok(JwtRule { matcher: route_match(required(&r.r#match, "match")?).within("match")?, requirement })
+}
+
+fn requirement(r: &pb::JwtRequirement, providers: &[Arc<JwtProvider>]) -> Result<Requirement, Rejection> {
+    use pb::jwt_requirement::RequiresType as Wire;
+    let known = |wanted: &str, field: &str| match providers.iter().find(|p| *p.name == *wanted) {
+        Some(provider) => Ok(provider.name.clone()),
+        None => Err(Rejection::invalid(field, format!("provider `{wanted}` is not configured; add it to providers"))),
+    };
+    let list = |requirements: &[pb::JwtRequirement], field: &str| {
+        if requirements.len() < 2 {
+            return Err(Rejection::invalid(field, "needs at least two requirements"));
+        }
+        let each = requirements.iter().enumerate();
+        each.map(|(i, r)| requirement(r, providers).within_index(field, i)).collect::<Result<Vec<_>, _>>()
+    };
+    Ok(match &r.requires_type {
+        Some(Wire::ProviderName(provider)) => {
+            Requirement::Provider { name: known(provider, "provider_name")?, audiences: Vec::new() }
+        }
+        Some(Wire::ProviderAndAudiences(p)) => Requirement::Provider {
+            name: known(&p.provider_name, "provider_and_audiences.provider_name")?,
+            audiences: p.audiences.iter().map(|a| name(a)).collect(),
+        },
+        Some(Wire::RequiresAny(any)) => Requirement::Any(list(&any.requirements, "requires_any.requirements")?),
+        Some(Wire::RequiresAll(all)) => Requirement::All(list(&all.requirements, "requires_all.requirements")?),
+        Some(Wire::AllowMissingOrFailed(_)) => Requirement::AllowMissingOrFailed,
+        Some(Wire::AllowMissing(_)) => Requirement::AllowMissing,
+        Some(Wire::ExtractOnlyWithoutValidation(_)) => {
+            let reason = "tokens are always verified; use allow_missing_or_failed";
+            return Err(Rejection::unsupported("extract_only_without_validation", reason));
+        }
+        None => return Err(Rejection::invalid("", "needs a requirement")),
+    })
+}
+
+pub(super) fn parse_override(config: &pb::PerRouteConfig) -> Result<JwtOverride, Rejection> {
+    use pb::per_route_config::RequirementSpecifier as Wire;
+    match &config.requirement_specifier {
+        Some(Wire::Disabled(true)) => Ok(JwtOverride::Disabled),
+        Some(Wire::Disabled(false)) => Err(Rejection::invalid("disabled", "must be true")),
+        Some(Wire::RequirementName(requirement)) => {
+            Ok(JwtOverride::RequirementName(non_empty(requirement, "requirement_name")?))
+        }
+        None => Err(Rejection::invalid("", "needs one of disabled, requirement_name")),
+    }
 }

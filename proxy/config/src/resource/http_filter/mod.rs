@@ -11,15 +11,18 @@ pub mod fault;
 pub mod header_mutation;
 pub mod health_check;
 pub mod jwt_authn;
+mod parse;
 pub mod rate_limit;
 pub mod rbac;
 pub mod router;
-mod parse;
 
-pub use parse::{parse, parse_overrides};
+pub use parse::{parse, parse_kind, parse_overrides};
 
 use std::sync::Arc;
 
+use sidemesh_proto::envoy::r#type::v3::HttpStatus;
+
+use crate::rejection::Rejection;
 use crate::value::{ConfigSource, Name};
 
 /// One entry of a filter chain.
@@ -52,7 +55,12 @@ pub enum HttpFilterKind {
     Rbac(Arc<rbac::RbacFilter>),
     OnDemand,
     /// ECDS: the configuration arrives under this name.
-    Discovered { name: Name, source: ConfigSource, default: Option<Box<HttpFilterKind>>, type_urls: Vec<Name> },
+    Discovered {
+        name: Name,
+        source: ConfigSource,
+        default: Option<Box<HttpFilterKind>>,
+        type_urls: Vec<Name>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -93,4 +101,12 @@ pub enum FilterOverride {
     /// `None` rules: no authorization on this route.
     Rbac(Option<Arc<rbac::RbacFilter>>),
     HealthCheck,
+}
+
+/// The status of a local answer; `default` when none is given.
+fn http_status(status: &Option<HttpStatus>, default: u16, field: &str) -> Result<u16, Rejection> {
+    match status.as_ref().map_or(Ok(default), |s| u16::try_from(s.code)) {
+        Ok(code @ 100..=599) => Ok(code),
+        _ => Err(Rejection::invalid(format!("{field}.code"), "is no HTTP status")),
+    }
 }

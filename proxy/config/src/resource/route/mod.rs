@@ -1,10 +1,10 @@
 //! Route tables (`route.v3.RouteConfiguration`): virtual hosts, routes, actions and their policies.
 
-mod parse;
 mod action;
+mod index;
+mod parse;
 mod policy;
 mod rate_limit;
-mod index;
 mod select;
 #[cfg(test)]
 mod tests;
@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+pub(in crate::resource) use action::subset_match;
 pub use index::RouteIndex;
+pub(crate) use parse::match_template;
 pub use parse::{parse, parse_scoped, parse_virtual_host, route_match};
 pub use policy::{custom_tags, retry_policy, upgrade_config};
 pub use rate_limit::rate_limits;
@@ -22,7 +24,7 @@ pub use select::{Explanation, Mismatch};
 
 use crate::format::Format;
 use crate::matcher::domain::DomainIndex;
-use crate::matcher::header::HeaderMatcher;
+use crate::matcher::header::{HeaderMatcher, HeaderName as AnyHeader};
 use crate::matcher::metadata::MetadataMatcher;
 use crate::matcher::path::{PathMatcher, UriTemplate};
 use crate::matcher::query::QueryMatcher;
@@ -174,7 +176,7 @@ pub struct SubsetMatch(pub Vec<(Name, serde_json::Value)>);
 #[derive(Debug, Clone, PartialEq)]
 pub enum ClusterChoice {
     Cluster(Name),
-    Header(HeaderName),
+    Header(AnyHeader),
     Weighted(Box<WeightedClusters>),
 }
 
@@ -201,16 +203,22 @@ pub struct WeightedCluster {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ClusterChoiceLeaf {
     Cluster(Name),
-    Header(HeaderName),
+    Header(AnyHeader),
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum PathRewrite {
     Prefix(Name),
     /// `regex_rewrite`: RE2 with `\1` substitutions, kept as the `regex` crate's `${1}`.
-    Regex { pattern: RegexPattern, substitution: String },
+    Regex {
+        pattern: RegexPattern,
+        substitution: String,
+    },
     /// `path_rewrite_policy` with a URI template.
-    Template { rewrite: Vec<TemplatePiece>, from: UriTemplate },
+    Template {
+        rewrite: Vec<TemplatePiece>,
+        from: UriTemplate,
+    },
     /// Whole new path (`path_rewrite`: a format).
     Format(Arc<Format>),
 }
@@ -237,7 +245,10 @@ pub enum HostRewrite {
     /// `auto_host_rewrite`: the chosen endpoint's hostname.
     Auto,
     Header(HeaderName),
-    PathRegex { pattern: RegexPattern, substitution: String },
+    PathRegex {
+        pattern: RegexPattern,
+        substitution: String,
+    },
     Format(Arc<Format>),
 }
 
@@ -380,9 +391,17 @@ pub struct HashPolicy {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum HashSource {
-    Header { name: HeaderName, rewrite: Option<(RegexPattern, String)> },
+    Header {
+        name: AnyHeader,
+        rewrite: Option<(RegexPattern, String)>,
+    },
     /// `ttl`: `None` never generates; `Some(0)` a session cookie.
-    Cookie { name: String, path: String, ttl: Option<Duration>, attributes: Vec<(String, String)> },
+    Cookie {
+        name: String,
+        path: String,
+        ttl: Option<Duration>,
+        attributes: Vec<(String, String)>,
+    },
     SourceIp,
     QueryParameter(String),
     FilterState(Name),
@@ -428,7 +447,10 @@ pub enum RedirectPath {
     /// May hold a query of its own.
     Path(Name),
     Prefix(Name),
-    Regex { pattern: RegexPattern, substitution: String },
+    Regex {
+        pattern: RegexPattern,
+        substitution: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -453,7 +475,7 @@ pub struct RateLimit {
 pub enum RateLimitAction {
     SourceCluster,
     DestinationCluster,
-    RequestHeader { name: HeaderName, key: Name, skip_if_absent: bool },
+    RequestHeader { name: AnyHeader, key: Name, skip_if_absent: bool },
     QueryParameter { name: String, key: Name, skip_if_absent: bool },
     RemoteAddress,
     MaskedRemoteAddress { v4_len: u8, v6_len: u8 },

@@ -1,0 +1,292 @@
+//! `route.v3.RouteConfiguration` → [`RouteConfig`]: tables, virtual hosts, routes and their matches.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use sidemesh_proto::envoy::config::core::v3 as core;
+use sidemesh_proto::envoy::config::route::v3 as pb;
+use sidemesh_proto::envoy::extensions::path::r#match::uri_template::v3 as uri_template;
+use sidemesh_proto::google;
+
+use super::{
+    Decorator, RequireTls, Route, RouteAction, RouteConfig, RouteIndex, RouteMatch, ScopedRoute, TlsMatch, VirtualHost,
+    action, policy, rate_limits,
+};
+use crate::format;
+use crate::matcher::domain::DomainIndex;
+use crate::matcher::parse as matcher;
+use crate::matcher::path::{PathMatcher, UriTemplate};
+use crate::rejection::{Rejection, Within};
+use crate::resource::http_filter::parse_overrides;
+use crate::value::{Metadata, Name, name};
+use crate::wire::{self, enumeration, flag, non_empty, optional_name, required};
+
+/// `max_direct_response_body_size_bytes` when it is not given.
+const DEFAULT_MAX_DIRECT_RESPONSE_BODY: u32 = 4096;
+
+/// What the levels below a route table need to know of it.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) max_direct_response_body: u32,
+}
+
+/// A route table. `validate_clusters` is false unless it says so; for a table inside a connection manager Envoy's default is
+/// true, which is for the connection manager's parser to apply.
+pub fn parse(config: &pb::RouteConfiguration) -> Result<RouteConfig, Rejection> {
+    let max_direct_response_body =
+        wire::uint32(&config.max_direct_response_body_size_bytes).unwrap_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY);
+    let limits = Limits { max_direct_response_body };
+    let hosts = config.virtual_hosts.iter().enumerate();
+    let virtual_hosts = hosts
+        .map(|(i, host)| virtual_host(host, limits).map(Arc::new).within_index("virtual_hosts", i))
+        .collect::<Result<Vec<_>, _>>()?;
+    let vhds = match &config.vhds {
+        Some(vhds) => {
+            let source = required(&vhds.config_source, "config_source").within("vhds")?;
+            Some(wire::config_source(source, "config_source").within("vhds")?)
+        }
+        None => None,
+    };
+    let internal = config.internal_only_headers.iter().enumerate();
+    Ok(RouteConfig {
+        name: name(&config.name),
+        domains: index_domains(&virtual_hosts)?,
+        virtual_hosts,
+        vhds,
+        internal_only_headers: internal
+            .map(|(i, h)| wire::header_name(h, &format!("internal_only_headers[{i}]")))
+            .collect::<Result<_, _>>()?,
+        request_headers: format::header_edits(
+            &config.request_headers_to_add,
+            &config.request_headers_to_remove,
+            "request_headers",
+        )?,
+        response_headers: format::header_edits(
+            &config.response_headers_to_add,
+            &config.response_headers_to_remove,
+            "response_headers",
+        )?,
+        most_specific_header_mutations_wins: config.most_specific_header_mutations_wins,
+        validate_clusters: flag(&config.validate_clusters, false),
+        max_direct_response_body,
+        ignore_port_in_host_matching: config.ignore_port_in_host_matching,
+        ignore_path_parameters: config.ignore_path_parameters_in_path_matching,
+        request_mirrors: policy::mirrors(&config.request_mirror_policies)?,
+        overrides: parse_overrides(&config.typed_per_filter_config)?,
+        metadata: metadata(&config.metadata),
+    })
+}
+
+/// Names and domains are unique within a table.
+fn index_domains(hosts: &[Arc<VirtualHost>]) -> Result<DomainIndex, Rejection> {
+    let mut names = HashSet::new();
+    let mut index = DomainIndex::default();
+    for (i, host) in hosts.iter().enumerate() {
+        if !names.insert(&host.name) {
+            let reason = format!("`{}` is taken; virtual hosts need unique names", host.name);
+            return Err(Rejection::invalid("name", reason)).within_index("virtual_hosts", i);
+        }
+        for (j, domain) in host.domains.iter().enumerate() {
+            index
+                .insert(domain, i)
+                .map_err(|e| Rejection::invalid(format!("domains[{j}]"), e.to_string()))
+                .within_index("virtual_hosts", i)?;
+        }
+    }
+    Ok(index)
+}
+
+/// A virtual host of its own (VHDS).
+pub fn parse_virtual_host(host: &pb::VirtualHost) -> Result<VirtualHost, Rejection> {
+    virtual_host(host, Limits { max_direct_response_body: DEFAULT_MAX_DIRECT_RESPONSE_BODY })
+}
+
+fn virtual_host(host: &pb::VirtualHost, limits: Limits) -> Result<VirtualHost, Rejection> {
+    use pb::virtual_host::TlsRequirementType as Wire;
+    if host.domains.is_empty() {
+        return Err(Rejection::invalid("domains", "must name at least one domain"));
+    }
+    let routes = host.routes.iter().enumerate();
+    let routes =
+        routes.map(|(i, r)| route(r, limits).map(Arc::new).within_index("routes", i)).collect::<Result<Vec<_>, _>>()?;
+    Ok(VirtualHost {
+        name: non_empty(&host.name, "name")?,
+        domains: host.domains.iter().map(|d| name(d)).collect(),
+        index: RouteIndex::new(&routes),
+        routes,
+        require_tls: match enumeration(host.require_tls, "require_tls")? {
+            Wire::None => RequireTls::None,
+            Wire::ExternalOnly => RequireTls::ExternalOnly,
+            Wire::All => RequireTls::All,
+        },
+        request_headers: format::header_edits(
+            &host.request_headers_to_add,
+            &host.request_headers_to_remove,
+            "request_headers",
+        )?,
+        response_headers: format::header_edits(
+            &host.response_headers_to_add,
+            &host.response_headers_to_remove,
+            "response_headers",
+        )?,
+        include_request_attempt_count: host.include_request_attempt_count,
+        include_attempt_count_in_response: host.include_attempt_count_in_response,
+        include_is_timeout_retry_header: host.include_is_timeout_retry_header,
+        retry_policy: policy::optional_retry_policy(&host.retry_policy, "retry_policy")?,
+        hedge_policy: policy::hedge_policy(&host.hedge_policy),
+        rate_limits: rate_limits(&host.rate_limits, "rate_limits")?,
+        per_request_buffer_limit: buffer_limit(&host.per_request_buffer_limit_bytes, &host.request_body_buffer_limit)?,
+        request_mirrors: policy::mirrors(&host.request_mirror_policies)?,
+        overrides: parse_overrides(&host.typed_per_filter_config)?,
+        metadata: metadata(&host.metadata),
+    })
+}
+
+fn metadata(m: &Option<core::Metadata>) -> Option<Arc<Metadata>> {
+    m.as_ref().map(|m| Arc::new(wire::metadata(m)))
+}
+
+/// The two spellings of one limit.
+fn buffer_limit(
+    old: &Option<google::UInt32Value>,
+    new: &Option<google::UInt64Value>,
+) -> Result<Option<u64>, Rejection> {
+    match (old, new) {
+        (Some(_), Some(_)) => {
+            let reason = "excludes per_request_buffer_limit_bytes; give request_body_buffer_limit alone";
+            Err(Rejection::invalid("request_body_buffer_limit", reason))
+        }
+        (Some(old), None) => Ok(Some(u64::from(old.value))),
+        (None, new) => Ok(new.as_ref().map(|v| v.value)),
+    }
+}
+
+fn route(route: &pb::Route, limits: Limits) -> Result<Route, Rejection> {
+    use pb::route::Action as Wire;
+    let matcher = required(&route.r#match, "match").and_then(|m| route_match(m).within("match"))?;
+    let action = match &route.action {
+        Some(Wire::Route(forward)) => action::forward(forward, &matcher.path).within("route")?,
+        Some(Wire::Redirect(redirect)) => action::redirect(redirect).within("redirect")?,
+        Some(Wire::DirectResponse(response)) => action::direct_response(response, limits).within("direct_response")?,
+        Some(Wire::NonForwardingAction(_)) => RouteAction::NonForwarding,
+        Some(Wire::FilterAction(_)) => {
+            return Err(Rejection::unsupported("filter_action", "use route, redirect or direct_response"));
+        }
+        None => {
+            return Err(Rejection::invalid("", "needs one of route, redirect, direct_response, non_forwarding_action"));
+        }
+    };
+    let decorator = match &route.decorator {
+        Some(decorator) => Some(Decorator {
+            operation: non_empty(&decorator.operation, "operation").within("decorator")?,
+            propagate: flag(&decorator.propagate, true),
+        }),
+        None => None,
+    };
+    Ok(Route {
+        name: name(&route.name),
+        matcher,
+        action,
+        metadata: metadata(&route.metadata),
+        decorator,
+        request_headers: format::header_edits(
+            &route.request_headers_to_add,
+            &route.request_headers_to_remove,
+            "request_headers",
+        )?,
+        response_headers: format::header_edits(
+            &route.response_headers_to_add,
+            &route.response_headers_to_remove,
+            "response_headers",
+        )?,
+        tracing: route.tracing.as_ref().map(policy::tracing).transpose().within("tracing")?,
+        per_request_buffer_limit: buffer_limit(
+            &route.per_request_buffer_limit_bytes,
+            &route.request_body_buffer_limit,
+        )?,
+        stat_prefix: optional_name(&route.stat_prefix),
+        overrides: parse_overrides(&route.typed_per_filter_config)?,
+    })
+}
+
+/// A `RouteMatch`, of a route or of a filter's rule.
+pub fn route_match(m: &pb::RouteMatch) -> Result<RouteMatch, Rejection> {
+    let fraction = m.runtime_fraction.as_ref().map(|f| wire::runtime_fraction(f, "runtime_fraction"));
+    let dynamic_metadata = m.dynamic_metadata.iter().enumerate();
+    Ok(RouteMatch {
+        path: path_matcher(m)?,
+        headers: matcher::headers(&m.headers, "headers")?,
+        query: matcher::queries(&m.query_parameters, "query_parameters")?,
+        runtime_fraction: fraction.transpose()?,
+        grpc: m.grpc.is_some(),
+        tls: m.tls_context.as_ref().map(|tls| TlsMatch {
+            presented: tls.presented.as_ref().map(|v| v.value),
+            validated: tls.validated.as_ref().map(|v| v.value),
+        }),
+        dynamic_metadata: dynamic_metadata
+            .map(|(i, m)| matcher::metadata(m, &format!("dynamic_metadata[{i}]")))
+            .collect::<Result<_, _>>()?,
+        cookies: matcher::cookies(&m.cookies, "cookies")?,
+    })
+}
+
+fn path_matcher(m: &pb::RouteMatch) -> Result<PathMatcher, Rejection> {
+    use pb::route_match::PathSpecifier as Wire;
+    let case_sensitive = flag(&m.case_sensitive, true);
+    match &m.path_specifier {
+        Some(Wire::Prefix(value)) => Ok(PathMatcher::Prefix { value: value.clone(), case_sensitive }),
+        Some(Wire::Path(value)) => Ok(PathMatcher::Exact { value: value.clone(), case_sensitive }),
+        Some(Wire::SafeRegex(regex)) => Ok(PathMatcher::Regex(matcher::regex(regex, "safe_regex")?)),
+        Some(Wire::ConnectMatcher(_)) => Ok(PathMatcher::Connect),
+        Some(Wire::PathSeparatedPrefix(value)) => {
+            if value.is_empty() || value == "/" || value.ends_with('/') || value.contains(['?', '#']) {
+                let reason = format!("`{value}` must not be empty, end in `/` or hold `?` or `#`");
+                return Err(Rejection::invalid("path_separated_prefix", reason));
+            }
+            Ok(PathMatcher::SeparatedPrefix { value: value.clone(), case_sensitive })
+        }
+        Some(Wire::PathMatchPolicy(policy)) => {
+            Ok(PathMatcher::UriTemplate(match_template(policy).within("path_match_policy")?))
+        }
+        None => Err(Rejection::invalid(
+            "",
+            "needs one of prefix, path, safe_regex, path_separated_prefix, connect_matcher, path_match_policy",
+        )),
+    }
+}
+
+/// The `uri_template` path matcher, the only one there is.
+pub(crate) fn match_template(extension: &core::TypedExtensionConfig) -> Result<UriTemplate, Rejection> {
+    let any = required(&extension.typed_config, "typed_config")?;
+    let config: uri_template::UriTemplateMatchConfig = wire::unpack(any, "typed_config")?;
+    UriTemplate::new(&config.path_template).map_err(|e| Rejection::invalid("typed_config.path_template", e))
+}
+
+/// A scope: its key, and the route table it names or holds.
+pub fn parse_scoped(scope: &pb::ScopedRouteConfiguration) -> Result<ScopedRoute, Rejection> {
+    use pb::scoped_route_configuration::key::fragment::Type;
+    let inline = match &scope.route_configuration {
+        Some(config) => Some(Arc::new(parse(config).within("route_configuration")?)),
+        None => None,
+    };
+    let route_config_name: Name = name(&scope.route_configuration_name);
+    if inline.is_some() != route_config_name.is_empty() {
+        let reason = "give either route_configuration_name or route_configuration";
+        return Err(Rejection::invalid("route_configuration_name", reason));
+    }
+    let fragments = &required(&scope.key, "key")?.fragments;
+    if fragments.is_empty() {
+        return Err(Rejection::invalid("key.fragments", "must hold at least one fragment"));
+    }
+    let key = fragments.iter().enumerate().map(|(i, f)| match &f.r#type {
+        Some(Type::StringKey(key)) => Ok(key.clone()),
+        None => Err(Rejection::invalid(format!("key.fragments[{i}].string_key"), "is required")),
+    });
+    Ok(ScopedRoute {
+        name: non_empty(&scope.name, "name")?,
+        on_demand: scope.on_demand,
+        route_config_name,
+        inline,
+        key: key.collect::<Result<_, _>>()?,
+    })
+}
