@@ -1,3 +1,4 @@
+use prost::Message;
 use serde_json::{Value, json};
 use sidemesh_proto::{json as mapping, type_url};
 
@@ -148,4 +149,30 @@ fn the_table_is_sorted_and_small() {
     assert!(FIELDS.iter().all(|f| f.status != Status::Hint || !f.note.text().is_empty()));
     // The table is in the binary without relocations: its size is all it costs.
     assert!(std::mem::size_of_val(FIELDS) + std::mem::size_of_val(MESSAGES) + super::TEXT.len() < 256 * 1024);
+}
+
+#[test]
+fn survives_any_bytes() {
+    let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let listener = mapping::to_bytes("envoy.config.listener.v3.Listener", &hcm(json!({}))).expect("test input");
+    for _ in 0..20_000 {
+        // A valid listener with a few bytes changed gets deeper than noise does.
+        let mut bytes = listener.clone();
+        for _ in 0..1 + random() % 4 {
+            let at = random() as usize % bytes.len();
+            bytes[at] = random() as u8;
+        }
+        bytes.truncate(1 + random() as usize % bytes.len());
+        // Bytes that the generated type cannot read must not pass as a listener without complaint from either side.
+        let decoded = sidemesh_proto::envoy::config::listener::v3::Listener::decode(bytes.as_slice());
+        let printed = mapping::to_json("envoy.config.listener.v3.Listener", &bytes);
+        let _ = check(type_url::LISTENER, &bytes);
+        assert!(decoded.is_err() || printed.is_ok(), "{printed:?} {bytes:?}");
+    }
 }
