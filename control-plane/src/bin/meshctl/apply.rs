@@ -22,7 +22,7 @@ pub struct Args {
     #[arg(short, long, value_enum)]
     output: Option<Format>,
     #[command(flatten)]
-    wait: wait::Args,
+    wait: wait::WaitArgs,
 }
 
 pub async fn run(server: &Server, args: Args) -> Result<ExitCode, Failure> {

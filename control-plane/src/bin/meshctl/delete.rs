@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    wait: wait::Args,
+    wait: wait::WaitArgs,
 }
 
 pub async fn run(server: &Server, args: Args) -> Result<ExitCode, Failure> {

@@ -10,7 +10,7 @@ use crate::client::{Failure, Server};
 use crate::output::millis;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct WaitArgs {
     /// Wait until every proxy that is concerned runs the change; fail with its own words when one refuses it.
     #[arg(long)]
     pub wait: bool,
@@ -20,7 +20,7 @@ pub struct Args {
 }
 
 /// Waits when asked to.
-pub async fn after(server: &Server, revision: u64, args: &Args) -> Result<ExitCode, Failure> {
+pub async fn after(server: &Server, revision: u64, args: &WaitArgs) -> Result<ExitCode, Failure> {
     if args.wait {
         let last = follow(server, revision, Duration::from_secs(args.timeout)).await?;
         eprintln!("{}", summary(&last));

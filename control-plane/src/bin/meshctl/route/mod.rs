@@ -78,7 +78,7 @@ struct Change {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    wait: wait::Args,
+    wait: wait::WaitArgs,
 }
 
 pub async fn run(server: &Server, args: Args) -> Result<ExitCode, Failure> {
