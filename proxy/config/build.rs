@@ -92,8 +92,12 @@ impl<'a> Compiler<'a> {
             };
             self.compare(section, message);
             let name = self.span(&section.message);
-            let _ =
-                writeln!(messages, "    Message {{ name: {name}, fields: ({field_count}, {}) }},", message.field.len());
+            let optional = optional_number(section, message);
+            let _ = writeln!(
+                messages,
+                "    Message {{ name: {name}, fields: ({field_count}, {}), optional: {optional} }},",
+                message.field.len()
+            );
             let mut ordered: Vec<&FieldDescriptorProto> = message.field.iter().collect();
             ordered.sort_by_key(|f| f.number());
             for field in ordered {
@@ -230,4 +234,10 @@ fn unset_kind(field: &FieldDescriptorProto) -> &'static str {
         Type::String | Type::Bytes if field.label() != Label::Repeated => "Kind::Text",
         _ => "Kind::Opaque",
     }
+}
+
+/// The number of a supported `is_optional`: when it is set, an unknown extension in the message is left out. 0 for none.
+fn optional_number(section: &Section, message: &DescriptorProto) -> i32 {
+    let supported = section.lines.iter().any(|l| l.field == "is_optional" && l.status == Status::Supported);
+    message.field.iter().find(|f| supported && f.name() == "is_optional").map_or(0, |f| f.number())
 }

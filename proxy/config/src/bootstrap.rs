@@ -8,11 +8,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::{Message, Name as _};
+use sidemesh_proto::envoy::config::accesslog::v3::{AccessLog as WireAccessLog, access_log as access_log_wire};
 use sidemesh_proto::envoy::config::bootstrap::v3 as wire_bootstrap;
 use sidemesh_proto::envoy::config::core::v3 as core;
+use sidemesh_proto::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use sidemesh_proto::{json, type_url};
 
 use crate::rejection::{Rejection, Within};
+use crate::resource::access_log::{self, AccessLog};
 use crate::support::{self, Hint};
 use crate::value::{Address, ConfigOrigin, ConfigSource, GrpcSource, Locality, Name};
 use crate::wire;
@@ -52,7 +55,7 @@ pub struct Node {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
     pub address: Address,
-    pub access_log_path: Option<PathBuf>,
+    pub access_logs: Vec<Arc<AccessLog>>,
 }
 
 /// A resource of the file, encoded.
@@ -201,8 +204,21 @@ fn admin(wire: &wire_bootstrap::Admin) -> Result<Option<Admin>, Rejection> {
     if let Address::Dns { host, .. } = &address {
         return Err(Rejection::invalid("address.socket_address.address", format!("`{host}` is no IP address")));
     }
-    let access_log_path = wire::optional_name(&wire.access_log_path).map(|path| PathBuf::from(&*path));
-    Ok(Some(Admin { address, access_log_path }))
+    let mut access_logs = access_log::parse_all(&wire.access_log, "access_log")?;
+    if !wire.access_log_path.is_empty() {
+        access_logs.push(Arc::new(file_log(&wire.access_log_path).within("access_log_path")?));
+    }
+    Ok(Some(Admin { address, access_logs }))
+}
+
+/// The deprecated `access_log_path`: a file log in the default format.
+fn file_log(path: &str) -> Result<AccessLog, Rejection> {
+    let file = FileAccessLog { path: path.to_owned(), access_log_format: None };
+    access_log::parse(&WireAccessLog {
+        name: "envoy.access_loggers.file".to_owned(),
+        config_type: Some(access_log_wire::ConfigType::TypedConfig(sidemesh_proto::pack(&file))),
+        ..Default::default()
+    })
 }
 
 fn static_resources(wire: wire_bootstrap::bootstrap::StaticResources) -> Result<Vec<StaticResource>, Rejection> {

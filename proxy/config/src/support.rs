@@ -39,6 +39,8 @@ pub(super) struct Message {
     name: Span,
     /// First of [`FIELDS`], and how many.
     fields: (u16, u16),
+    /// The number of the field `is_optional`, when it has one.
+    optional: u32,
 }
 
 pub(super) struct Field {

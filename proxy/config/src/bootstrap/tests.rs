@@ -3,6 +3,7 @@ use std::time::Duration;
 use sidemesh_proto::type_url;
 
 use super::{Bootstrap, RuntimeOrigin};
+use crate::resource::access_log::AccessLogSink;
 use crate::value::{ConfigOrigin, Fraction, Runtime, RuntimeValue, name};
 
 const DYNAMIC: &str = r#"
@@ -51,7 +52,7 @@ fn reads_a_dynamic_bootstrap() {
     assert_eq!(read.node.metadata["role"], "web");
     let admin = read.admin.as_ref().expect("given");
     assert_eq!(admin.address.to_string(), "127.0.0.1:9901");
-    assert_eq!(admin.access_log_path.as_deref(), Some("/dev/null".as_ref()));
+    assert!(matches!(&admin.access_logs[0].sink, AccessLogSink::File { path, .. } if path.as_os_str() == "/dev/null"));
     let ads = read.dynamic.ads.as_ref().expect("given");
     assert!(!ads.delta && ads.set_node_on_first_message_only && &*ads.services[0].cluster == "xds");
     let clusters = read.dynamic.clusters.as_ref().expect("given");

@@ -102,6 +102,17 @@ fn tells_hints() {
 }
 
 #[test]
+fn leaves_out_an_unknown_extension_that_is_optional() {
+    let unknown = json!({ "@type": "type.googleapis.com/envoy.extensions.filters.http.set_metadata.v3.Config" });
+    let listener = |optional: bool| {
+        hcm(json!({ "http_filters": [{ "name": "x", "is_optional": optional, "typed_config": unknown }] }))
+    };
+    let hints = checked(type_url::LISTENER, listener(true)).expect("accepted");
+    assert_eq!(hints[0].path, "filter_chains[1].filters[0].typed_config.http_filters[0].typed_config");
+    assert!(checked(type_url::LISTENER, listener(false)).is_err());
+}
+
+#[test]
 fn refuses_fields_of_a_newer_api() {
     // Field 4000, varint 1.
     let rejection = check(type_url::CLUSTER, &[0x80, 0xfa, 0x01, 0x01]).expect_err("must be refused");

@@ -69,6 +69,7 @@ pub(super) fn message(
     if path.depth > MAX_DEPTH {
         return Err(Rejection::invalid("", format!("nested more than {MAX_DEPTH} levels deep")));
     }
+    let whole = bytes;
     // How often each repeated field has been seen: the index of the next item.
     let mut seen: SmallVec<[(u32, usize); 8]> = SmallVec::new();
     while !bytes.is_empty() {
@@ -82,6 +83,13 @@ pub(super) fn message(
         let name = field.name.text();
         let step = if field.repeated { Step::Item(name, index(&mut seen, number)) } else { Step::Field(name) };
         match field.status {
+            Status::Supported if is_unknown_any(field, &value) && is_optional(message, whole) => {
+                push_hint(
+                    hints,
+                    path.child(step).text(),
+                    "the extension is not known, and marked as optional: it is left out",
+                );
+            }
             Status::Supported => supported(field, &value, path, step, hints)?,
             Status::Hint if is_default(field, &value) => {}
             Status::Hint => push_hint(hints, path.child(Step::Field(name)).text(), field.note.text()),
@@ -90,6 +98,25 @@ pub(super) fn message(
         }
     }
     Ok(())
+}
+
+/// Whether the message says that an extension in it may be left out.
+fn is_optional(message: &Message, mut bytes: &[u8]) -> bool {
+    let mut set = false;
+    while let (1.., Ok((number, value))) = (bytes.len(), wire::next(&mut bytes)) {
+        if number == message.optional {
+            set = !matches!(value, Value::Number(0));
+        }
+    }
+    set
+}
+
+fn is_unknown_any(field: &Field, value: &Value<'_>) -> bool {
+    let (Kind::Any, Value::Bytes(bytes)) = (field.kind, value) else { return false };
+    string_and_bytes(bytes, &Path::default()).is_ok_and(|(url, _)| {
+        let name = type_url::message_name(url);
+        !name.is_empty() && !name.starts_with("google.protobuf.") && super::message(name).is_none()
+    })
 }
 
 /// A repeated hint is told once.
