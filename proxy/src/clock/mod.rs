@@ -5,9 +5,9 @@
 //! tokio timer per worker drives it, and only while something is armed. It never fires early, and up to one
 //! [`TICK`] late. What needs finer timing than that does not belong here.
 mod random;
-mod wheel;
 #[cfg(test)]
 mod tests;
+mod wheel;
 
 use std::cell::Cell;
 use std::future::Future;

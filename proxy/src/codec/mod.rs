@@ -17,9 +17,10 @@
 pub mod body;
 mod drain;
 mod error;
-mod handler;
 pub mod h1;
 pub mod h2;
+mod handler;
+mod linger;
 mod path;
 mod tunnel;
 
@@ -97,7 +98,6 @@ pub struct SendOptions {
     /// The scheme for HTTP/2's `:scheme` (and for a fully qualified HTTP/1 target).
     pub scheme: Scheme,
 }
-
 
 /// Reads once into `buf`'s spare capacity, which the caller has reserved. `Ok(0)` is the end of the stream.
 #[inline]

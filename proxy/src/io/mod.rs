@@ -45,7 +45,11 @@ impl std::fmt::Debug for Io {
             Kind::Memory(_) => "memory",
             Kind::Boxed(_) => "boxed",
         };
-        f.debug_struct("Io").field("kind", &kind).field("local", &self.local_addr()).field("peer", &self.peer_addr()).finish()
+        f.debug_struct("Io")
+            .field("kind", &kind)
+            .field("local", &self.local_addr())
+            .field("peer", &self.peer_addr())
+            .finish()
     }
 }
 

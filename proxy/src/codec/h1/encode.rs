@@ -53,7 +53,9 @@ impl Encoder {
         buffers: &Buffers,
     ) -> Result<(), Error> {
         match self {
-            Self::Length(left) if *left > 0 => return Err(Error::Malformed("the body is shorter than its content-length")),
+            Self::Length(left) if *left > 0 => {
+                return Err(Error::Malformed("the body is shorter than its content-length"));
+            }
             Self::Chunked { trailers } => {
                 let buf = out.buf(buffers);
                 buf.extend_from_slice(b"0\r\n");

@@ -127,7 +127,8 @@ pub(crate) fn field(head: &Bytes, raw: &Header<'_>) -> Result<(HeaderName, Heade
     let value = if raw.value.is_empty() {
         HeaderValue::from_static("")
     } else {
-        HeaderValue::from_maybe_shared(head.slice_ref(raw.value)).map_err(|_| Fault::Malformed("invalid header value"))?
+        HeaderValue::from_maybe_shared(head.slice_ref(raw.value))
+            .map_err(|_| Fault::Malformed("invalid header value"))?
     };
     Ok((name, value))
 }
@@ -163,8 +164,15 @@ pub(crate) fn parse_trailers(section: &Bytes, lines: usize, limits: &Limits) -> 
 /// Fields that frame, route or authenticate a message mean nothing, or something else to the next hop, in trailers.
 pub(crate) fn is_forbidden_trailer(name: &HeaderName) -> bool {
     is_connection_specific(name)
-        || [header::CONTENT_LENGTH, header::HOST, header::TRAILER, header::AUTHORIZATION, header::COOKIE, header::SET_COOKIE]
-            .contains(name)
+        || [
+            header::CONTENT_LENGTH,
+            header::HOST,
+            header::TRAILER,
+            header::AUTHORIZATION,
+            header::COOKIE,
+            header::SET_COOKIE,
+        ]
+        .contains(name)
         || [header::TE, header::CONTENT_ENCODING, header::CONTENT_TYPE, header::CONTENT_RANGE].contains(name)
 }
 

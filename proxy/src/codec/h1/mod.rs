@@ -9,9 +9,9 @@ mod encode;
 mod head;
 mod request;
 pub mod server;
-mod writer;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod writer;
 
 pub(crate) use encode::{declared_length, parse_length};
 pub(crate) use head::{is_connection_specific, tokens};

@@ -39,7 +39,8 @@ impl Refusal {
     const CODEC: Self = Self::bad_request("http1.codec_error");
     const PATH: Self = Self { body: "", ..Self::bad_request("absolute_path_rejected") };
     const HOST: Self = Self::bad_request("http1.invalid_authority");
-    const VERSION: Self = Self { status: StatusCode::UPGRADE_REQUIRED, details: "low_version", body: "Upgrade Required" };
+    const VERSION: Self =
+        Self { status: StatusCode::UPGRADE_REQUIRED, details: "low_version", body: "Upgrade Required" };
     const TOO_MANY: Self = Self {
         status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         details: "http1.too_many_headers",
@@ -189,7 +190,8 @@ fn note(
 
 /// Whether `connection` names fields besides its own words.
 fn names_more(value: &[u8]) -> bool {
-    head::tokens(value).any(|t| ![&b"close"[..], b"keep-alive", b"upgrade"].iter().any(|own| t.eq_ignore_ascii_case(own)))
+    head::tokens(value)
+        .any(|t| ![&b"close"[..], b"keep-alive", b"upgrade"].iter().any(|own| t.eq_ignore_ascii_case(own)))
 }
 
 /// Removes the fields that `connection` names. Those that other stages rely on may not be named.
@@ -316,14 +318,43 @@ fn is_authority(value: &[u8]) -> bool {
 /// The methods that Envoy's parser knows.
 fn is_known(method: &Method) -> bool {
     const EXTENSIONS: [&str; 25] = [
-        "ACL", "BIND", "CHECKOUT", "COPY", "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "MSEARCH",
-        "M-SEARCH", "NOTIFY", "PROPFIND", "PROPPATCH", "PURGE", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE",
-        "UNBIND", "UNLINK", "UNLOCK",
+        "ACL",
+        "BIND",
+        "CHECKOUT",
+        "COPY",
+        "LINK",
+        "LOCK",
+        "MERGE",
+        "MKACTIVITY",
+        "MKCALENDAR",
+        "MKCOL",
+        "MOVE",
+        "MSEARCH",
+        "M-SEARCH",
+        "NOTIFY",
+        "PROPFIND",
+        "PROPPATCH",
+        "PURGE",
+        "REBIND",
+        "REPORT",
+        "SEARCH",
+        "SOURCE",
+        "SUBSCRIBE",
+        "UNBIND",
+        "UNLINK",
+        "UNLOCK",
     ];
     matches!(
         *method,
-        Method::GET | Method::POST | Method::PUT | Method::DELETE | Method::HEAD | Method::OPTIONS | Method::PATCH
-            | Method::CONNECT | Method::TRACE
+        Method::GET
+            | Method::POST
+            | Method::PUT
+            | Method::DELETE
+            | Method::HEAD
+            | Method::OPTIONS
+            | Method::PATCH
+            | Method::CONNECT
+            | Method::TRACE
     ) || EXTENSIONS.contains(&method.as_str())
         || method.as_str() == "UNSUBSCRIBE"
 }

@@ -6,10 +6,10 @@ pub mod client;
 mod keepalive;
 mod recv;
 pub mod server;
-mod translate;
-mod upload;
 #[cfg(test)]
 mod tests;
+mod translate;
+mod upload;
 
 use std::time::Duration;
 

@@ -22,7 +22,12 @@ pub struct RecvBody {
 }
 
 impl RecvBody {
-    pub(super) fn new(stream: RecvStream, length: Option<u64>, max_trailers: usize, flight: Option<Box<InFlight>>) -> Self {
+    pub(super) fn new(
+        stream: RecvStream,
+        length: Option<u64>,
+        max_trailers: usize,
+        flight: Option<Box<InFlight>>,
+    ) -> Self {
         Self { stream, left: length, trailers: false, max_trailers, flight }
     }
 

@@ -211,9 +211,12 @@ impl Inner {
             return SendError::NotSent;
         }
         match kind {
-            None | Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::UnexpectedEof) => {
-                SendError::ClosedBeforeResponse { reused: exchange.reused }
-            }
+            None
+            | Some(
+                std::io::ErrorKind::ConnectionReset
+                | std::io::ErrorKind::BrokenPipe
+                | std::io::ErrorKind::UnexpectedEof,
+            ) => SendError::ClosedBeforeResponse { reused: exchange.reused },
             Some(kind) => SendError::Io(kind),
         }
     }

@@ -16,8 +16,8 @@ use bytes::BytesMut;
 use http::request::Parts;
 use tokio::io::AsyncWrite;
 
-pub use exchange::{ResponseBody, ResponseFuture};
 use exchange::{Exchange, InFlight};
+pub use exchange::{ResponseBody, ResponseFuture};
 
 use super::writer::Writer;
 use super::{HeaderCase, Limits};

@@ -153,11 +153,9 @@ where
 
 fn refusal(error: &Error) -> Option<Refusal> {
     match error {
-        Error::Malformed(_) => Some(Refusal {
-            status: StatusCode::BAD_REQUEST,
-            details: "http1.codec_error",
-            body: "Bad Request",
-        }),
+        Error::Malformed(_) => {
+            Some(Refusal { status: StatusCode::BAD_REQUEST, details: "http1.codec_error", body: "Bad Request" })
+        }
         Error::TooLarge(_) => Some(Refusal {
             status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             details: "http1.trailers_too_large",

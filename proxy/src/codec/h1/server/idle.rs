@@ -1,4 +1,4 @@
-//! Between requests: waiting for the next head within its limits, and the goodbye.
+//! Between requests: waiting for the next head within its limits, and parking.
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use tokio::io::AsyncWrite;
 
 use super::conn::Conn;
 use crate::clock::Sleep;
@@ -17,8 +16,6 @@ use crate::codec::{Closed, Drain};
 
 /// A connection that has been quiet for so long gives up what it kept for the next request.
 const PARK_AFTER: Duration = Duration::from_secs(1);
-/// Bytes a client may still send after the last response before the connection is cut.
-const LINGER_BYTES: usize = 1024 * 1024;
 
 /// What came.
 #[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and is moved once")]
@@ -199,33 +196,4 @@ pub(super) fn io_closed(error: &std::io::Error) -> Closed {
         }
         kind => Closed::Io(kind),
     }
-}
-
-/// Ends this half, then reads on for a while: closing with unread bytes makes the kernel send a reset, which can destroy the
-/// last response on its way.
-pub(super) async fn linger(conn: &Rc<RefCell<Conn>>) {
-    let (timers, limit) = {
-        let conn = conn.borrow();
-        (conn.local.timers.clone(), conn.settings.delayed_close_timeout)
-    };
-    let mut dropped = 0;
-    let quiet = poll_fn(|cx| {
-        let mut conn = conn.borrow_mut();
-        if ready!(Pin::new(&mut conn.io).poll_shutdown(cx)).is_err() {
-            return Poll::Ready(());
-        }
-        while !conn.ended && dropped < LINGER_BYTES {
-            conn.read.clear();
-            match ready!(conn.poll_fill(cx)) {
-                Ok(n) => dropped += n,
-                Err(_) => break,
-            }
-        }
-        Poll::Ready(())
-    });
-    // Either way the connection is dropped next.
-    let _: Result<(), crate::clock::Elapsed> = timers.timeout(limit, quiet).await;
-    let mut conn = conn.borrow_mut();
-    let buffer = std::mem::take(&mut conn.read);
-    conn.local.buffers.give(buffer);
 }

@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-pub use conn::{InformationalSender, RequestBody};
 use conn::Conn;
+pub use conn::{InformationalSender, RequestBody};
 use exchange::{After, Answer, Exchange};
 
 use super::{HeaderCase, Limits};
 use crate::codec::handler::Handler;
+use crate::codec::linger::linger;
 use crate::codec::{Closed, Drain, Local};
 use crate::io::Io;
 
@@ -117,7 +118,7 @@ pub async fn serve<H: Handler>(io: Io, settings: Rc<Settings>, local: Local, han
     drop(slot);
     match after {
         After::Linger(closed) => {
-            idle::linger(&conn).await;
+            goodbye(conn).await;
             closed
         }
         After::Cut(closed) => {
@@ -126,5 +127,16 @@ pub async fn serve<H: Handler>(io: Io, settings: Rc<Settings>, local: Local, han
         }
         After::Drop(closed) => closed,
         After::Next => Closed::AfterResponse,
+    }
+}
+
+/// Lets the client read what was sent last, unless it has ended its half already.
+async fn goodbye(conn: Rc<RefCell<Conn>>) {
+    // A handler that kept a body or a sender keeps the connection's state too: then there is no waiting.
+    if let Ok(conn) = Rc::try_unwrap(conn) {
+        let conn = conn.into_inner();
+        if !conn.ended {
+            linger(&RefCell::new(conn.io), &conn.local, conn.settings.delayed_close_timeout).await;
+        }
     }
 }

@@ -35,7 +35,11 @@ fn connect() -> (Connection, DuplexStream, Rc<Pool>) {
 }
 
 /// One exchange: the origin reads the request, then writes `answer` and closes if asked.
-async fn exchange(method: &str, answer: &[u8], close: bool) -> (Result<(u16, Result<String, Error>), SendError>, Vec<bool>) {
+async fn exchange(
+    method: &str,
+    answer: &[u8],
+    close: bool,
+) -> (Result<(u16, Result<String, Error>), SendError>, Vec<bool>) {
     let (connection, mut origin, pool) = connect();
     let future = connection.send(&head(method, "/p"), Body::empty(), SendOptions::default(), pool.clone());
     let script = async {
@@ -109,8 +113,14 @@ fn what_leaves() {
             receive(&mut origin).await.0
         };
         assert_eq!(text("GET", Body::empty()).await, "GET /p?q HTTP/1.1\r\nhost: h\r\nx-a: 1\r\n\r\n");
-        assert_eq!(text("POST", Body::empty()).await, "POST /p?q HTTP/1.1\r\nhost: h\r\nx-a: 1\r\ncontent-length: 0\r\n\r\n");
-        assert_eq!(text("POST", "abc".into()).await, "POST /p?q HTTP/1.1\r\nhost: h\r\nx-a: 1\r\ncontent-length: 3\r\n\r\nabc");
+        assert_eq!(
+            text("POST", Body::empty()).await,
+            "POST /p?q HTTP/1.1\r\nhost: h\r\nx-a: 1\r\ncontent-length: 0\r\n\r\n"
+        );
+        assert_eq!(
+            text("POST", "abc".into()).await,
+            "POST /p?q HTTP/1.1\r\nhost: h\r\nx-a: 1\r\ncontent-length: 3\r\n\r\nabc"
+        );
         assert_eq!(
             text("POST", pieces(&["ab", "c"])).await,
             "POST /p?q HTTP/1.1\r\nhost: h\r\nx-a: 1\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
@@ -158,7 +168,9 @@ fn pipe() -> (Body, tokio::sync::mpsc::UnboundedSender<&'static str>) {
             mut self: std::pin::Pin<&mut Self>,
             cx: &mut std::task::Context<'_>,
         ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Error>>> {
-            self.0.poll_recv(cx).map(|text| text.map(|text| Ok(http_body::Frame::data(Bytes::from_static(text.as_bytes())))))
+            self.0
+                .poll_recv(cx)
+                .map(|text| text.map(|text| Ok(http_body::Frame::data(Bytes::from_static(text.as_bytes())))))
         }
     }
     let (feed, rest) = tokio::sync::mpsc::unbounded_channel();
@@ -198,7 +210,11 @@ fn proxying_an_upgrade_is_passing_two_bodies() {
     impl Handler for Forward {
         async fn handle(&self, request: Request<Body>, meta: RequestMeta) -> Response<Body> {
             let (parts, body) = request.into_parts();
-            let options = SendOptions { upgrade: meta.upgrade, informational: Some(meta.informational), ..SendOptions::default() };
+            let options = SendOptions {
+                upgrade: meta.upgrade,
+                informational: Some(meta.informational),
+                ..SendOptions::default()
+            };
             let connection = self.0.borrow_mut().take().unwrap();
             connection.send(&parts, body, options, self.1.clone()).await.unwrap()
         }
@@ -210,12 +226,19 @@ fn proxying_an_upgrade_is_passing_two_bodies() {
             let handler = Forward(RefCell::new(Some(connection)), pool);
             server::serve(io.into(), Rc::default(), worker(), &handler, Drain::never()).await
         });
-        client.write_all(b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").await.unwrap();
+        client
+            .write_all(b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+            .await
+            .unwrap();
         let asked = receive(&mut origin).await.0;
         assert_eq!(asked, "GET /ws HTTP/1.1\r\nhost: h\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n");
         origin.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: k\r\n\r\nhello").await.unwrap();
         let answer = receive(&mut client).await.0;
-        assert!(answer.starts_with("HTTP/1.1 101 ") && answer.contains("upgrade: websocket") && answer.ends_with("\r\n\r\nhello"));
+        assert!(
+            answer.starts_with("HTTP/1.1 101 ")
+                && answer.contains("upgrade: websocket")
+                && answer.ends_with("\r\n\r\nhello")
+        );
         client.write_all(b"ping").await.unwrap();
         assert_eq!(receive(&mut origin).await.0, "ping");
         client.shutdown().await.unwrap();

@@ -53,7 +53,11 @@ fn long_chunk_lines_are_refused() {
 fn lengths_are_digits() {
     let good = [("0", 0), ("42", 42), ("9999999999999999999", 9_999_999_999_999_999_999)];
     assert!(good.iter().all(|(text, n)| parse_length(text.as_bytes()) == Some(*n)));
-    assert!(["", "+1", "-1", "1 ", "1,1", "0x1", "18446744073709551616"].iter().all(|t| parse_length(t.as_bytes()).is_none()));
+    assert!(
+        ["", "+1", "-1", "1 ", "1,1", "0x1", "18446744073709551616"]
+            .iter()
+            .all(|t| parse_length(t.as_bytes()).is_none())
+    );
 }
 
 #[test]
@@ -61,5 +65,8 @@ fn a_length_takes_no_more_than_its_own() {
     let mut buf = BytesMut::from(&b"abcdefGET"[..]);
     let mut decoder = Decoder::Length(6);
     let Ok(Item::Data(data)) = decoder.next(&mut buf, false, &Limits::default()) else { panic!("no data") };
-    assert_eq!((data, buf.freeze(), decoder.is_done()), (Bytes::from_static(b"abcdef"), Bytes::from_static(b"GET"), true));
+    assert_eq!(
+        (data, buf.freeze(), decoder.is_done()),
+        (Bytes::from_static(b"abcdef"), Bytes::from_static(b"GET"), true)
+    );
 }

@@ -22,7 +22,9 @@ use crate::codec::{Closed, Drain, Handler, Local, Rejection, RequestMeta, path_a
 pub(crate) fn run<F: Future>(test: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async { tokio::time::timeout(Duration::from_secs(20), test).await.expect("the test hangs") })
+    local.block_on(&runtime, async {
+        tokio::time::timeout(Duration::from_secs(20), test).await.expect("the test hangs")
+    })
 }
 
 pub(crate) fn worker() -> Local {
@@ -114,7 +116,11 @@ impl Handler for Origin {
         }
         let body = body.collect(1 << 20).await.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         self.seen.borrow_mut().push(Seen {
-            line: format!("{} {}", parts.method, if parts.uri.path().is_empty() { parts.uri.to_string() } else { path }),
+            line: format!(
+                "{} {}",
+                parts.method,
+                if parts.uri.path().is_empty() { parts.uri.to_string() } else { path }
+            ),
             headers: parts
                 .headers
                 .iter()

@@ -20,42 +20,55 @@ fn check(settings: fn() -> Settings, cases: &[(&str, &[u8], u16, bool)]) {
 
 #[test]
 fn malformed() {
-    check(Settings::default, &[
-        ("garbage", b"\x16\x03\x01\x02\x00garbage\r\n\r\n", 400, false),
-        ("no version", b"GET /\r\n\r\n", 400, false),
-        ("bad version", b"GET / HTTP/9.9\r\nHost: h\r\n\r\n", 426, false),
-        ("no host", b"GET / HTTP/1.1\r\n\r\n", 400, false),
-        ("two hosts", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, false),
-        ("space in name", b"GET / HTTP/1.1\r\nHost: h\r\nBad Name: x\r\n\r\n", 400, false),
-        ("space before colon", b"GET / HTTP/1.1\r\nHost: h\r\nX-A : x\r\n\r\n", 400, false),
-        ("nul in value", b"GET / HTTP/1.1\r\nHost: h\r\nX-A: a\0b\r\n\r\n", 400, false),
-        ("bare cr", b"GET / HTTP/1.1\r\nHost: h\r\nX-A: a\rb\r\n\r\n", 400, false),
-        ("bare lf", b"GET / HTTP/1.1\nHost: h\n\n", 400, false),
-        ("bad method", b"G@T / HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
-        ("unknown method", b"BREW / HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
-        ("space in target", b"GET /a b HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
-        ("relative target", b"GET foo HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
-        ("empty name", b"GET / HTTP/1.1\r\nHost: h\r\n: x\r\n\r\n", 400, false),
-        ("no colon", b"GET / HTTP/1.1\r\nHost: h\r\nnocolon\r\n\r\n", 400, false),
-        ("bad host", b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, false),
-        ("high bytes", b"GET / HTTP/1.1\r\nHost: h\r\nX-A: \xff\xfe\r\n\r\n", 200, true),
-        ("leading crlf", b"\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", 200, true),
-        ("high path", b"GET /\xc3\xa9 HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
-        ("fragment", b"GET /a#frag HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
-        ("options star", b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", 200, true),
-        ("get star", b"GET * HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
-        ("userinfo in target", b"GET http://u@h/ HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
-        ("other scheme", b"GET ftp://h/ HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
-        ("host nominated", b"GET / HTTP/1.1\r\nHost: h\r\nConnection: host\r\n\r\n", 400, false),
-        ("connect with path", b"CONNECT /x HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
-    ]);
+    check(
+        Settings::default,
+        &[
+            ("garbage", b"\x16\x03\x01\x02\x00garbage\r\n\r\n", 400, false),
+            ("no version", b"GET /\r\n\r\n", 400, false),
+            ("bad version", b"GET / HTTP/9.9\r\nHost: h\r\n\r\n", 426, false),
+            ("no host", b"GET / HTTP/1.1\r\n\r\n", 400, false),
+            ("two hosts", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, false),
+            ("space in name", b"GET / HTTP/1.1\r\nHost: h\r\nBad Name: x\r\n\r\n", 400, false),
+            ("space before colon", b"GET / HTTP/1.1\r\nHost: h\r\nX-A : x\r\n\r\n", 400, false),
+            ("nul in value", b"GET / HTTP/1.1\r\nHost: h\r\nX-A: a\0b\r\n\r\n", 400, false),
+            ("bare cr", b"GET / HTTP/1.1\r\nHost: h\r\nX-A: a\rb\r\n\r\n", 400, false),
+            ("bare lf", b"GET / HTTP/1.1\nHost: h\n\n", 400, false),
+            ("bad method", b"G@T / HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
+            ("unknown method", b"BREW / HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
+            ("space in target", b"GET /a b HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
+            ("relative target", b"GET foo HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
+            ("empty name", b"GET / HTTP/1.1\r\nHost: h\r\n: x\r\n\r\n", 400, false),
+            ("no colon", b"GET / HTTP/1.1\r\nHost: h\r\nnocolon\r\n\r\n", 400, false),
+            ("bad host", b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, false),
+            ("high bytes", b"GET / HTTP/1.1\r\nHost: h\r\nX-A: \xff\xfe\r\n\r\n", 200, true),
+            ("leading crlf", b"\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", 200, true),
+            ("high path", b"GET /\xc3\xa9 HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
+            ("fragment", b"GET /a#frag HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
+            ("options star", b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", 200, true),
+            ("get star", b"GET * HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
+            ("userinfo in target", b"GET http://u@h/ HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
+            ("other scheme", b"GET ftp://h/ HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
+            ("host nominated", b"GET / HTTP/1.1\r\nHost: h\r\nConnection: host\r\n\r\n", 400, false),
+            ("connect with path", b"CONNECT /x HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
+        ],
+    );
 }
 
 #[test]
 fn smuggling() {
     const CASES: &[(&str, &[u8], u16, bool)] = &[
-        ("cl and te", b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /hidden HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
-        ("two cl differ", b"Content-Length: 4\r\nContent-Length: 40\r\n\r\nabcdGET /hidden HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
+        (
+            "cl and te",
+            b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /hidden HTTP/1.1\r\nHost: h\r\n\r\n",
+            400,
+            false,
+        ),
+        (
+            "two cl differ",
+            b"Content-Length: 4\r\nContent-Length: 40\r\n\r\nabcdGET /hidden HTTP/1.1\r\nHost: h\r\n\r\n",
+            400,
+            false,
+        ),
         ("two cl same", b"Content-Length: 4\r\nContent-Length: 4\r\n\r\nabcd", 400, false),
         ("cl list", b"Content-Length: 4, 4\r\n\r\nabcd", 400, false),
         ("cl plus", b"Content-Length: +4\r\n\r\nabcd", 400, false),
@@ -90,10 +103,13 @@ fn smuggling() {
             assert!(!seen.iter().any(|seen| seen.line.contains("hidden")), "{name}");
         });
     }
-    check(Settings::default, &[
-        ("te 1.0", b"POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 426, false),
-        ("get with body", b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nabcd", 200, true),
-    ]);
+    check(
+        Settings::default,
+        &[
+            ("te 1.0", b"POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 426, false),
+            ("get with body", b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nabcd", 200, true),
+        ],
+    );
 }
 
 #[test]
@@ -108,13 +124,16 @@ fn head_limits() {
         format!("GET / HTTP/1.1\r\nHost: h\r\n{lines}\r\n").into_bytes()
     };
     let path = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "p".repeat(12000)).into_bytes();
-    check(small, &[
-        ("5k", &big(5000), 200, true),
-        ("12k", &big(12000), 431, false),
-        ("few", &many(10), 200, true),
-        ("many", &many(30), 431, false),
-        ("long path", &path, 431, false),
-    ]);
+    check(
+        small,
+        &[
+            ("5k", &big(5000), 200, true),
+            ("12k", &big(12000), 431, false),
+            ("few", &many(10), 200, true),
+            ("many", &many(30), 431, false),
+            ("long path", &path, 431, false),
+        ],
+    );
 }
 
 #[test]

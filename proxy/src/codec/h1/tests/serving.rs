@@ -94,8 +94,11 @@ fn close_is_said_and_done() {
         }
         // All of the unread body was there: nothing to close for.
         let mut wire = serve(Settings::default());
-        let (answer, closed) =
-            whole(&mut wire, b"POST /unread HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        let (answer, closed) = whole(
+            &mut wire,
+            b"POST /unread HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        )
+        .await;
         assert_eq!((statuses(&answer), closed), (vec![200, 200], false));
         let mut wire = serve(Settings { max_requests_per_connection: Some(2), ..Settings::default() });
         let get = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -115,7 +118,8 @@ fn continue_is_sent_when_the_body_is_wanted() {
         // Not wanted: no interim response, and the connection ends, for the body may or may not come.
         let mut wire = serve(Settings::default());
         let (answer, closed) =
-            whole(&mut wire, b"POST /unread HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n").await;
+            whole(&mut wire, b"POST /unread HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+                .await;
         assert_eq!((statuses(&answer), closed), (vec![200], true));
         let mut wire = serve(Settings { proxy_100_continue: true, ..Settings::default() });
         assert_eq!(wire.ask(head).await, "");
@@ -135,7 +139,9 @@ fn trailers_go_where_they_may() {
         settings.limits.trailers = true;
         let mut wire = serve(settings);
         assert!(wire.ask(get).await.ends_with("4\r\ndata\r\n0\r\nx-tail: 1\r\n\r\n"));
-        let echoed = wire.ask(b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nx-t: 1\r\n\r\n").await;
+        let echoed = wire
+            .ask(b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nx-t: 1\r\n\r\n")
+            .await;
         assert!(echoed.ends_with("2\r\nab\r\n0\r\nx-t: 1\r\n\r\n"), "{echoed}");
     });
 }
@@ -171,7 +177,10 @@ fn limits_in_time() {
         let brief = Some(Duration::from_millis(60));
         let mut wire = serve(Settings { request_headers_timeout: brief, ..Settings::default() });
         let (answer, closed) = whole(&mut wire, b"GET / HTTP/1.1\r\nHost: a\r\nX-Part").await;
-        assert!(closed && answer.starts_with("HTTP/1.1 408 ") && answer.ends_with("request header timeout"), "{answer}");
+        assert!(
+            closed && answer.starts_with("HTTP/1.1 408 ") && answer.ends_with("request header timeout"),
+            "{answer}"
+        );
         let mut wire = serve(Settings { idle_timeout: brief, ..Settings::default() });
         let (answer, closed) = whole(&mut wire, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         assert_eq!((statuses(&answer), closed), (vec![200], true));
@@ -205,7 +214,10 @@ fn upgrades_make_both_bodies_raw() {
         let mut wire = serve(Settings::default());
         let head = b"GET /upgrade HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly";
         let answer = wire.ask(head).await;
-        assert_eq!(answer, "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\nearly");
+        assert_eq!(
+            answer,
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\nearly"
+        );
         assert_eq!(wire.ask(b"late").await, "late");
         tokio::io::AsyncWriteExt::shutdown(&mut wire.client).await.unwrap();
         assert_eq!(wire.receive().await, (String::new(), true));
@@ -238,7 +250,8 @@ fn large_bodies_stream_both_ways() {
         let blob = "0123456789abcdef".repeat(1 << 16);
         let (mut reader, mut writer) = tokio::io::split(wire.client);
         let request = format!("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{blob}", blob.len());
-        let upload = tokio::task::spawn_local(async move { writer.write_all(request.as_bytes()).await.map(|()| writer) });
+        let upload =
+            tokio::task::spawn_local(async move { writer.write_all(request.as_bytes()).await.map(|()| writer) });
         let mut got = Vec::new();
         while !got.ends_with(blob.as_bytes()) {
             assert_ne!(reader.read_buf(&mut got).await.unwrap(), 0, "cut off");

@@ -4,23 +4,26 @@
 //! in one flush. A stream that the client resets drops its handler's future.
 mod stream;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
 use h2::Reason;
 use h2::server::{Connection, SendResponse};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Settings as Http2;
 use super::keepalive::Pinger;
 use crate::clock::Sleep;
 use crate::codec::handler::Handler;
+use crate::codec::linger::linger;
 use crate::codec::{Closed, Drain, Local};
 use crate::io::Io;
 
@@ -41,6 +44,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// `stream_idle_timeout`, as far as it is the codec's: the client takes no byte of a response for so long.
     pub write_timeout: Option<Duration>,
+    /// `delayed_close_timeout`: how long a client may take to read the last frames before the connection is cut.
+    pub delayed_close_timeout: Duration,
 }
 
 impl Default for Settings {
@@ -52,6 +57,7 @@ impl Default for Settings {
             max_requests_per_connection: None,
             drain_timeout: Duration::from_secs(5),
             write_timeout: Some(Duration::from_secs(300)),
+            delayed_close_timeout: Duration::from_secs(1),
         }
     }
 }
@@ -66,8 +72,22 @@ struct Shared {
 
 /// Serves one connection to its end.
 pub async fn serve<H: Handler>(io: Io, settings: Settings, local: Local, handler: &H, drain: Drain) -> Closed {
-    let opened = local.clock.now();
-    let http2 = settings.http2;
+    let io = Rc::new(RefCell::new(io));
+    let shared = Rc::new(Shared { settings, local, goodbye: Cell::new(false) });
+    let handshake = builder(&settings.http2).handshake::<_, Bytes>(SharedIo(io.clone()));
+    let closed = match shared.local.timers.timeout(PREFACE_TIMEOUT, handshake).await {
+        Ok(Ok(connection)) => run(connection, &shared, handler, &drain).await,
+        Ok(Err(error)) => closed(&error),
+        Err(_) => Closed::Timeout("the limit for the HTTP/2 preface"),
+    };
+    if !matches!(closed, Closed::ByPeer | Closed::ByPeerInRequest | Closed::Io(_)) {
+        // The client is still there, and may be sending: it gets to read the GOAWAY.
+        linger(&io, &shared.local, settings.delayed_close_timeout).await;
+    }
+    closed
+}
+
+fn builder(http2: &Http2) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(http2.initial_stream_window)
@@ -81,16 +101,18 @@ pub async fn serve<H: Handler>(io: Io, settings: Settings, local: Local, handler
     if http2.allow_connect {
         builder.enable_connect_protocol();
     }
-    let handshake = local.timers.timeout(PREFACE_TIMEOUT, builder.handshake::<_, Bytes>(io));
-    let connection = match handshake.await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return closed(&error),
-        Err(_) => return Closed::Timeout("the limit for the HTTP/2 preface"),
-    };
-    let shared = Rc::new(Shared { settings, local, goodbye: Cell::new(false) });
-    let streams = FuturesUnordered::new();
-    let mut serving = Serving::new(connection, shared.clone(), &drain, opened);
-    let mut streams = std::pin::pin!(streams);
+    builder
+}
+
+/// The connection and its streams, to the end of both.
+async fn run<H: Handler>(
+    connection: Connection<SharedIo, Bytes>,
+    shared: &Rc<Shared>,
+    handler: &H,
+    drain: &Drain,
+) -> Closed {
+    let mut serving = Serving::new(connection, shared.clone(), drain);
+    let mut streams = std::pin::pin!(FuturesUnordered::new());
     poll_fn(|cx| {
         loop {
             // Streams first: what they produce leaves with the flush of the connection's turn below.
@@ -108,6 +130,41 @@ pub async fn serve<H: Handler>(io: Io, settings: Settings, local: Local, handler
     .await
 }
 
+/// The stream below, which is needed once more when the frame layer is done with it.
+struct SharedIo(Rc<RefCell<Io>>);
+
+impl AsyncRead for SharedIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for SharedIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.borrow().is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
 /// A client has this long for its preface and SETTINGS.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -121,7 +178,7 @@ enum Step {
 
 /// The connection without its streams.
 struct Serving<'a> {
-    connection: Connection<Io, Bytes>,
+    connection: Connection<SharedIo, Bytes>,
     shared: Rc<Shared>,
     drain: &'a Drain,
     pinger: Option<Pinger>,
@@ -135,16 +192,12 @@ struct Serving<'a> {
 }
 
 impl<'a> Serving<'a> {
-    fn new(mut connection: Connection<Io, Bytes>, shared: Rc<Shared>, drain: &'a Drain, opened: Instant) -> Self {
+    fn new(mut connection: Connection<SharedIo, Bytes>, shared: Rc<Shared>, drain: &'a Drain) -> Self {
         let pinger = match shared.settings.http2.keepalive {
             Some(settings) => connection.ping_pong().map(|pings| Pinger::new(pings, settings, &shared.local)),
             None => None,
         };
-        let expires = shared
-            .settings
-            .max_connection_duration
-            .and_then(|limit| opened.checked_add(limit))
-            .map(|at| shared.local.timers.until(at));
+        let expires = shared.settings.max_connection_duration.map(|limit| shared.local.timers.after(limit));
         Self { connection, shared, drain, pinger, expires, idle: None, accepted: 0, leaving: None }
     }
 
@@ -164,8 +217,14 @@ impl<'a> Serving<'a> {
                 }
                 return Step::Accepted(Box::new(request), respond);
             }
-            Poll::Ready(Some(Err(error))) => return Step::Closed(closed(&error)),
-            Poll::Ready(None) => return Step::Closed(self.leaving.take().unwrap_or(Closed::ByPeer)),
+            Poll::Ready(ended) => {
+                let why = ended.and_then(Result::err).map_or(Closed::ByPeer, |error| closed(&error));
+                // A client that closes because it was asked to does what it should.
+                return Step::Closed(match (why, self.leaving.take()) {
+                    (Closed::ByPeer, Some(asked)) => asked,
+                    (why, _) => why,
+                });
+            }
             Poll::Pending => {}
         }
         if !quiet {
@@ -177,6 +236,9 @@ impl<'a> Serving<'a> {
 
     /// Says GOAWAY when a drain, a limit or a response asks for it.
     fn look_at_drain(&mut self, cx: &mut Context<'_>) {
+        if !self.drain.is_closing() {
+            self.drain.wake_on_change(cx.waker());
+        }
         if self.leaving.is_some() {
             return;
         }
@@ -186,7 +248,6 @@ impl<'a> Serving<'a> {
         if self.drain.is_draining() {
             return self.leave(Closed::Drained);
         }
-        self.drain.wake_on_change(cx.waker());
         if let Some(expires) = &mut self.expires
             && Pin::new(expires).poll(cx).is_ready()
         {
@@ -205,6 +266,11 @@ impl<'a> Serving<'a> {
 
     /// No stream is open: for how long may that be?
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Step {
+        if self.drain.is_closing()
+            && let Some(why) = self.leaving.take()
+        {
+            return Step::Closed(why);
+        }
         loop {
             if self.idle.is_none() {
                 let limit = match self.leaving {
