@@ -342,10 +342,10 @@ impl ResponseBody {
     }
 
     fn poll_inner(inner: &mut Inner, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        if inner.exchange.state != Upload::Done && inner.exchange.state != Upload::Refused {
-            if let Err(error) = inner.drive_upload(cx) {
-                return Poll::Ready(Some(Err(error)));
-            }
+        if !matches!(inner.exchange.state, Upload::Done | Upload::Refused)
+            && let Err(error) = inner.drive_upload(cx)
+        {
+            return Poll::Ready(Some(Err(error)));
         }
         loop {
             let next = inner.exchange.decoder.next(&mut inner.read, inner.ended, &inner.settings.limits);
