@@ -4,7 +4,6 @@
 //! [`Rejection`]. Presence is the caller's business: an `Option` is taken only where the API gives a default. String
 //! matchers belong to [`crate::matcher`], header edits to the resources.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,9 +14,7 @@ use http::{HeaderName, HeaderValue};
 use prost::{Message, Name as MessageName};
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::r#type::v3 as types;
-pub use sidemesh_proto::json::well_known::{
-    from_struct as struct_to_json, from_value as value_to_json, to_value as value_from_json,
-};
+pub use sidemesh_proto::json::well_known::{from_struct as struct_to_json, from_value as value_to_json};
 use sidemesh_proto::{google, type_url};
 
 use crate::rejection::{Rejection, Within};
@@ -353,9 +350,4 @@ pub fn header_values(headers: &[core::HeaderValue], field: &str) -> Result<Vec<(
 /// `core.v3.Metadata`. `typed_filter_metadata` has no reader in this proxy and is refused by the support table.
 pub fn metadata(m: &core::Metadata) -> Metadata {
     Metadata(m.filter_metadata.iter().map(|(filter, value)| (name(filter), struct_to_json(value))).collect())
-}
-
-/// String pairs (`map<string, string>`) in a stable order.
-pub fn labels<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> BTreeMap<Name, Name> {
-    pairs.into_iter().map(|(k, v)| (name(k), name(v))).collect()
 }

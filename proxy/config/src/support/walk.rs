@@ -176,9 +176,9 @@ fn enum_values(first: u16, count: u16, value: &Value<'_>, path: &Path<'_>) -> Re
         }
         None => Ok(()),
     };
-    match value {
-        &Value::Number(number) => one(number),
-        &Value::Bytes(mut packed) => {
+    match *value {
+        Value::Number(number) => one(number),
+        Value::Bytes(mut packed) => {
             while !packed.is_empty() {
                 one(wire::varint(&mut packed).map_err(|_| path.malformed("the bytes are no list of enum values"))?)?;
             }
