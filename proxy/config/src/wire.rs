@@ -4,6 +4,7 @@
 //! [`Rejection`]. Presence is the caller's business: an `Option` is taken only where the API gives a default. String
 //! matchers belong to [`crate::matcher`], header edits to the resources.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -350,4 +351,9 @@ pub fn header_values(headers: &[core::HeaderValue], field: &str) -> Result<Vec<(
 /// `core.v3.Metadata`. `typed_filter_metadata` has no reader in this proxy and is refused by the support table.
 pub fn metadata(m: &core::Metadata) -> Metadata {
     Metadata(m.filter_metadata.iter().map(|(filter, value)| (name(filter), struct_to_json(value))).collect())
+}
+
+/// String pairs (`map<string, string>`) in a stable order.
+pub fn labels<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> BTreeMap<Name, Name> {
+    pairs.into_iter().map(|(k, v)| (name(k), name(v))).collect()
 }
