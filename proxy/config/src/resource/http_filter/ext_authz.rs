@@ -163,8 +163,10 @@ fn check_settings(s: &pb::CheckSettings) -> Result<ExtAuthzOverride, Rejection> 
         return Err(Rejection::invalid("with_request_body", "excludes disable_request_body_buffering"));
     }
     let body = s.with_request_body.as_ref().map(|b| request_body(b).within("with_request_body"));
+    let mut context_extensions: Vec<_> = s.context_extensions.iter().map(|(k, v)| (name(k), name(v))).collect();
+    context_extensions.sort();
     Ok(ExtAuthzOverride {
-        context_extensions: wire::labels(&s.context_extensions).into_iter().collect(),
+        context_extensions,
         disable_request_body_buffering: s.disable_request_body_buffering,
         with_request_body: body.transpose()?,
     })

@@ -12,6 +12,8 @@ pub mod header_mutation;
 pub mod health_check;
 pub mod jwt_authn;
 mod parse;
+#[cfg(test)]
+mod tests;
 pub mod rate_limit;
 pub mod rbac;
 pub mod router;
