@@ -13,6 +13,7 @@
 pub mod ca;
 pub mod cache;
 pub mod model;
+pub mod run;
 pub mod server;
 pub mod source;
 pub mod translate;

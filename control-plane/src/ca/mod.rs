@@ -180,6 +180,18 @@ impl Ca {
     }
 }
 
+/// The token of the admin API, made at the first call and kept beside the authority.
+pub fn admin_token(path: &Path) -> Result<String, CaError> {
+    if !path.exists() {
+        files::write_secret(path, token::random_id().as_bytes())?;
+    }
+    let token = files::read_text(path)?;
+    if token.trim().len() < 16 {
+        return Err(files::bad(path, "too short to be a token: remove it, and a new one is made"));
+    }
+    Ok(token)
+}
+
 /// A further name for a certificate of our own.
 #[derive(Debug, Clone)]
 pub enum SanName {

@@ -119,6 +119,15 @@ impl Session {
         self.types.keys().map(String::as_str)
     }
 
+    /// Types with something that the client was not told yet.
+    pub fn untold(&self) -> Vec<String> {
+        let has_more = |(type_url, state): &(&String, &TypeState)| {
+            let wanted = state.wanted(&self.snapshot, type_url);
+            !state.changed(&wanted).is_empty() || (is_whole(type_url) && !state.gone(&wanted).is_empty())
+        };
+        self.types.iter().filter(has_more).map(|(type_url, _)| type_url.clone()).collect()
+    }
+
     /// How many resources of a type the client has been given.
     pub fn sent_count(&self, type_url: &str) -> usize {
         let present = |told: &&Told| !matches!(told, Told::Absent);
