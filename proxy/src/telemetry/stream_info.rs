@@ -39,6 +39,7 @@ pub struct Timing {
     pub downstream_rx_end: Option<Instant>,
     pub upstream_connect_start: Option<Instant>,
     pub upstream_connect_end: Option<Instant>,
+    pub upstream_handshake_complete: Option<Instant>,
     pub upstream_tx_begin: Option<Instant>,
     pub upstream_tx_end: Option<Instant>,
     pub upstream_rx_begin: Option<Instant>,

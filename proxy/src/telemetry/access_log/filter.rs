@@ -33,6 +33,7 @@ pub fn admits(filter: &AccessLogFilter, ctx: &LogContext<'_>, runtime: &Runtime,
                 headers: r.headers,
                 tls: info.connection.tls.is_some(),
                 metadata: Some(&info.metadata),
+                peer_certificate: Default::default(),
                 runtime,
                 random,
             })
@@ -48,7 +49,7 @@ pub fn admits(filter: &AccessLogFilter, ctx: &LogContext<'_>, runtime: &Runtime,
         AccessLogFilter::Metadata { matcher, match_if_missing } => {
             match info.metadata.get(&matcher.filter, &matcher.path) {
                 None => *match_if_missing,
-                Some(_) => matcher.matches(&info.metadata),
+                Some(_) => matcher.matches(Some(&info.metadata)),
             }
         }
         AccessLogFilter::LogType { types, exclude } => {

@@ -6,9 +6,9 @@
 
 mod filter;
 mod line;
-mod writer;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::cell::RefCell;
 use std::rc::Rc;

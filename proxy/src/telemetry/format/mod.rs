@@ -5,9 +5,9 @@
 
 mod json;
 mod operator;
-mod time;
 #[cfg(test)]
 mod tests;
+mod time;
 
 use std::borrow::Cow;
 
@@ -34,8 +34,10 @@ impl Field<'_> {
                 let mut buffer = itoa::Buffer::new();
                 out.push_str(truncated(buffer.format(*n), max_length));
             }
-            Field::Json(serde_json::Value::String(s)) => out.push_str(truncated(s, max_length)),
-            Field::Json(v) => out.push_str(truncated(&v.to_string(), max_length)),
+            Field::Json(v) => match &**v {
+                serde_json::Value::String(s) => out.push_str(truncated(s, max_length)),
+                other => out.push_str(truncated(&other.to_string(), max_length)),
+            },
         }
     }
 }

@@ -1,21 +1,26 @@
 //! The value of each operator.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
-use sidemesh_config::format::{AddressPart, GrpcStatusFormat, Operator, Precision, TimeFormat, TimePoint, TlsPart};
+use sidemesh_config::format::{
+    AddressPart, GrpcStatusFormat, Operator, Original, Precision, ServerName, TimeFormat, TimePoint, TlsPart,
+};
 use sidemesh_config::matcher::header::HeaderName;
 use sidemesh_config::value::{Metadata, Name};
 
 use super::Field;
 use super::time::{Civil, strftime};
-use crate::telemetry::stream_info::{LogContext, StreamInfo};
+use crate::telemetry::stream_info::{LogContext, RequestHead, StreamInfo};
 
 /// `None` where the request has no such value.
 pub(super) fn value<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
-    message(operator, ctx).or_else(|| routing(operator, ctx)).or_else(|| connection(operator, ctx.info)).or_else(|| duration(operator, ctx))
+    message(operator, ctx)
+        .or_else(|| routing(operator, ctx))
+        .or_else(|| connection(operator, ctx))
+        .or_else(|| duration(operator, ctx))
 }
 
 /// Operators about the request's and the answer's own words.
@@ -28,9 +33,16 @@ fn message<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
             .map(Field::Text),
         Operator::ResponseHeader { name, fallback } => either_header(ctx.response_headers, name, fallback.as_ref()),
         Operator::ResponseTrailer { name, fallback } => either_header(ctx.response_trailers, name, fallback.as_ref()),
-        Operator::Path { with_query } => {
-            let path = Cow::Borrowed(ctx.request?.path);
+        Operator::Path { with_query, source } => {
+            let path = original(ctx, *source, &ORIGINAL_PATH, |r| r.path)?;
             Some(Field::Text(if *with_query { path } else { strip_query(path) }))
+        }
+        Operator::QueryParams { decoded } => {
+            let (_, query) = ctx.request?.path.split_once('?')?;
+            match decoded {
+                false => text(query),
+                true => Some(Field::Text(percent_encoding::percent_decode_str(query).decode_utf8_lossy())),
+            }
         }
         Operator::QueryParam(key) => {
             let (_, query) = ctx.request?.path.split_once('?')?;
@@ -39,7 +51,10 @@ fn message<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
         }
         Operator::Protocol => text(info.protocol?.as_str()),
         Operator::ResponseCode => Some(Field::Number(i64::from(info.status))),
-        Operator::ResponseCodeDetails => nonempty(&info.details),
+        Operator::ResponseCodeDetails { allow_whitespace: true } => nonempty(&info.details),
+        Operator::ResponseCodeDetails { allow_whitespace: false } => {
+            nonempty(&info.details).map(|_| Field::Text(without_spaces(&info.details)))
+        }
         Operator::ConnectionTerminationDetails => nonempty(info.termination_details.as_deref()?),
         Operator::ResponseFlags { long: false } => Some(Field::Text(Cow::Owned(info.flags.short()))),
         Operator::ResponseFlags { long: true } => Some(Field::Text(Cow::Owned(info.flags.long()))),
@@ -75,7 +90,9 @@ fn routing<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
         Operator::UpstreamConnectionId => number(info.upstream.connection_id),
         Operator::UpstreamTls(part) => tls(info.upstream.tls.as_deref()?, *part),
         Operator::RouteMetadata { filter, path } => metadata(info.route.as_deref()?.metadata.as_deref()?, filter, path),
-        Operator::ClusterMetadata { filter, path } => metadata(info.upstream.cluster_metadata.as_deref()?, filter, path),
+        Operator::ClusterMetadata { filter, path } => {
+            metadata(info.upstream.cluster_metadata.as_deref()?, filter, path)
+        }
         Operator::UpstreamHostMetadata { filter, path } => {
             metadata(info.upstream.endpoint.as_deref()?.metadata.as_deref()?, filter, path)
         }
@@ -87,10 +104,20 @@ fn routing<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
 }
 
 /// Operators about the downstream connection and the proxy itself.
-fn connection<'a>(operator: &Operator, info: &'a StreamInfo) -> Option<Field<'a>> {
+fn connection<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
+    let info = ctx.info;
     let connection = &info.connection;
     match operator {
-        Operator::RequestedServerName => nonempty(connection.server_name.as_deref()?),
+        Operator::RequestedServerName(name) => {
+            let sni = || connection.server_name.as_deref().filter(|n| !n.is_empty()).map(Cow::Borrowed);
+            let host = |source| original(ctx, source, &ORIGINAL_HOST, |r| r.authority);
+            match name {
+                ServerName::Sni => sni(),
+                ServerName::SniElseHost(source) => sni().or_else(|| host(*source)),
+                ServerName::Host(source) => host(*source),
+            }
+            .map(Field::Text)
+        }
         Operator::DownstreamRemoteAddress(part) => Some(address(info.remote, *part)),
         Operator::DownstreamDirectRemoteAddress(part) => Some(address(connection.direct_remote, *part)),
         Operator::DownstreamLocalAddress(part) => Some(address(connection.local, *part)),
@@ -102,16 +129,46 @@ fn connection<'a>(operator: &Operator, info: &'a StreamInfo) -> Option<Field<'a>
         Operator::TraceId if info.trace.trace_id != 0 => owned(format!("{:032x}", info.trace.trace_id)),
         Operator::SpanId if info.trace.span_id != 0 => owned(format!("{:016x}", info.trace.span_id)),
         Operator::Hostname => owned(crate::telemetry::hostname().to_owned()),
-        Operator::Environment(name) => owned(std::env::var(name.as_deref()?).ok()?),
+        Operator::Environment(value) => owned(value.clone()?),
         Operator::AccessLogType => text(if info.protocol.is_some() { "DownstreamEnd" } else { "TcpConnectionEnd" }),
-        Operator::StartTime(format) => {
-            let civil = Civil::of(info.start_time);
-            owned(match format {
-                TimeFormat::Default => civil.iso_millis(),
-                TimeFormat::Strftime(pattern) => strftime(pattern, &civil),
-            })
-        }
+        Operator::StartTime(format) => owned(time(format, info.start_time)),
+        Operator::EmitTime(format) => owned(time(format, SystemTime::now())),
         _ => None,
+    }
+}
+
+fn time(format: &TimeFormat, at: SystemTime) -> String {
+    let civil = Civil::of(at);
+    match format {
+        TimeFormat::Default => civil.iso_millis(),
+        TimeFormat::Strftime(pattern) => strftime(pattern, &civil),
+    }
+}
+
+const ORIGINAL_PATH: http::HeaderName = http::HeaderName::from_static("x-envoy-original-path");
+const ORIGINAL_HOST: http::HeaderName = http::HeaderName::from_static("x-envoy-original-host");
+
+/// A path or host as it was received (kept in `header` when it was rewritten), or as it is.
+fn original<'a>(
+    ctx: &LogContext<'a>,
+    source: Original,
+    header: &http::HeaderName,
+    present: impl Fn(&RequestHead<'a>) -> &'a str,
+) -> Option<Cow<'a, str>> {
+    let request = ctx.request?;
+    let kept = || request.headers.get(header).map(|v| String::from_utf8_lossy(v.as_bytes()));
+    match source {
+        Original::Original => kept(),
+        Original::Present => Some(Cow::Borrowed(present(&request))),
+        Original::OriginalElsePresent => kept().or_else(|| Some(Cow::Borrowed(present(&request)))),
+    }
+}
+
+fn without_spaces(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_whitespace) {
+        Cow::Owned(text.replace(char::is_whitespace, "_"))
+    } else {
+        Cow::Borrowed(text)
     }
 }
 
@@ -119,7 +176,9 @@ fn duration<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> 
     let info = ctx.info;
     let since_start = |t: Option<Instant>| t.map(|t| millis(t.saturating_duration_since(info.start)));
     match operator {
-        Operator::Duration => Some(millis(info.timing.downstream_tx_end.unwrap_or(ctx.now).saturating_duration_since(info.start))),
+        Operator::Duration => {
+            Some(millis(info.timing.downstream_tx_end.unwrap_or(ctx.now).saturating_duration_since(info.start)))
+        }
         Operator::RequestDuration => since_start(info.timing.downstream_rx_end),
         Operator::RequestTxDuration => since_start(info.timing.upstream_tx_end),
         Operator::ResponseDuration => since_start(info.timing.upstream_rx_begin),
@@ -146,6 +205,7 @@ fn point(info: &StreamInfo, point: TimePoint) -> Option<Instant> {
         TimePoint::DownstreamRxEnd => t.downstream_rx_end,
         TimePoint::UpstreamConnectStart => t.upstream_connect_start,
         TimePoint::UpstreamConnectEnd => t.upstream_connect_end,
+        TimePoint::UpstreamHandshakeComplete => t.upstream_handshake_complete,
         TimePoint::UpstreamTxBegin => t.upstream_tx_begin,
         TimePoint::UpstreamTxEnd => t.upstream_tx_end,
         TimePoint::UpstreamRxBegin => t.upstream_rx_begin,
@@ -217,16 +277,29 @@ fn address<'a>(address: SocketAddr, part: AddressPart) -> Field<'a> {
         AddressPart::AddressAndPort => Field::Text(Cow::Owned(address.to_string())),
         AddressPart::Address => Field::Text(Cow::Owned(address.ip().to_string())),
         AddressPart::Port => Field::Number(i64::from(address.port())),
+        AddressPart::Network(bits) => Field::Text(Cow::Owned(network(address.ip(), bits))),
     }
+}
+
+/// The address with all but its first `bits` cleared, in CIDR notation.
+fn network(ip: IpAddr, bits: u8) -> String {
+    let masked = match ip {
+        IpAddr::V4(v4) => IpAddr::from(
+            (u32::from(v4) & u32::MAX.checked_shl(32 - u32::from(bits.min(32))).unwrap_or(0)).to_be_bytes(),
+        ),
+        IpAddr::V6(v6) => IpAddr::from(
+            (u128::from(v6) & u128::MAX.checked_shl(128 - u32::from(bits.min(128))).unwrap_or(0)).to_be_bytes(),
+        ),
+    };
+    format!("{masked}/{bits}")
 }
 
 fn upstream_host_name<'a>(info: &'a StreamInfo, with_port: bool) -> Option<Field<'a>> {
     let endpoint = info.upstream.endpoint.as_deref()?;
     if endpoint.hostname.is_empty() {
-        return info
-            .upstream
-            .remote
-            .map(|a| super::operator::address(a, if with_port { AddressPart::AddressAndPort } else { AddressPart::Address }));
+        return info.upstream.remote.map(|a| {
+            super::operator::address(a, if with_port { AddressPart::AddressAndPort } else { AddressPart::Address })
+        });
     }
     match (with_port, info.upstream.remote) {
         (true, Some(remote)) => owned(format!("{}:{}", &*endpoint.hostname, remote.port())),
@@ -245,7 +318,8 @@ fn tls<'a>(peer: &'a crate::tls::PeerInfo, part: TlsPart) -> Option<Field<'a>> {
 /// `grpc-status` of the trailers, else of the headers.
 pub(super) fn grpc_status(ctx: &LogContext<'_>) -> Option<i64> {
     let name = http::HeaderName::from_static("grpc-status");
-    let value = ctx.response_trailers.and_then(|t| t.get(&name)).or_else(|| ctx.response_headers.and_then(|h| h.get(&name)))?;
+    let value =
+        ctx.response_trailers.and_then(|t| t.get(&name)).or_else(|| ctx.response_headers.and_then(|h| h.get(&name)))?;
     value.to_str().ok()?.parse().ok()
 }
 

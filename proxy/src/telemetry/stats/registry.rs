@@ -11,6 +11,12 @@ pub struct Registry {
     state: Mutex<State>,
 }
 
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("scopes", &self.lock().shards.len()).finish()
+    }
+}
+
 #[derive(Default)]
 struct State {
     shards: BTreeMap<Scope, Vec<Arc<dyn Group>>>,

@@ -24,7 +24,18 @@ fn quantiles(h: &HistogramValue) -> String {
     if h.count() == 0 {
         return "No recorded values".to_owned();
     }
-    let points = [(0.0, "P0"), (0.25, "P25"), (0.5, "P50"), (0.75, "P75"), (0.9, "P90"), (0.95, "P95"), (0.99, "P99"), (0.995, "P99.5"), (0.999, "P99.9"), (1.0, "P100")];
+    let points = [
+        (0.0, "P0"),
+        (0.25, "P25"),
+        (0.5, "P50"),
+        (0.75, "P75"),
+        (0.9, "P90"),
+        (0.95, "P95"),
+        (0.99, "P99"),
+        (0.995, "P99.5"),
+        (0.999, "P99.9"),
+        (1.0, "P100"),
+    ];
     points.iter().map(|(q, name)| format!("{name}(nan,{:.4})", h.quantile(*q))).collect::<Vec<_>>().join(" ")
 }
 

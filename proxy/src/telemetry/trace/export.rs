@@ -107,11 +107,19 @@ pub fn request(provider: &OpenTelemetryProvider, spans: Vec<Span>) -> ExportTrac
     let service = if provider.service_name.is_empty() { "unknown_service:sidemesh" } else { &provider.service_name };
     let mut attributes = vec![string("service.name", service.to_owned())];
     attributes.extend(provider.resource_attributes.iter().map(|(k, v)| string(k, v.to_string())));
-    let scope = InstrumentationScope { name: "sidemesh".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), ..Default::default() };
+    let scope = InstrumentationScope {
+        name: "sidemesh".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..Default::default()
+    };
     ExportTraceServiceRequest {
         resource_spans: vec![ResourceSpans {
             resource: Some(Resource { attributes, ..Default::default() }),
-            scope_spans: vec![ScopeSpans { scope: Some(scope), spans: spans.into_iter().map(otlp).collect(), ..Default::default() }],
+            scope_spans: vec![ScopeSpans {
+                scope: Some(scope),
+                spans: spans.into_iter().map(otlp).collect(),
+                ..Default::default()
+            }],
             ..Default::default()
         }],
     }
@@ -139,5 +147,9 @@ fn nanos(t: SystemTime) -> u64 {
 }
 
 fn string(key: &str, value: String) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(any_value::Value::StringValue(value)) }), ..Default::default() }
+    KeyValue {
+        key: key.to_owned(),
+        value: Some(AnyValue { value: Some(any_value::Value::StringValue(value)) }),
+        ..Default::default()
+    }
 }

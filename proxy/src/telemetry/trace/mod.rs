@@ -45,10 +45,7 @@ pub fn decide(
         Some(choice) => choice,
         None => sample(tracing, route, client_forced, trace_id, random()),
     };
-    Decision {
-        context: TraceContext { trace_id, span_id, parent_id, sampled },
-        state: incoming.and_then(|i| i.state),
-    }
+    Decision { context: TraceContext { trace_id, span_id, parent_id, sampled }, state: incoming.and_then(|i| i.state) }
 }
 
 fn sample(tracing: &Tracing, route: Option<&RouteTracing>, client_forced: bool, trace_id: u128, draw: u64) -> bool {

@@ -52,8 +52,13 @@ pub fn describe(ctx: &LogContext<'_>, custom: &[&[CustomTag]], max_path: u32, ki
         set("http.request.method", request.method.to_string());
         set("url.path", path.split('?').next().unwrap_or(path).to_owned());
         set("server.address", request.authority.split(':').next().unwrap_or("").to_owned());
-        for (key, header) in [("user_agent", "user-agent"), ("guid:x-request-id", "x-request-id"), ("downstream_cluster", "x-envoy-downstream-service-cluster")] {
-            let value = request.headers.get(header).map_or("-".into(), |v| String::from_utf8_lossy(v.as_bytes()).into_owned());
+        for (key, header) in [
+            ("user_agent", "user-agent"),
+            ("guid:x-request-id", "x-request-id"),
+            ("downstream_cluster", "x-envoy-downstream-service-cluster"),
+        ] {
+            let value =
+                request.headers.get(header).map_or("-".into(), |v| String::from_utf8_lossy(v.as_bytes()).into_owned());
             set(key, value);
         }
     }
@@ -65,10 +70,13 @@ pub fn describe(ctx: &LogContext<'_>, custom: &[&[CustomTag]], max_path: u32, ki
     set("response_flags", info.flags.short());
     set("request_size", info.request_body_bytes.to_string());
     set("response_size", info.response_body_bytes.to_string());
-    set("peer.address", match kind {
-        Kind::Server => info.remote.ip().to_string(),
-        Kind::Client => info.upstream.remote.map_or_else(String::new, |a| a.to_string()),
-    });
+    set(
+        "peer.address",
+        match kind {
+            Kind::Server => info.remote.ip().to_string(),
+            Kind::Client => info.upstream.remote.map_or_else(String::new, |a| a.to_string()),
+        },
+    );
     if let Some(cluster) = &info.cluster {
         set("upstream_cluster", cluster.to_string());
         set("upstream_cluster.name", cluster.to_string());

@@ -3,7 +3,10 @@ use http::{HeaderMap, HeaderValue};
 use super::*;
 
 fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-    pairs.iter().map(|(k, v)| (http::HeaderName::from_static(k), HeaderValue::from_str(v).expect("header value"))).collect()
+    pairs
+        .iter()
+        .map(|(k, v)| (http::HeaderName::from_static(k), HeaderValue::from_str(v).expect("header value")))
+        .collect()
 }
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -37,7 +40,8 @@ fn b3_is_read_only_when_asked() {
     let single = headers(&[("b3", "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0")]);
     assert_eq!(extract(&single, false), None);
     assert!(!extract(&single, true).expect("b3").sampled);
-    let multi = headers(&[("x-b3-traceid", "8448eb211c80319c"), ("x-b3-spanid", "b7ad6b7169203331"), ("x-b3-sampled", "1")]);
+    let multi =
+        headers(&[("x-b3-traceid", "8448eb211c80319c"), ("x-b3-spanid", "b7ad6b7169203331"), ("x-b3-sampled", "1")]);
     assert_eq!(extract(&multi, true).expect("b3").trace_id, 0x8448_eb21_1c80_319c);
 }
 
