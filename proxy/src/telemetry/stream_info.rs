@@ -14,24 +14,8 @@ use sidemesh_config::resource::route::{Route, VirtualHost};
 use sidemesh_config::value::{Metadata, Name};
 
 use super::flags::ResponseFlags;
+pub use crate::codec::Protocol;
 use crate::connection::ConnectionInfo;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    Http10,
-    Http11,
-    Http2,
-}
-
-impl Protocol {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Protocol::Http10 => "HTTP/1.0",
-            Protocol::Http11 => "HTTP/1.1",
-            Protocol::Http2 => "HTTP/2",
-        }
-    }
-}
 
 /// When what happened; `None` where it has not.
 #[derive(Debug, Clone, Copy, Default)]
