@@ -9,6 +9,7 @@ use sidemesh_proto::envoy::r#type::matcher::v3 as wire;
 use super::header::{HeaderMatch, HeaderMatcher, HeaderName};
 use super::metadata::{MetadataMatcher, NumberMatcher, ValueMatcher};
 use super::query::{QueryMatch, QueryMatcher};
+use super::re2;
 use super::string::{FullRegex, StringMatcher};
 use crate::rejection::{Rejection, Within};
 use crate::value::{Name, name};
@@ -68,11 +69,7 @@ pub fn substitution(m: &wire::RegexMatchAndSubstitute, field: &str) -> Result<(r
 
 fn substitution_fields(m: &wire::RegexMatchAndSubstitute) -> Result<(regex::Regex, String), Rejection> {
     let source = required(&m.pattern, "pattern").and_then(|p| non_empty(&p.regex, "regex").within("pattern"))?;
-    let pattern = regex::RegexBuilder::new(&source)
-        .size_limit(1 << 20)
-        .build()
-        .map_err(|e| bad_regex(&source, &e))
-        .within("pattern")?;
+    let pattern = re2::compile(&source).map_err(|e| bad_regex(&source, &e)).within("pattern")?;
     let mut text = String::with_capacity(m.substitution.len());
     let mut chars = m.substitution.chars();
     while let Some(c) = chars.next() {

@@ -2,6 +2,8 @@
 
 use regex::Regex;
 
+use super::re2;
+
 /// A compiled string matcher. Patterns of a case-ignoring matcher are kept lower-cased.
 #[derive(Debug, Clone)]
 pub enum StringMatcher {
@@ -25,7 +27,7 @@ pub enum StringMatcher {
     Regex(FullRegex),
 }
 
-/// A regular expression that must match the whole text (RE2 syntax, as the `regex` crate implements it).
+/// A regular expression in RE2 syntax that must match the whole text.
 #[derive(Debug, Clone)]
 pub struct FullRegex {
     source: String,
@@ -34,7 +36,7 @@ pub struct FullRegex {
 
 impl FullRegex {
     pub fn new(source: &str) -> Result<Self, regex::Error> {
-        let regex = regex::RegexBuilder::new(&format!("^(?:{source})$")).size_limit(1 << 20).build()?;
+        let regex = re2::compile_full(source)?;
         Ok(FullRegex { source: source.to_owned(), regex })
     }
     pub fn is_match(&self, text: &str) -> bool {

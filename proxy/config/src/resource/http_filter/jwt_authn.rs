@@ -17,7 +17,8 @@ use crate::wire::{self, header_name, non_empty, optional_duration, optional_name
 const DEFAULT_CLOCK_SKEW: Duration = Duration::from_secs(60);
 const DEFAULT_JWKS_CACHE: Duration = Duration::from_secs(600);
 const DEFAULT_REFETCH: Duration = Duration::from_secs(1);
-const DEFAULT_FETCH_RETRY: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(10) };
+const DEFAULT_FETCH_BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(10) };
+const DEFAULT_FETCH_RETRIES: u32 = 1;
 /// Tokens kept per provider when a cache is asked for without a size.
 const DEFAULT_CACHE_SIZE: u32 = 100;
 
@@ -64,8 +65,15 @@ pub enum Jwks {
         async_fetch: bool,
         fast_listener: bool,
         failed_refetch: Duration,
-        retry: Option<Backoff>,
+        retry: Option<FetchRetry>,
     },
+}
+
+/// `retry_policy` of a fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchRetry {
+    pub backoff: Backoff,
+    pub retries: u32,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -165,10 +173,13 @@ fn provider(provider_name: &str, p: &pb::JwtProvider) -> Result<JwtProvider, Rej
 fn remote_jwks(r: &pb::RemoteJwks) -> Result<Jwks, Rejection> {
     let fetch = r.async_fetch.as_ref();
     let retry = match &r.retry_policy {
-        Some(policy) => match &policy.retry_back_off {
-            Some(b) => Some(wire::backoff(b, "retry_back_off").within("retry_policy")?),
-            None => Some(DEFAULT_FETCH_RETRY),
-        },
+        Some(policy) => {
+            let backoff = policy.retry_back_off.as_ref().map(|b| wire::backoff(b, "retry_policy.retry_back_off"));
+            Some(FetchRetry {
+                backoff: backoff.transpose()?.unwrap_or(DEFAULT_FETCH_BACKOFF),
+                retries: wire::uint32(&policy.num_retries).unwrap_or(DEFAULT_FETCH_RETRIES),
+            })
+        }
         None => None,
     };
     let failed_refetch = match fetch.and_then(|f| f.failed_refetch_duration.as_ref()) {

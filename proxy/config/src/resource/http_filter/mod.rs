@@ -12,11 +12,11 @@ pub mod header_mutation;
 pub mod health_check;
 pub mod jwt_authn;
 mod parse;
-#[cfg(test)]
-mod tests;
 pub mod rate_limit;
 pub mod rbac;
 pub mod router;
+#[cfg(test)]
+mod tests;
 
 pub use parse::{parse, parse_kind, parse_overrides};
 

@@ -56,8 +56,10 @@ fn discovered(filter: &Name, source: &core::ExtensionConfigSource) -> Result<Htt
     })
 }
 
+type Parse = fn(&google::Any) -> Result<HttpFilterKind, Rejection>;
+
 /// The message types of filters, and what each becomes.
-const FILTERS: &[(&str, fn(&google::Any) -> Result<HttpFilterKind, Rejection>)] = &[
+const FILTERS: &[(&str, Parse)] = &[
     ("envoy.extensions.filters.http.router.v3.Router", |any| {
         Ok(HttpFilterKind::Router(router::parse(&wire::unpack(any, "")?)?))
     }),
