@@ -83,3 +83,62 @@ fn buffers_come_back_empty_and_bounded() {
     buffers.trim();
     assert!(buffers.is_empty());
 }
+
+/// A connection through TLS, over sockets that had early bytes.
+async fn tls_pair() -> (Io, Io) {
+    use std::sync::Arc;
+    let key = rcgen::generate_simple_self_signed(vec!["h.test".to_owned()]).unwrap();
+    let der = rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(key.cert.der().clone()).unwrap();
+    let server = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![key.cert.der().clone()], der)
+        .unwrap();
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let (near, far) = pair().await;
+    let mut far = far;
+    let mut early = [0; 5];
+    let accept = async {
+        far.read_exact(&mut early).await.unwrap();
+        let socket = super::Socket::from(far).with_prefix(Bytes::copy_from_slice(&early));
+        Io::from(tokio_rustls::TlsAcceptor::from(Arc::new(server)).accept(socket).await.unwrap())
+    };
+    let connect = async {
+        let name = rustls::pki_types::ServerName::try_from("h.test").unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        Io::from(connector.connect(name, super::Socket::from(near)).await.unwrap())
+    };
+    tokio::join!(connect, accept)
+}
+
+#[test]
+fn readiness_below_tls_counts_what_is_decrypted() {
+    run(async {
+        let (mut client, mut server) = tls_pair().await;
+        assert!(client.is_tls() && server.server_session().is_some());
+        // Session tickets are no sign of life.
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        assert!(client.is_quiet() && server.is_quiet());
+        client.write_all(b"abc").await.unwrap();
+        client.flush().await.unwrap();
+        std::future::poll_fn(|cx| server.poll_readable(cx)).await.unwrap();
+        assert_eq!(server.read_u8().await.unwrap(), b'a');
+        // Two bytes are left above the socket.
+        std::future::poll_fn(|cx| server.poll_readable(cx)).await.unwrap();
+        let mut rest = [0; 2];
+        server.read_exact(&mut rest).await.unwrap();
+        assert_eq!(&rest, b"bc");
+        assert!(server.is_quiet());
+        client.shutdown().await.unwrap();
+        std::future::poll_fn(|cx| server.poll_readable(cx)).await.unwrap();
+        assert!(!server.is_quiet());
+    });
+}

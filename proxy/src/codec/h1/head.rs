@@ -133,6 +133,11 @@ pub(crate) fn field(head: &Bytes, raw: &Header<'_>) -> Result<(HeaderName, Heade
     Ok((name, value))
 }
 
+/// An empty map with room for `lines` and a few of our own. `HeaderMap` panics when asked for more than it can hold.
+pub(crate) fn header_map(lines: usize) -> HeaderMap {
+    HeaderMap::with_capacity(lines.min(1024) + 8)
+}
+
 /// Adds to a map that must not be allowed to panic when it is full.
 pub(crate) fn append(map: &mut HeaderMap, name: HeaderName, value: HeaderValue) -> Result<(), Fault> {
     map.try_append(name, value).map(drop).map_err(|_| Fault::TooMany)
@@ -148,7 +153,7 @@ pub(crate) fn parse_trailers(section: &Bytes, lines: usize, limits: &Limits) -> 
     let invalid = body::Error::Malformed("invalid trailers");
     match httparse::parse_headers(section, room(&mut stack, &mut heap, lines)) {
         Ok(httparse::Status::Complete((_, raw))) => {
-            let mut map = HeaderMap::with_capacity(raw.len());
+            let mut map = header_map(raw.len());
             for one in raw {
                 let (name, value) = field(section, one).map_err(|_| invalid.clone())?;
                 if !is_forbidden_trailer(&name) {

@@ -102,7 +102,7 @@ fn interpret(raw: &Bytes, tokens: &httparse::Request<'_, '_>, settings: &Setting
     }
     let mut parts = Request::new(()).into_parts().0;
     parts.version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    parts.headers = HeaderMap::with_capacity(tokens.headers.len() + 8);
+    parts.headers = head::header_map(tokens.headers.len());
     let mut notes = Notes::default();
     let mut nominated = false;
     for one in tokens.headers.iter() {

@@ -48,6 +48,9 @@ impl std::fmt::Debug for Connection {
     }
 }
 
+/// Streams to open before the peer has said how many it allows: what RFC 9113, section 6.5.2 tells it to allow at least.
+const INITIAL_STREAMS: usize = 100;
+
 /// Starts HTTP/2 on `io`, and the task that moves its frames. Must be called on a worker (`spawn_local`).
 pub async fn connect(io: Io, settings: Settings, local: Local) -> Result<Connection, SendError> {
     let mut builder = h2::client::Builder::new();
@@ -59,7 +62,7 @@ pub async fn connect(io: Io, settings: Settings, local: Local) -> Result<Connect
         .max_header_list_size(settings.max_head_bytes)
         .max_send_buffer_size(settings.max_send_buffer)
         .max_pending_accept_reset_streams(settings.max_pending_resets)
-        .initial_max_send_streams(settings.max_concurrent_streams as usize)
+        .initial_max_send_streams(INITIAL_STREAMS.min(settings.max_concurrent_streams as usize))
         .enable_push(false);
     let (send, connection) = builder.handshake::<_, Bytes>(io).await.map_err(|error| send_error(&error, false))?;
     let state = Rc::new(State {

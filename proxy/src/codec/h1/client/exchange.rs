@@ -57,7 +57,11 @@ pub(super) struct Exchange {
     /// The socket has taken some of the request.
     sent: bool,
     keep_alive: bool,
+    interim: u32,
 }
+
+/// An origin that sends more 1xx responses than this in front of one response is broken.
+const INTERIM_RESPONSES: u32 = 100;
 
 impl Default for Exchange {
     fn default() -> Self {
@@ -74,6 +78,7 @@ impl Default for Exchange {
             reused: false,
             sent: false,
             keep_alive: false,
+            interim: 0,
         }
     }
 }
@@ -268,6 +273,10 @@ impl ResponseFuture {
                 if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
                     inner.accept(&answered);
                     return Poll::Ready(Ok(answered));
+                }
+                inner.exchange.interim += 1;
+                if inner.exchange.interim > INTERIM_RESPONSES {
+                    return Poll::Ready(Err(SendError::Protocol("too many interim responses")));
                 }
                 if let Some(informational) = &inner.exchange.informational {
                     informational.send(status, answered.response.headers());

@@ -1,6 +1,6 @@
 //! A response head's meaning: framing (RFC 9112, section 6.3), persistence, and what is passed on.
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode, Version, header};
+use http::{Response, StatusCode, Version, header};
 
 use super::exchange::Kind;
 use super::{Settings, request};
@@ -48,7 +48,7 @@ fn interpret(
     };
     let status = StatusCode::from_u16(code).map_err(|_| SendError::Protocol("invalid status"))?;
     let version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut headers = HeaderMap::with_capacity(tokens.headers.len() + 8);
+    let mut headers = head::header_map(tokens.headers.len());
     let (mut length, mut chunked, mut keep_alive) = (None, false, request::persists(version));
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
     for one in tokens.headers.iter() {

@@ -4,15 +4,17 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Instant;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 
 use super::conn::{Conn, InformationalSender, RequestBody};
 use super::idle::Head;
+use super::response;
 use crate::codec::body::{Body, Error};
 use crate::codec::h1::request::Refusal;
-use crate::codec::handler::{Rejection, RequestMeta, Upgrade};
-use crate::codec::{Closed, Protocol};
+use crate::codec::handler::{Handler, Rejection, RequestMeta, Upgrade};
+use crate::codec::{Closed, Drain, Protocol};
 
 /// What happens to the connection next.
 pub(super) enum After {
@@ -76,8 +78,45 @@ impl Refusal {
     }
 }
 
+/// Serves one request: the handler's answer, written.
+pub(super) async fn run<H: Handler>(
+    conn: &Rc<RefCell<Conn>>,
+    handler: &H,
+    drain: &Drain,
+    deadline: Option<Instant>,
+    head: Head,
+) -> After {
+    let (request, meta, exchange) = begin(conn, head);
+    let answer = {
+        let handling = std::pin::pin!(handler.handle(request, meta));
+        answer(conn, handling).await
+    };
+    match answer {
+        Answer::Response(response) => {
+            let goodbye = drain.is_draining() || deadline.is_some_and(|at| conn.borrow().local.clock.now() >= at);
+            response::send(conn, response, &exchange, goodbye).await
+        }
+        Answer::Broken(refusal) => {
+            let response = handler.reject(refusal.rejection(exchange.head_bytes, true));
+            response::send(conn, response, &exchange, true).await.close(Closed::Rejected)
+        }
+        Answer::Gone => After::Drop(Closed::ByPeerInRequest),
+    }
+}
+
+/// Answers what is no request, or one that is refused.
+pub(super) async fn refuse<H: Handler>(
+    conn: &Rc<RefCell<Conn>>,
+    handler: &H,
+    refusal: Refusal,
+    head_bytes: usize,
+) -> After {
+    let response = handler.reject(refusal.rejection(head_bytes, false));
+    response::send(conn, response, &Exchange::refused(head_bytes), true).await.close(Closed::Rejected)
+}
+
 /// Turns a head into what the handler gets, and prepares the connection for the body.
-pub(super) fn begin(conn: &Rc<RefCell<Conn>>, head: Head) -> (Request<Body>, RequestMeta, Exchange) {
+fn begin(conn: &Rc<RefCell<Conn>>, head: Head) -> (Request<Body>, RequestMeta, Exchange) {
     let incoming = head.incoming;
     let version = incoming.parts.version;
     let bodiless = incoming.body.is_done() && incoming.upgrade.is_none();
@@ -112,7 +151,7 @@ pub(super) fn begin(conn: &Rc<RefCell<Conn>>, head: Head) -> (Request<Body>, Req
 }
 
 /// What came of the handler.
-pub(super) enum Answer {
+enum Answer {
     Response(Response<Body>),
     /// The client broke its request's framing.
     Broken(Refusal),
@@ -121,15 +160,12 @@ pub(super) enum Answer {
 }
 
 /// Drives the handler, and watches the client meanwhile.
-pub(super) async fn answer<F>(conn: &Rc<RefCell<Conn>>, mut running: Pin<&mut Option<F>>) -> Answer
+async fn answer<F>(conn: &Rc<RefCell<Conn>>, mut handling: Pin<&mut F>) -> Answer
 where
     F: Future<Output = Response<Body>>,
 {
     poll_fn(move |cx| {
-        let polled = match running.as_mut().as_pin_mut() {
-            Some(handler) => handler.poll(cx),
-            None => return Poll::Ready(Answer::Gone),
-        };
+        let polled = handling.as_mut().poll(cx);
         // The client's fault is the answer, whatever the handler made of its broken body.
         let broken = conn.borrow().broken.as_ref().and_then(refusal);
         if let Some(refusal) = broken {

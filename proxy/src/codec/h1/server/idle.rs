@@ -17,6 +17,11 @@ use crate::codec::{Closed, Drain};
 /// A connection that has been quiet for so long gives up what it kept for the next request.
 const PARK_AFTER: Duration = Duration::from_secs(1);
 
+const HEAD_TIMEOUT: Refusal =
+    Refusal { status: StatusCode::REQUEST_TIMEOUT, details: "request_header_timeout", body: "request header timeout" };
+const STREAM_TIMEOUT: Refusal =
+    Refusal { status: StatusCode::REQUEST_TIMEOUT, details: "stream_idle_timeout", body: "stream timeout" };
+
 /// What came.
 #[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and is moved once")]
 pub(super) enum Next {
@@ -39,6 +44,7 @@ enum Waiting {
     Idle,
     Duration,
     Head,
+    Stream,
 }
 
 struct Wait<'a> {
@@ -106,14 +112,8 @@ impl Wait<'_> {
                 Waiting::Duration => {
                     return Poll::Ready(Next::Closed(Closed::Timeout("the maximum connection duration")));
                 }
-                Waiting::Head => {
-                    let refusal = Refusal {
-                        status: StatusCode::REQUEST_TIMEOUT,
-                        details: "request_header_timeout",
-                        body: "request header timeout",
-                    };
-                    return Poll::Ready(Next::Refused(refusal, head_bytes));
-                }
+                Waiting::Head => return Poll::Ready(Next::Refused(HEAD_TIMEOUT, head_bytes)),
+                Waiting::Stream => return Poll::Ready(Next::Refused(STREAM_TIMEOUT, head_bytes)),
             }
         }
     }
@@ -129,7 +129,11 @@ impl Wait<'_> {
                     self.deadline.map(|at| (at, Waiting::Duration)),
                 ]
             } else {
-                [after(conn.settings.request_headers_timeout).map(|at| (at, Waiting::Head)), None, None]
+                [
+                    after(conn.settings.request_headers_timeout).map(|at| (at, Waiting::Head)),
+                    after(conn.settings.write_timeout).map(|at| (at, Waiting::Stream)),
+                    None,
+                ]
             };
             let Some((at, waiting)) = limits.into_iter().flatten().min_by_key(|(at, _)| *at) else {
                 return Poll::Pending;

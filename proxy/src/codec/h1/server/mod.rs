@@ -9,14 +9,16 @@ mod idle;
 mod response;
 
 use std::cell::RefCell;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::HeaderValue;
 
 use conn::Conn;
 pub use conn::{InformationalSender, RequestBody};
-use exchange::{After, Answer, Exchange};
+use exchange::After;
 
 use super::{HeaderCase, Limits};
 use crate::codec::handler::Handler;
@@ -47,7 +49,8 @@ pub struct Settings {
     pub idle_timeout: Option<Duration>,
     /// `request_headers_timeout`: from the first byte of a head to its last.
     pub request_headers_timeout: Option<Duration>,
-    /// `stream_idle_timeout`, as far as it is the codec's: the client takes no byte of a response for so long.
+    /// `stream_idle_timeout`, as far as it is the codec's: a head is incomplete, or the client takes no byte of a response, for
+    /// so long.
     pub write_timeout: Option<Duration>,
     /// `common_http_protocol_options.max_connection_duration`, with its jitter added.
     pub max_connection_duration: Option<Duration>,
@@ -83,34 +86,25 @@ pub async fn serve<H: Handler>(io: Io, settings: Rc<Settings>, local: Local, han
     let opened = local.clock.now();
     let deadline = settings.max_connection_duration.and_then(|limit| opened.checked_add(limit));
     let conn = Rc::new(RefCell::new(Conn::new(io, settings, local)));
-    // The handler's future lives in a box that is kept from request to request, and freed when the connection idles.
+    // An exchange, with the handler's future in it, lives in a box that is kept from request to request, and freed when the
+    // connection idles.
     let mut slot = None;
     let after = loop {
         let head = match idle::next_head(&conn, &drain, deadline, &mut slot).await {
             idle::Next::Head(head) => head,
             idle::Next::Refused(refusal, head_bytes) => {
-                let response = handler.reject(refusal.rejection(head_bytes, false));
-                let exchange = Exchange::refused(head_bytes);
-                break response::send(&conn, response, &exchange, true).await.close(Closed::Rejected);
+                break Box::pin(exchange::refuse(&conn, handler, refusal, head_bytes)).await;
             }
             idle::Next::Closed(closed) => break After::Drop(closed),
         };
-        let (request, meta, exchange) = exchange::begin(&conn, head);
         let running = slot.get_or_insert_with(|| Box::pin(None));
-        running.set(Some(handler.handle(request, meta)));
-        let answer = exchange::answer(&conn, running.as_mut()).await;
+        running.set(Some(exchange::run(&conn, handler, &drain, deadline, head)));
+        let after = poll_fn(|cx| match running.as_mut().as_pin_mut() {
+            Some(exchange) => exchange.poll(cx),
+            None => Poll::Ready(After::Next),
+        })
+        .await;
         running.set(None);
-        let after = match answer {
-            Answer::Response(response) => {
-                let goodbye = drain.is_draining() || deadline.is_some_and(|at| conn.borrow().local.clock.now() >= at);
-                response::send(&conn, response, &exchange, goodbye).await
-            }
-            Answer::Broken(refusal) => {
-                let response = handler.reject(refusal.rejection(exchange.head_bytes, true));
-                response::send(&conn, response, &exchange, true).await.close(Closed::Rejected)
-            }
-            Answer::Gone => After::Drop(Closed::ByPeerInRequest),
-        };
         if !matches!(after, After::Next) {
             break after;
         }
@@ -118,7 +112,7 @@ pub async fn serve<H: Handler>(io: Io, settings: Rc<Settings>, local: Local, han
     drop(slot);
     match after {
         After::Linger(closed) => {
-            goodbye(conn).await;
+            Box::pin(goodbye(conn)).await;
             closed
         }
         After::Cut(closed) => {

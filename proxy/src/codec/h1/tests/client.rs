@@ -248,3 +248,35 @@ fn proxying_an_upgrade_is_passing_two_bodies() {
         assert_eq!(served.await.unwrap(), Closed::AfterResponse);
     });
 }
+
+#[test]
+fn a_terminated_connect_is_a_tunnel() {
+    struct Terminate(RefCell<Option<DuplexStream>>);
+    impl Handler for Terminate {
+        async fn handle(&self, request: Request<Body>, meta: RequestMeta) -> Response<Body> {
+            assert_eq!(meta.upgrade, Some(crate::codec::Upgrade::Connect));
+            assert_eq!(request.uri().authority().map(|a| a.as_str()), Some("x.test:443"));
+            let io = self.0.borrow_mut().take().unwrap();
+            Response::new(crate::codec::Tunnel::new(io.into(), request.into_body(), Default::default()).into())
+        }
+    }
+    run(async {
+        let (mut origin, upstream) = tokio::io::duplex(1 << 16);
+        let (mut client, io) = tokio::io::duplex(1 << 16);
+        let served = tokio::task::spawn_local(async move {
+            let handler = Terminate(RefCell::new(Some(upstream)));
+            server::serve(io.into(), Rc::default(), worker(), &handler, Drain::never()).await
+        });
+        client.write_all(b"CONNECT x.test:443 HTTP/1.1\r\nHost: x.test:443\r\n\r\ntunnel").await.unwrap();
+        assert_eq!(receive(&mut client).await, ("HTTP/1.1 200 OK\r\n\r\n".to_owned(), false));
+        assert_eq!(receive(&mut origin).await, ("tunnel".to_owned(), false));
+        origin.write_all(b"back").await.unwrap();
+        assert_eq!(receive(&mut client).await.0, "back");
+        client.shutdown().await.unwrap();
+        assert_eq!(receive(&mut origin).await, (String::new(), true));
+        origin.write_all(b"last").await.unwrap();
+        drop(origin);
+        assert_eq!(receive(&mut client).await, ("last".to_owned(), true));
+        assert_eq!(served.await.unwrap(), Closed::AfterResponse);
+    });
+}

@@ -70,8 +70,13 @@ struct Shared {
     goodbye: Cell<bool>,
 }
 
-/// Serves one connection to its end.
+/// Serves one connection to its end. All of it is behind one box: whoever chooses between the protocols holds a small
+/// future, whichever it is.
 pub async fn serve<H: Handler>(io: Io, settings: Settings, local: Local, handler: &H, drain: Drain) -> Closed {
+    Box::pin(drive(io, settings, local, handler, drain)).await
+}
+
+async fn drive<H: Handler>(io: Io, settings: Settings, local: Local, handler: &H, drain: Drain) -> Closed {
     let io = Rc::new(RefCell::new(io));
     let shared = Rc::new(Shared { settings, local, goodbye: Cell::new(false) });
     let handshake = builder(&settings.http2).handshake::<_, Bytes>(SharedIo(io.clone()));
