@@ -398,7 +398,7 @@ fn unwrap(any: Any, version: &str) -> Item {
 }
 
 fn envelope(resource: discovery::Resource) -> Item {
-    let ttl = resource.ttl.and_then(|d| std::time::Duration::try_from(d).ok());
+    let ttl = resource.ttl.and_then(|d| sidemesh_config::wire::duration(&d, "ttl").ok());
     Item { name: resource.name, version: resource.version, any: resource.resource, ttl }
 }
 

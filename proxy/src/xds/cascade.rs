@@ -167,3 +167,58 @@ impl Collector<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use sidemesh_config::resource::{Resource, decode};
+
+    fn of(value: serde_json::Value, own: &Source) -> Vec<(ResourceKind, String, bool)> {
+        let any = sidemesh_proto::json::any_from_json(&value).expect("JSON of a known message");
+        let needs = match decode(&any).result.expect("a valid resource") {
+            Resource::Cluster(c) => of_cluster(&c, own),
+            Resource::Listener(l) => of_listener(&l, own),
+            other => panic!("not expected: {other:?}"),
+        };
+        needs.into_iter().map(|n| (n.kind, n.name.to_string(), n.source == Source::Ads)).collect()
+    }
+
+    #[test]
+    fn a_cluster_needs_its_endpoints_and_secrets() {
+        let sds = json!({"name": "cert", "sds_config": {"self": {}, "resource_api_version": "V3"}});
+        let tls = json!({
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": {
+                "tls_certificate_sds_secret_configs": [sds],
+                "validation_context_sds_secret_config": {"name": "ca"},
+            },
+        });
+        let cluster = json!({
+            "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", "name": "a", "type": "EDS",
+            "eds_cluster_config": {"service_name": "b", "eds_config": {"ads": {}, "resource_api_version": "V3"}},
+            "transport_socket": {"name": "tls", "typed_config": tls},
+        });
+        let needs = of(cluster, &Source::Ads);
+        assert!(needs.contains(&(ResourceKind::Endpoints, "b".into(), true)));
+        assert!(needs.contains(&(ResourceKind::Secret, "cert".into(), true)), "`self` is where the cluster came from");
+    }
+
+    #[test]
+    fn a_listener_needs_each_route_table_once() {
+        let chain = |name: &str| {
+            json!({"name": name, "filter_chain_match": {"server_names": [name]}, "filters": [{"name": "http", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+                "stat_prefix": "x",
+                "rds": {"route_config_name": "r", "config_source": {"ads": {}, "resource_api_version": "V3"}},
+                "http_filters": [{"name": "r", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}],
+            }}]})
+        };
+        let listener = json!({
+            "@type": "type.googleapis.com/envoy.config.listener.v3.Listener", "name": "l",
+            "address": {"socket_address": {"address": "127.0.0.1", "port_value": 80}},
+            "filter_chains": [chain("a.test"), chain("b.test")],
+        });
+        assert_eq!(of(listener, &Source::Ads), [(ResourceKind::Route, "r".to_owned(), true)]);
+    }
+}

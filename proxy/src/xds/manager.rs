@@ -275,7 +275,7 @@ impl Manager {
     /// Brings everything up to date with what was applied, and answers.
     fn settle(&mut self, now: Instant) {
         self.assembler.refresh(now);
-        self.progress(now);
+        self.progress();
         self.subscribe();
         if std::mem::take(&mut self.dirty) {
             self.publish();
@@ -290,7 +290,7 @@ impl Manager {
     }
 
     /// Moves the start on when a stage is complete.
-    fn progress(&mut self, now: Instant) {
+    fn progress(&mut self) {
         let dynamic = &self.bootstrap.dynamic;
         if let Start::Clusters(_) = self.start
             && (dynamic.clusters.is_none() || self.answered.contains(&ResourceKind::Cluster))
@@ -370,7 +370,7 @@ impl Manager {
         }
         self.next_channel += 1;
         let id = self.next_channel;
-        let mut channel = |task| Channel::new(id, source.clone(), own_kind, AbortOnDropHandle::new(task));
+        let channel = |task| Channel::new(id, source.clone(), own_kind, AbortOnDropHandle::new(task));
         let ads = self.bootstrap.dynamic.ads.clone();
         let channel = match (source, ads) {
             (Source::Path { path, watched_directory }, _) => {

@@ -1,0 +1,67 @@
+//! `server.*`: what the process tells of itself, brought up to date once a second; certificate files are looked at as often.
+
+use std::time::{Duration, Instant};
+
+use crate::shutdown::Phase;
+use crate::stats_group;
+use crate::telemetry::stats::Scope;
+use crate::tls;
+use crate::worker::Shared;
+
+const EVERY: Duration = Duration::from_secs(1);
+
+stats_group! {
+    pub struct ServerStats {
+        live: Gauge,
+        state: Gauge,
+        uptime: Gauge,
+        concurrency: Gauge,
+        memory_allocated: Gauge,
+        memory_heap_size: Gauge,
+        total_connections: Gauge,
+        parent_connections: Gauge,
+        hot_restart_epoch: Gauge,
+    }
+}
+
+pub(super) fn start(shared: &Shared, started: Instant, workers: usize) {
+    let stats = shared.stats.shard::<ServerStats>(Scope::Server);
+    stats.concurrency.set(workers as i64);
+    let shared = shared.clone();
+    tokio::task::spawn_local(async move {
+        let mut phases = shared.shutdown.subscribe();
+        loop {
+            let phase = *phases.borrow_and_update();
+            stats.live.set(i64::from(phase == Phase::Live));
+            stats.state.set(state(phase));
+            stats.uptime.set(started.elapsed().as_secs() as i64);
+            stats.total_connections.set(shared.shutdown.connections() as i64);
+            let resident = resident_bytes();
+            stats.memory_allocated.set(resident);
+            stats.memory_heap_size.set(resident);
+            tls::refresh_files();
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                // The sender lives as long as `shared`.
+                _ = phases.changed() => {}
+            }
+        }
+    });
+}
+
+/// Envoy's numbers: LIVE, DRAINING, PRE_INITIALIZING, INITIALIZING.
+fn state(phase: Phase) -> i64 {
+    match phase {
+        Phase::Live => 0,
+        Phase::Draining | Phase::Stopping | Phase::Exit => 1,
+        Phase::PreInitializing => 2,
+        Phase::Initializing => 3,
+    }
+}
+
+/// Resident memory; zero where the kernel does not say.
+fn resident_bytes() -> i64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.and_then(|text| text.split(' ').nth(1).and_then(|n| n.parse::<i64>().ok())).unwrap_or(0);
+    pages * nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096)
+}

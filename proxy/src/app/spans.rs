@@ -1,0 +1,81 @@
+//! Spans to their collectors: OTLP over the gRPC channels of [`super::grpc`].
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
+use sidemesh_config::bootstrap::{Bootstrap, RuntimeOrigin};
+use sidemesh_config::resource::http_connection_manager::OpenTelemetryProvider;
+use sidemesh_config::value::{GrpcService, Name, RuntimeValue};
+use tonic::transport::Channel;
+
+use crate::telemetry::stats::Scope;
+use crate::telemetry::trace::export::{self, Collector, SpanQueue, TraceStats};
+use crate::worker::Shared;
+use crate::xds::Connect;
+
+/// How long an export may take when the provider says nothing.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+const FLUSH_KEY: &str = "tracing.opentelemetry.flush_interval_ms";
+const DEFAULT_FLUSH_MS: f64 = 5000.0;
+
+struct Grpc {
+    connect: Rc<Connect>,
+    /// By cluster; a channel reconnects by itself.
+    channels: RefCell<HashMap<Name, Channel>>,
+}
+
+impl Grpc {
+    fn channel(&self, service: &GrpcService) -> Result<Channel, String> {
+        if let Some(channel) = self.channels.borrow().get(&service.cluster) {
+            return Ok(channel.clone());
+        }
+        let channel = (self.connect)(service)?;
+        self.channels.borrow_mut().insert(service.cluster.clone(), channel.clone());
+        Ok(channel)
+    }
+}
+
+impl Collector for Grpc {
+    async fn export(
+        &self,
+        provider: &Arc<OpenTelemetryProvider>,
+        request: ExportTraceServiceRequest,
+    ) -> Result<(), String> {
+        let service = provider.service.as_ref().ok_or("the provider has no grpc_service")?;
+        let mut client = TraceServiceClient::new(self.channel(service)?);
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(service.timeout.unwrap_or(DEFAULT_TIMEOUT));
+        for (name, value) in &service.initial_metadata {
+            let key = tonic::metadata::MetadataKey::from_bytes(name.as_str().as_bytes());
+            if let (Ok(key), Ok(value)) = (key, value.parse()) {
+                request.metadata_mut().insert(key, value);
+            }
+        }
+        client.export(request).await.map(drop).map_err(|status| status.to_string())
+    }
+}
+
+pub(super) fn start(queue: SpanQueue, shared: &Shared, bootstrap: &Bootstrap, connect: Rc<Connect>) {
+    let stats: Arc<TraceStats> = shared.stats.shard(Scope::Fixed("tracing.opentelemetry"));
+    let flush = Duration::from_millis(flush_ms(bootstrap).max(1.0) as u64);
+    let collector = Grpc { connect, channels: RefCell::default() };
+    tokio::task::spawn_local(export::run(queue, collector, flush, stats));
+}
+
+/// Read once: the bootstrap's static layers alone.
+fn flush_ms(bootstrap: &Bootstrap) -> f64 {
+    let value = |layer: &RuntimeOrigin| match layer {
+        RuntimeOrigin::Static(entries) => match entries.get(FLUSH_KEY) {
+            Some(RuntimeValue::Number(n)) => Some(*n),
+            Some(RuntimeValue::Text(t)) => t.parse().ok(),
+            _ => None,
+        },
+        _ => None,
+    };
+    bootstrap.runtime.iter().rev().find_map(|l| value(&l.origin)).unwrap_or(DEFAULT_FLUSH_MS)
+}

@@ -1,0 +1,414 @@
+//! One accepted connection: listener filters, choice of the chain, TLS, and on to the chain's filters.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+use sidemesh_config::resource::listener::{ConnectionView, ListenerFilter, ProxyProtocolFilter};
+use sidemesh_config::value::{Metadata, Name};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use super::chain::Chain;
+use super::detect::{self, Detected};
+use super::listener::{Listener, Version};
+use super::original_dst::original_destination;
+use super::proxy_protocol::{self, Parsed};
+use super::stats::ListenerStats;
+use crate::connection::ConnectionInfo;
+use crate::io::{Io, Socket};
+use crate::tcp::filter::RateLimit;
+
+/// A connection is handed from listener to listener at most so often.
+const MAX_HAND_OVERS: usize = 4;
+
+/// What the listener filters found out.
+struct Inspected {
+    stream: TcpStream,
+    /// Bytes read early, to be read again.
+    early: BytesMut,
+    remote: SocketAddr,
+    local: SocketAddr,
+    restored: bool,
+    transport: &'static str,
+    server_name: Option<Name>,
+    alpn: Vec<Name>,
+    metadata: Metadata,
+    tlvs: Vec<(u8, bytes::Bytes)>,
+}
+
+/// Why a connection ends before its chain runs.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the client went away")]
+    Closed,
+    #[error("listener filters: {0}")]
+    Filter(&'static str),
+    #[error("rate limited")]
+    Limited,
+}
+
+/// Counts an open connection of the listener.
+struct Counted {
+    stats: Arc<ListenerStats>,
+    start: Instant,
+    worker: Rc<crate::worker::Worker>,
+    _open: crate::shutdown::OpenConnection,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.stats.downstream_cx_active.dec();
+        self.stats.downstream_cx_destroy.inc();
+        let lasted = self.worker.local.clock.now().saturating_duration_since(self.start);
+        self.stats.downstream_cx_length_ms.record(lasted.as_millis() as u64);
+    }
+}
+
+impl Counted {
+    fn new(listener: &Listener) -> Self {
+        let worker = listener.worker.clone();
+        listener.stats.downstream_cx_total.inc();
+        listener.stats.downstream_cx_active.inc();
+        let start = worker.local.clock.now();
+        Counted { stats: listener.stats.clone(), start, _open: worker.shutdown().connection(), worker }
+    }
+}
+
+/// Takes a connection on. Without listener filters its chain is chosen at once.
+pub(super) fn begin(listener: &Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
+    // A connection that is gone already has no address.
+    let Ok(local) = stream.local_addr() else { return };
+    let ends = Ends { peer: canonical(peer), local: canonical(local) };
+    let counted = Counted::new(listener);
+    let version = listener.version();
+    let inspected = Inspected::new(stream, &ends);
+    if version.config.listener_filters.is_empty() {
+        serve(listener, &version, inspected, ends, counted);
+    } else {
+        tokio::task::spawn_local(inspect(listener.clone(), inspected, ends, counted));
+    }
+}
+
+/// The two ends of the socket.
+#[derive(Clone, Copy)]
+struct Ends {
+    peer: SocketAddr,
+    local: SocketAddr,
+}
+
+/// Runs the listener filters, of several listeners when the connection is handed over.
+async fn inspect(mut listener: Rc<Listener>, mut inspected: Inspected, ends: Ends, counted: Counted) {
+    for _ in 0..MAX_HAND_OVERS {
+        let version = listener.version();
+        if let Err(ended) = inspected.inspect(&listener, &version).await {
+            tracing::debug!(listener = %listener.name, peer = %ends.peer, "connection ended early: {ended}");
+            return;
+        }
+        let other = match version.config.use_original_dst && inspected.restored {
+            true => listener.all.upgrade().and_then(|all| all.for_destination(inspected.local)),
+            false => None,
+        };
+        match other.filter(|other| !Rc::ptr_eq(other, &listener)) {
+            Some(other) => listener = other,
+            None => return serve(&listener, &version, inspected, ends, counted),
+        }
+    }
+}
+
+/// `::ffff:1.2.3.4` is an IPv4 client.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Chooses the chain and runs the connection on it.
+fn serve(listener: &Rc<Listener>, version: &Version, inspected: Inspected, ends: Ends, counted: Counted) {
+    let offered: Vec<&str> = inspected.alpn.iter().map(|a| &**a).collect();
+    let view = ConnectionView {
+        destination: Some(inspected.local),
+        source: Some(inspected.remote),
+        direct_source: Some(ends.peer),
+        server_name: inspected.server_name.as_deref().unwrap_or_default(),
+        transport_protocol: inspected.transport,
+        application_protocols: &offered,
+    };
+    let Some(chain) = version.config.choose(&view).and_then(|c| version.chain(c)).cloned() else {
+        listener.stats.no_filter_chain_match.inc();
+        tracing::debug!(listener = %listener.name, peer = %ends.peer, server_name = view.server_name, "no filter chain matches: closed");
+        return;
+    };
+    let worker = &listener.worker;
+    let mut info = ConnectionInfo {
+        id: worker.next_connection_id(),
+        start: counted.start,
+        start_time: worker.local.clock.system(),
+        remote: inspected.remote,
+        direct_remote: ends.peer,
+        local: inspected.local,
+        direct_local: ends.local,
+        local_restored: inspected.restored,
+        server_name: inspected.server_name,
+        alpn: inspected.alpn.first().cloned().filter(|_| inspected.transport != "tls"),
+        tls: None,
+        handshake_complete: None,
+        listener: version.config.clone(),
+        chain: chain.config.name.clone(),
+        filter_chain: chain.config.clone(),
+        listener_metadata: version.config.metadata.clone(),
+        metadata: inspected.metadata,
+        proxy_tlvs: inspected.tlvs,
+    };
+    let socket = Socket::from(inspected.stream).with_prefix(inspected.early.freeze());
+    let (listener, worker) = (listener.clone(), worker.clone());
+    chain.clone().spawn(async move {
+        let _counted = counted;
+        if let Some(io) = secure(&chain, &listener, socket, &mut info).await {
+            let info = Rc::new(info);
+            chain.serve(io, info.clone()).await;
+            log_connection(&worker, &info);
+        }
+    });
+}
+
+/// Terminates TLS, where the chain says so.
+async fn secure(chain: &Chain, listener: &Listener, socket: Socket, info: &mut ConnectionInfo) -> Option<Io> {
+    let server = match chain.tls() {
+        None => return Some(socket.into()),
+        Some(Ok(server)) => server,
+        Some(Err(error)) => {
+            tracing::warn!(listener = %listener.name, chain = %info.chain, "connection closed: {error}");
+            listener.stats.ssl_connection_error.inc();
+            return None;
+        }
+    };
+    let local = &listener.worker.local;
+    let handshake = server.accept(socket);
+    let done = match chain.config.transport_connect_timeout {
+        None => handshake.await,
+        Some(limit) => match local.timers.timeout(limit, handshake).await {
+            Ok(done) => done,
+            Err(_) => {
+                listener.stats.downstream_cx_transport_socket_connect_timeout.inc();
+                return None;
+            }
+        },
+    };
+    match done {
+        Ok((io, peer)) => {
+            listener.stats.ssl_handshake.inc();
+            info.server_name = io.server_session().and_then(|s| s.server_name()).map(Name::from);
+            info.alpn = io.alpn().map(|a| Name::from(String::from_utf8_lossy(a)));
+            info.handshake_complete = Some(local.clock.now());
+            info.tls = Some(peer);
+            Some(io)
+        }
+        Err(error) => {
+            listener.stats.ssl_connection_error.inc();
+            tracing::debug!(listener = %listener.name, remote = %info.remote, "TLS handshake failed: {error}");
+            None
+        }
+    }
+}
+
+/// The listener's own access logs: one line per connection.
+fn log_connection(worker: &crate::worker::Worker, info: &Rc<ConnectionInfo>) {
+    use crate::telemetry::stream_info::{LogContext, StreamInfo};
+    if !info.listener.access_logs.is_empty() {
+        let stream = StreamInfo::new(info.clone(), None, info.start, info.start_time);
+        let context = LogContext::of(&stream, worker.local.clock.now());
+        let random = worker.local.random.next_u64();
+        worker.log.log(&info.listener.access_logs, &context, &worker.config().runtime, random);
+    }
+}
+
+impl Inspected {
+    fn new(stream: TcpStream, ends: &Ends) -> Self {
+        Inspected {
+            stream,
+            early: BytesMut::new(),
+            remote: ends.peer,
+            local: ends.local,
+            restored: false,
+            transport: "raw_buffer",
+            server_name: None,
+            alpn: Vec::new(),
+            metadata: Metadata::default(),
+            tlvs: Vec::new(),
+        }
+    }
+
+    /// Runs the listener filters in order, within their time limit.
+    async fn inspect(&mut self, listener: &Listener, version: &Version) -> Result<(), Ended> {
+        let config = &version.config;
+        if config.listener_filters.is_empty() {
+            return Ok(());
+        }
+        listener.stats.downstream_pre_cx_active.inc();
+        let filters = self.run_filters(listener, &config.listener_filters);
+        let done = match config.listener_filters_timeout {
+            None => filters.await,
+            Some(limit) => match listener.worker.local.timers.timeout(limit, filters).await {
+                Ok(done) => done,
+                Err(_) => {
+                    listener.stats.downstream_pre_cx_timeout.inc();
+                    match config.continue_on_listener_filters_timeout {
+                        true => Ok(()),
+                        false => Err(Ended::Filter("listener_filters_timeout")),
+                    }
+                }
+            },
+        };
+        listener.stats.downstream_pre_cx_active.dec();
+        match &done {
+            Err(Ended::Closed) => listener.stats.downstream_listener_filter_remote_close.inc(),
+            Err(Ended::Filter(_)) => listener.stats.downstream_listener_filter_error.inc(),
+            _ => {}
+        }
+        done
+    }
+
+    async fn run_filters(&mut self, listener: &Listener, filters: &[ListenerFilter]) -> Result<(), Ended> {
+        for filter in filters {
+            match filter {
+                ListenerFilter::OriginalDst => {
+                    if let Some(destination) = original_destination(&self.stream).map(canonical) {
+                        self.restored = destination != self.local;
+                        self.local = destination;
+                    }
+                }
+                ListenerFilter::ProxyProtocol(config) => self.proxy_protocol(listener, config).await?,
+                ListenerFilter::TlsInspector { .. } => self.tls_inspector(listener).await?,
+                ListenerFilter::HttpInspector => self.http_inspector(listener).await?,
+                ListenerFilter::LocalRateLimit(config) => {
+                    RateLimit::new(config, &listener.worker).check(&listener.worker).map_err(|_| Ended::Limited)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn more(&mut self) -> Result<(), Ended> {
+        match self.stream.read_buf(&mut self.early).await {
+            Ok(n) if n > 0 => Ok(()),
+            _ => Err(Ended::Closed),
+        }
+    }
+
+    async fn proxy_protocol(&mut self, listener: &Listener, config: &ProxyProtocolFilter) -> Result<(), Ended> {
+        let stats = &listener.stats;
+        loop {
+            match proxy_protocol::parse(&self.early) {
+                Ok(Parsed::Partial) => self.more().await?,
+                Ok(Parsed::Header(header)) => {
+                    let (disallowed, found, refused) = match header.version {
+                        proxy_protocol::Version::V1 => {
+                            (config.disallow_v1, &stats.proxy_v1_found, &stats.proxy_v1_disallowed)
+                        }
+                        proxy_protocol::Version::V2 => {
+                            (config.disallow_v2, &stats.proxy_v2_found, &stats.proxy_v2_disallowed)
+                        }
+                    };
+                    if disallowed {
+                        refused.inc();
+                        return Err(Ended::Filter("a PROXY protocol version that is not allowed"));
+                    }
+                    found.inc();
+                    self.early.advance(header.length);
+                    self.told(header, config);
+                    return Ok(());
+                }
+                Ok(Parsed::Absent) if config.allow_without_header => {
+                    stats.proxy_not_found_allowed.inc();
+                    return Ok(());
+                }
+                Ok(Parsed::Absent) => {
+                    stats.proxy_not_found_disallowed.inc();
+                    return Err(Ended::Filter("no PROXY protocol header"));
+                }
+                Err(reason) => {
+                    let v1 = self.early.first() == Some(&b'P');
+                    if v1 { &stats.proxy_v1_error } else { &stats.proxy_v2_error }.inc();
+                    return Err(Ended::Filter(reason));
+                }
+            }
+        }
+    }
+
+    fn told(&mut self, header: proxy_protocol::Header, config: &ProxyProtocolFilter) {
+        if let Some((source, destination)) = header.addresses {
+            self.restored = canonical(destination) != self.local;
+            self.remote = canonical(source);
+            self.local = canonical(destination);
+        }
+        for (kind, content) in header.tlvs {
+            for (wanted, filter, key) in &config.rules {
+                if *wanted == kind {
+                    let text = serde_json::Value::String(String::from_utf8_lossy(&content).into_owned());
+                    let slot = self.metadata.0.entry(filter.clone()).or_insert_with(|| serde_json::json!({}));
+                    if let Some(object) = slot.as_object_mut() {
+                        object.insert(key.to_string(), text);
+                    }
+                }
+            }
+            // An empty list passes all on.
+            if config.pass_through_tlvs.as_ref().is_some_and(|list| list.is_empty() || list.contains(&kind)) {
+                self.tlvs.push((kind, content));
+            }
+        }
+    }
+
+    async fn tls_inspector(&mut self, listener: &Listener) -> Result<(), Ended> {
+        let stats = &listener.tls_inspector;
+        loop {
+            match detect::client_hello(&self.early) {
+                Detected::Partial if self.early.len() > detect::MAX_INSPECTED_BYTES => {
+                    stats.client_hello_too_large.inc();
+                    return Err(Ended::Filter("a ClientHello that is too large"));
+                }
+                Detected::Partial => self.more().await?,
+                Detected::Other => {
+                    stats.tls_not_found.inc();
+                    return Ok(());
+                }
+                Detected::Found(hello) => {
+                    stats.tls_found.inc();
+                    if hello.server_name.is_some() { &stats.sni_found } else { &stats.sni_not_found }.inc();
+                    if hello.alpn.is_empty() { &stats.alpn_not_found } else { &stats.alpn_found }.inc();
+                    self.transport = "tls";
+                    self.server_name = hello.server_name;
+                    self.alpn = hello.alpn;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn http_inspector(&mut self, listener: &Listener) -> Result<(), Ended> {
+        // What TLS carries is not to be seen here.
+        if self.transport == "tls" {
+            return Ok(());
+        }
+        let stats = &listener.http_inspector;
+        loop {
+            match detect::http(&self.early) {
+                Detected::Partial => self.more().await?,
+                Detected::Other => {
+                    stats.http_not_found.inc();
+                    return Ok(());
+                }
+                Detected::Found(protocol) => {
+                    match protocol {
+                        "h2c" => &stats.http2_found,
+                        "http/1.0" => &stats.http10_found,
+                        _ => &stats.http11_found,
+                    }
+                    .inc();
+                    self.alpn = vec![Name::from(protocol)];
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The downstream stage: sockets, first bytes, filter chains.
+//!
+//! The control thread binds ([`Sockets`]); each worker accepts on its own sockets, finds out what a connection is
+//! (original destination, PROXY protocol, TLS, HTTP), chooses the filter chain, terminates TLS and hands over to `http` or
+//! `tcp`. Invariant: a change of configuration never touches a connection whose chain did not change.
+
+mod accept;
+mod chain;
+mod detect;
+mod listener;
+mod original_dst;
+mod proxy_protocol;
+mod sockets;
+mod stats;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidemesh_config::resource::listener::Listener as Config;
+use sidemesh_config::value::{Address, Name};
+
+pub use sockets::{BindError, Sockets};
+pub use stats::ListenerStats;
+
+use crate::upstream::Upstream;
+use crate::worker::Worker;
+use chain::Chain;
+use listener::Listener;
+
+/// How often draining chains are looked at.
+const DRAIN_POLL: Duration = Duration::from_millis(250);
+
+/// All listeners of one worker.
+pub struct Listeners {
+    worker: Rc<Worker>,
+    upstream: Rc<Upstream>,
+    /// How long connections of a listener or chain that is gone may last.
+    drain_time: Duration,
+    active: RefCell<BTreeMap<Name, Rc<Listener>>>,
+}
+
+/// A listener as `/listeners` shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenerView {
+    pub name: Name,
+    pub addresses: Vec<SocketAddr>,
+    pub connections: usize,
+}
+
+impl Listeners {
+    pub fn new(worker: Rc<Worker>, upstream: Rc<Upstream>, drain_time: Duration) -> Rc<Self> {
+        Rc::new(Listeners { worker, upstream, drain_time, active: RefCell::default() })
+    }
+
+    /// Adds a listener or changes it; `sockets` are all it accepts on.
+    pub fn put(self: &Rc<Self>, config: Arc<Config>, sockets: Vec<std::net::TcpListener>) {
+        let known = self.active.borrow().get(&config.name).cloned();
+        let listener = match known {
+            Some(listener) => {
+                let dropped = listener.update(config, &self.upstream);
+                listener::drain(dropped, &self.worker, self.drain_time);
+                listener
+            }
+            None => {
+                let listener = Listener::new(config.clone(), &self.worker, &self.upstream, Rc::downgrade(self));
+                self.active.borrow_mut().insert(config.name.clone(), listener.clone());
+                listener
+            }
+        };
+        if let Err(error) = listener.listen(sockets) {
+            tracing::error!(listener = %listener.name, %error, "the worker cannot accept on a socket of the listener");
+        }
+    }
+
+    /// Stops a listener; its connections drain.
+    pub fn remove(&self, name: &str) {
+        let removed = self.active.borrow_mut().remove(name);
+        if let Some(listener) = removed {
+            listener.stop_accepting();
+            listener::drain(listener.version().chains().cloned().collect(), &self.worker, self.drain_time);
+        }
+    }
+
+    /// Stops all listeners (of a direction) and drains; `close_idle`: connections without a request in flight are closed now.
+    pub fn drain(&self, inbound_only: bool, close_idle: bool) {
+        use sidemesh_config::resource::listener::TrafficDirection::Inbound;
+        for listener in self.active.borrow().values() {
+            let version = listener.version();
+            if inbound_only && version.config.direction != Inbound {
+                continue;
+            }
+            listener.stop_accepting();
+            version.chains().for_each(|c| if close_idle { c.close_idle() } else { c.start_drain() });
+        }
+    }
+
+    pub fn view(&self) -> Vec<ListenerView> {
+        let view = |l: &Rc<Listener>| ListenerView {
+            name: l.name.clone(),
+            addresses: l.addresses(),
+            connections: l.connections(),
+        };
+        self.active.borrow().values().map(view).collect()
+    }
+
+    /// The listener for an original destination: of that very address, else of its port on all addresses.
+    fn for_destination(&self, destination: SocketAddr) -> Option<Rc<Listener>> {
+        let active = self.active.borrow();
+        let at = |wanted: SocketAddr| {
+            let is = |l: &&Rc<Listener>| {
+                let config = &l.version().config;
+                std::iter::once(&config.address)
+                    .chain(&config.additional_addresses)
+                    .any(|a| *a == Address::Socket(wanted))
+            };
+            active.values().find(is).cloned()
+        };
+        at(destination).or_else(|| {
+            let any: std::net::IpAddr = match destination {
+                SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+            };
+            at(SocketAddr::new(any, destination.port()))
+        })
+    }
+}
+
+/// Waits until the chains have no connection left, at most `time`; then ends what is left.
+async fn drain_after(chains: Vec<Rc<Chain>>, worker: Rc<Worker>, time: Duration) {
+    let end = worker.local.clock.now() + time;
+    while chains.iter().any(|c| c.connections() > 0) {
+        let now = worker.local.clock.now();
+        if now >= end {
+            break;
+        }
+        tokio::time::sleep(DRAIN_POLL.min(end - now)).await;
+    }
+    chains.iter().for_each(|c| c.abort());
+}

@@ -1,0 +1,8 @@
+//! The TCP stage: network filters and the forwarding of connections that are not HTTP.
+
+mod copy;
+pub mod filter;
+mod forward;
+mod stats;
+
+pub use forward::Forward;
