@@ -1,0 +1,337 @@
+//! Choosing a host: priority, then locality, then the algorithm; every step Envoy's arithmetic.
+//!
+//! A [`Balancer`] is one worker's view of a cluster's hosts at one moment. It is thrown away and made anew when membership, health
+//! or policy change; what must outlive that is in [`HostState`](super::host::HostState). It takes the time and random numbers from its
+//! caller, waits for nothing, and knows neither connections nor limits.
+
+mod consistent;
+mod edf;
+mod hosts;
+mod least_request;
+mod load;
+mod maglev;
+mod pick_first;
+mod random;
+mod reported;
+mod ring;
+mod round_robin;
+mod slow_start;
+mod subset;
+#[cfg(test)]
+mod tests;
+mod zone;
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sidemesh_config::resource::cluster::{Cluster as Config, LbPolicy, LocalityLb, SubsetConfig};
+use sidemesh_config::resource::endpoint::AssignmentPolicy;
+use sidemesh_config::resource::route::RetryPolicy;
+use sidemesh_config::value::{Fraction, Locality, Name};
+
+use super::host::Host;
+use crate::clock::Random;
+pub use hosts::{Group, HostSet, Members};
+pub use load::{Availability, LoadPolicy, PriorityLoad};
+pub use reported::{LoadReport, weight_of_report};
+pub use subset::Labels;
+
+/// Subsets kept per worker and cluster; a route's criteria beyond that are filtered anew for each request.
+const MAX_SUBSETS: usize = 4096;
+
+/// Time, chance and load, as the caller has them.
+#[derive(Debug, Clone, Copy)]
+pub struct Chance<'a> {
+    pub random: &'a Random,
+    /// Milliseconds on the registry's clock.
+    pub now: u64,
+    /// Requests in flight to the whole cluster.
+    pub cluster_active: u64,
+}
+
+/// What is asked of the balancer.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Request<'a> {
+    pub hash: Option<u64>,
+    pub subset: &'a Labels,
+    pub retry: Option<&'a RetryPolicy>,
+    pub tried: &'a [Rc<Host>],
+}
+
+/// A host, and what was unusual about choosing it.
+#[derive(Debug)]
+pub struct Picked {
+    pub host: Option<Rc<Host>>,
+    pub panic: bool,
+}
+
+/// How many proxies of this proxy's own service run in each locality: its own first.
+pub type OwnZones = Arc<[(Locality, u64)]>;
+
+/// One worker's view of a cluster's hosts.
+pub struct Balancer {
+    config: Arc<Config>,
+    policy: AssignmentPolicy,
+    members: Vec<Members>,
+    own: Option<OwnZones>,
+    whole: View,
+    subsets: RefCell<HashMap<u64, Vec<Subset>>>,
+}
+
+/// The labels of a subset and its hosts, if any.
+type Subset = (Vec<(Name, serde_json::Value)>, Option<Rc<View>>);
+
+/// All hosts, or those of one subset.
+struct View {
+    levels: Vec<Level>,
+    load: PriorityLoad,
+}
+
+struct Level {
+    set: HostSet,
+    schedule: OnceCell<zone::LocalitySchedule>,
+    zone: OnceCell<zone::ZoneRouting>,
+    placement: OnceCell<Option<consistent::Placement>>,
+}
+
+impl Balancer {
+    pub fn new(config: Arc<Config>, policy: AssignmentPolicy, members: Vec<Members>, own: Option<OwnZones>) -> Self {
+        let whole = View::new(&config, &policy, &members, own.as_ref());
+        Balancer { config, policy, members, own, whole, subsets: RefCell::default() }
+    }
+
+    /// The hosts by priority.
+    pub fn sets(&self) -> impl Iterator<Item = &HostSet> {
+        self.whole.levels.iter().map(|l| &l.set)
+    }
+
+    /// The members this view was made of.
+    pub fn members(&self) -> &[Members] {
+        &self.members
+    }
+
+    pub fn load(&self) -> &PriorityLoad {
+        &self.whole.load
+    }
+
+    /// Chooses a host; again, as often as the retry policy allows, while it objects to the one chosen.
+    pub fn pick(&self, request: &Request<'_>, chance: &Chance<'_>) -> Picked {
+        match &self.config.subsets {
+            None => self.pick_in(&self.whole, request, chance),
+            Some(subsets) => match self.subset(subsets, request.subset) {
+                Some(Some(view)) => self.pick_in(&view, request, chance),
+                Some(None) => self.pick_in(&self.whole, request, chance),
+                None => Picked { host: None, panic: false },
+            },
+        }
+    }
+
+    /// A host of one priority, for an aggregate cluster that has chosen it.
+    pub fn pick_at(
+        &self,
+        priority: usize,
+        availability: Availability,
+        request: &Request<'_>,
+        chance: &Chance<'_>,
+    ) -> Picked {
+        let hash = request.hash.unwrap_or_else(|| chance.random.next_u64());
+        self.pick_level(&self.whole, (priority, availability), hash, 0, chance)
+    }
+
+    fn pick_in(&self, view: &View, request: &Request<'_>, chance: &Chance<'_>) -> Picked {
+        let retry = request.retry.filter(|_| !request.tried.is_empty());
+        let adjusted = retry.and_then(|retry| adjusted_load(&view.load, retry, request.tried));
+        let load = adjusted.as_ref().unwrap_or(&view.load);
+        let attempts = retry.map_or(0, |r| r.host_selection_retry_max_attempts);
+        let mut panic = false;
+        for attempt in 0..=attempts {
+            let hash = request.hash.unwrap_or_else(|| chance.random.next_u64());
+            let picked = self.pick_level(view, load.choose(hash), hash, attempt, chance);
+            panic |= picked.panic;
+            let Some(host) = picked.host else { return Picked { host: None, panic } };
+            if attempt == attempts || !retry.is_some_and(|r| objects(r, request.tried, &host)) {
+                return Picked { host: Some(host), panic };
+            }
+        }
+        Picked { host: None, panic }
+    }
+
+    fn pick_level(
+        &self,
+        view: &View,
+        at: (usize, Availability),
+        hash: u64,
+        attempt: u32,
+        chance: &Chance<'_>,
+    ) -> Picked {
+        let Some(level) = view.levels.get(at.0) else { return Picked { host: None, panic: false } };
+        let panic = view.load.panic.get(at.0).copied().unwrap_or(false);
+        if let LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. } = self.config.lb {
+            let by_locality = self.config.lb_common.locality == LocalityLb::Weighted;
+            let make = || consistent::Placement::new(&self.config.lb, &level.set, panic, by_locality);
+            let placement = level.placement.get_or_init(make);
+            return Picked { host: placement.as_ref().and_then(|p| p.pick(hash, attempt, chance)), panic };
+        }
+        let host = self.group(level, at.1, panic, chance).and_then(|group| self.pick_from(group, chance));
+        Picked { host, panic }
+    }
+
+    /// The hosts that the request is balanced among.
+    fn group<'a>(
+        &self,
+        level: &'a Level,
+        availability: Availability,
+        panic: bool,
+        chance: &Chance<'_>,
+    ) -> Option<&'a Group> {
+        let set = &level.set;
+        let fail_on_panic =
+            matches!(self.config.lb_common.locality, LocalityLb::ZoneAware { fail_traffic_on_panic: true, .. });
+        if panic {
+            return (!fail_on_panic).then_some(&set.all);
+        }
+        let degraded = availability == Availability::Degraded;
+        let whole = if degraded { &set.degraded } else { &set.healthy };
+        if set.localities.len() < 2 {
+            return Some(whole);
+        }
+        let locality = match self.config.lb_common.locality {
+            LocalityLb::None => None,
+            LocalityLb::Weighted => {
+                let over = self.policy.overprovisioning_factor;
+                let make = || zone::LocalitySchedule::new(set, over, chance.random.next_u64());
+                level.schedule.get_or_init(make).pick(set, degraded, over)
+            }
+            LocalityLb::ZoneAware { routing_enabled, min_cluster_size, force_local_zone_min, .. } => {
+                let policy = zone::ZonePolicy { min_cluster_size, force_local_min: force_local_zone_min };
+                self.zone(level, routing_enabled, policy, chance)
+            }
+        };
+        let Some(locality) = locality.and_then(|i| set.localities.get(i)) else { return Some(whole) };
+        let group = if degraded { &locality.degraded } else { &locality.healthy };
+        Some(if group.hosts.is_empty() { whole } else { group })
+    }
+
+    fn zone(&self, level: &Level, enabled: Fraction, policy: zone::ZonePolicy, chance: &Chance<'_>) -> Option<usize> {
+        let own = self.own.as_ref()?;
+        let routing = level.zone.get_or_init(|| zone::ZoneRouting::new(&level.set, own, policy));
+        if enabled.hit(chance.random.next_u64()) { routing.pick(chance) } else { None }
+    }
+
+    fn pick_from(&self, group: &Group, chance: &Chance<'_>) -> Option<Rc<Host>> {
+        match &self.config.lb {
+            LbPolicy::RoundRobin { slow_start } => round_robin::pick(group, slow_start.as_ref(), chance),
+            LbPolicy::LeastRequest { choice_count, active_request_bias, slow_start, full_scan } => {
+                let policy = least_request::LeastRequest {
+                    choices: *choice_count,
+                    bias: *active_request_bias,
+                    full_scan: *full_scan,
+                    slow_start: slow_start.as_ref(),
+                };
+                least_request::pick(group, policy, chance)
+            }
+            LbPolicy::Random => random::pick(group, chance),
+            LbPolicy::ClientSideWeightedRoundRobin(config) => reported::pick(group, config, chance),
+            LbPolicy::PickFirst { shuffle } => pick_first::pick(group, *shuffle, chance),
+            // Hashing policies were served above; `ClusterProvided` clusters choose by address.
+            LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. } | LbPolicy::ClusterProvided => None,
+        }
+    }
+
+    /// The view for a request's criteria: `Some(None)` is all hosts, `None` nobody.
+    fn subset(&self, config: &SubsetConfig, wanted: &Labels) -> Option<Option<Rc<View>>> {
+        match subset::choose(config, wanted, &|labels| self.labelled(config, labels).is_some()) {
+            subset::Choice::Any => Some(None),
+            subset::Choice::Nobody => None,
+            subset::Choice::Labelled(labels) => self.labelled(config, &labels).map(Some),
+        }
+    }
+
+    fn labelled(&self, config: &SubsetConfig, labels: &Labels) -> Option<Rc<View>> {
+        let key = subset::fingerprint(labels);
+        if let Some((_, view)) = self.subsets.borrow().get(&key).into_iter().flatten().find(|(l, _)| l == labels) {
+            return view.clone();
+        }
+        let view = self.filter(config, labels).map(Rc::new);
+        let mut subsets = self.subsets.borrow_mut();
+        if subsets.len() < MAX_SUBSETS {
+            subsets.entry(key).or_default().push((labels.to_vec(), view.clone()));
+        }
+        view
+    }
+
+    fn filter(&self, config: &SubsetConfig, labels: &Labels) -> Option<View> {
+        let single = config.selectors.iter().any(|s| {
+            s.single_host_per_subset
+                && s.keys.len() == labels.len()
+                && s.keys.iter().zip(labels).all(|(k, (l, _))| k == l)
+        });
+        let mut members = Vec::new();
+        for m in &self.members {
+            let matching = |h: &&Rc<Host>| subset::matches(h, labels, config.list_as_any);
+            let mut hosts: Vec<_> = m.hosts.iter().filter(matching).cloned().collect();
+            if single {
+                hosts.truncate(1);
+            }
+            let weight = match (config.locality_weight_aware, config.scale_locality_weight) {
+                (false, _) => 0,
+                (true, false) => m.weight,
+                (true, true) => scaled(m.weight, hosts.len(), m.hosts.len()),
+            };
+            members.push(Members { hosts, weight, ..m.clone() });
+        }
+        let any = members.iter().any(|m| !m.hosts.is_empty());
+        any.then(|| View::new(&self.config, &self.policy, &members, self.own.as_ref()))
+    }
+}
+
+/// A locality's weight for a subset that holds `part` of its `whole` hosts.
+fn scaled(weight: u32, part: usize, whole: usize) -> u32 {
+    match (part, whole) {
+        (0, _) | (_, 0) => 0,
+        _ => ((f64::from(weight) * part as f64 / whole as f64).round() as u32).max(1),
+    }
+}
+
+impl View {
+    fn new(config: &Config, policy: &AssignmentPolicy, members: &[Members], own: Option<&OwnZones>) -> View {
+        let local = own.and_then(|zones| zones.first()).map(|(locality, _)| locality);
+        let sets = HostSet::by_priority(members, local);
+        let load = PriorityLoad::of(
+            &sets.iter().collect::<Vec<_>>(),
+            LoadPolicy {
+                overprovisioning: policy.overprovisioning_factor,
+                weighted: policy.weighted_priority_health,
+                panic_threshold: config.lb_common.panic_threshold,
+            },
+        );
+        let level = |set| Level { set, schedule: OnceCell::new(), zone: OnceCell::new(), placement: OnceCell::new() };
+        View { levels: sets.into_iter().map(level).collect(), load }
+    }
+}
+
+/// Whether the retry policy wants another host than `host`.
+fn objects(retry: &RetryPolicy, tried: &[Rc<Host>], host: &Host) -> bool {
+    let again = || tried.iter().any(|t| t.address() == host.address());
+    let omitted = || retry.omit_hosts.iter().any(|labels| !labels.0.is_empty() && host.has_labels(&labels.0));
+    (retry.avoid_previous_hosts && again()) || omitted()
+}
+
+/// The load without the priorities of earlier attempts (`previous_priorities`), once there are enough of them.
+fn adjusted_load(load: &PriorityLoad, retry: &RetryPolicy, tried: &[Rc<Host>]) -> Option<PriorityLoad> {
+    let every = retry.previous_priorities? as usize;
+    let complete = tried.len().checked_div(every)? * every;
+    if complete == 0 {
+        return None;
+    }
+    let mut excluded = vec![false; load.healthy.len()];
+    for host in &tried[..complete] {
+        if let Some(slot) = excluded.get_mut(host.priority() as usize) {
+            *slot = true;
+        }
+    }
+    // With every priority tried the original load applies again.
+    load.without(&excluded)
+}

@@ -1,0 +1,411 @@
+//! A cluster as one worker uses it: its view of the hosts, its connections, its counters.
+//!
+//! The view is made anew when the configuration or the shared state has moved on; a request that finds nothing changed pays two
+//! integer comparisons. Connections stay with the host's address through such changes, unless what they were made with changes.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sidemesh_config::resource::cluster::{Cluster as Config, Discovery};
+use sidemesh_config::resource::endpoint::Endpoint;
+use sidemesh_config::resource::route::{Priority, RetryPolicy};
+use sidemesh_config::resource::tls::UpstreamTls;
+use sidemesh_config::snapshot::{ByName, ClusterEntry, Snapshot};
+use sidemesh_config::value::{Address, Label, Locality, Name};
+
+use super::aggregate::Aggregate;
+use super::balancer::{self, Balancer, Chance, Members};
+use super::error::PickError;
+use super::host::{Health, Host};
+use super::outlier::{At, Outcome, Verdict};
+use super::pool::HostPools;
+use super::shared::{Membership, Registry, SharedCluster};
+use super::stats::{ClusterStats, OutlierStats};
+use super::transport::{Settings, is_same_transport};
+use crate::telemetry::stats::Scope;
+use crate::tls;
+use crate::worker::Worker;
+
+/// What a host is chosen by.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PickContext<'a> {
+    /// Of the hash policies; without it hashing balancers choose at random.
+    pub hash: Option<u64>,
+    /// What the route asks of the hosts' `envoy.lb` metadata, sorted by key.
+    pub subset: &'a balancer::Labels,
+    /// Where an ORIGINAL_DST cluster is to connect: see [`Cluster::original_destination`].
+    pub destination: Option<SocketAddr>,
+    pub retry: Option<&'a RetryPolicy>,
+    /// Hosts of earlier attempts, oldest first.
+    pub tried: &'a [Rc<Host>],
+}
+
+/// One cluster on one worker.
+pub struct Cluster {
+    pub(super) shared: Arc<SharedCluster>,
+    pub(super) worker: Rc<Worker>,
+    registry: Arc<Registry>,
+    stats: Arc<ClusterStats>,
+    outlier_stats: OnceCell<Arc<OutlierStats>>,
+    entry: RefCell<Arc<ClusterEntry>>,
+    /// Generation of the newest snapshot seen.
+    seen: Cell<u64>,
+    view: RefCell<View>,
+    pub(super) settings: RefCell<Rc<Settings>>,
+    pools: RefCell<HashMap<Address, Rc<HostPools>>>,
+    originals: RefCell<HashMap<SocketAddr, Rc<Host>>>,
+    pub(super) aggregate: RefCell<Aggregate>,
+    secrets: RefCell<ByName<Arc<sidemesh_config::resource::secret::Secret>>>,
+    clients: RefCell<Vec<(Arc<UpstreamTls>, Option<Rc<tls::Client>>)>>,
+}
+
+struct View {
+    generation: u64,
+    members: Arc<Membership>,
+    balancer: Rc<Balancer>,
+}
+
+impl Cluster {
+    pub(super) fn new(
+        worker: Rc<Worker>,
+        registry: Arc<Registry>,
+        shared: Arc<SharedCluster>,
+        entry: Arc<ClusterEntry>,
+    ) -> Rc<Self> {
+        let config = entry.cluster.clone();
+        let stats = registry.stats.shard::<ClusterStats>(Scope::Cluster(config.stat_name.clone()));
+        let members = shared.members();
+        let generation = shared.generation();
+        let hosts = build(&members, worker.index, &HashMap::new());
+        let policy = members.assignment.policy.clone();
+        let balancer = Rc::new(Balancer::new(config.clone(), policy, hosts, registry.own_zones()));
+        Rc::new(Cluster {
+            view: RefCell::new(View { generation, members, balancer }),
+            settings: RefCell::new(Rc::new(Settings::new(&config))),
+            entry: RefCell::new(entry),
+            outlier_stats: OnceCell::new(),
+            seen: Cell::new(0),
+            pools: RefCell::default(),
+            originals: RefCell::default(),
+            aggregate: RefCell::default(),
+            secrets: RefCell::default(),
+            clients: RefCell::default(),
+            shared,
+            worker,
+            registry,
+            stats,
+        })
+    }
+
+    pub fn name(&self) -> &Name {
+        &self.shared.name
+    }
+
+    pub fn entry(&self) -> Arc<ClusterEntry> {
+        self.entry.borrow().clone()
+    }
+
+    pub fn config(&self) -> Arc<Config> {
+        self.entry.borrow().cluster.clone()
+    }
+
+    /// This worker's counters of the cluster.
+    pub fn stats(&self) -> &ClusterStats {
+        &self.stats
+    }
+
+    pub(super) fn shared_stats(&self) -> Arc<ClusterStats> {
+        self.stats.clone()
+    }
+
+    pub(super) fn seen(&self) -> u64 {
+        self.seen.get()
+    }
+
+    /// Takes up a newer snapshot.
+    pub(super) fn refresh(&self, snapshot: &Snapshot, entry: &Arc<ClusterEntry>) {
+        self.seen.set(snapshot.generation);
+        self.refresh_secrets(snapshot);
+        let old = self.entry.replace(entry.clone());
+        if Arc::ptr_eq(&old.cluster, &entry.cluster) {
+            return;
+        }
+        *self.settings.borrow_mut() = Rc::new(Settings::new(&entry.cluster));
+        let keep = is_same_transport(&old.cluster, &entry.cluster);
+        if !keep {
+            self.clients.borrow_mut().clear();
+            self.originals.borrow_mut().clear();
+            let pools = std::mem::take(&mut *self.pools.borrow_mut());
+            pools.values().for_each(|p| p.close());
+        }
+        self.rebuild(keep);
+    }
+
+    /// New connections use new certificates; those that are open stay.
+    fn refresh_secrets(&self, snapshot: &Snapshot) {
+        let mut secrets = self.secrets.borrow_mut();
+        let same =
+            |(name, held): (&Name, &Arc<_>)| snapshot.secrets.get(name).is_some_and(|new| Arc::ptr_eq(new, held));
+        if secrets.len() != snapshot.secrets.len() || !secrets.iter().all(same) {
+            *secrets = snapshot.secrets.clone();
+            self.clients.borrow_mut().clear();
+        }
+    }
+
+    /// The TLS side of a transport; `None` while its secrets are missing or unusable.
+    pub(super) fn tls_client(&self, config: &Arc<UpstreamTls>) -> Option<Rc<tls::Client>> {
+        if let Some((_, client)) = self.clients.borrow().iter().find(|(c, _)| Arc::ptr_eq(c, config)) {
+            return client.clone();
+        }
+        let client = match tls::Client::new(config, &self.secrets.borrow()) {
+            Ok(client) => Some(Rc::new(client)),
+            Err(error) => {
+                tracing::warn!(cluster = %self.name(), %error, "the cluster's TLS context cannot be used: its connections fail");
+                None
+            }
+        };
+        self.clients.borrow_mut().push((config.clone(), client.clone()));
+        client
+    }
+
+    /// The hosts as they are now.
+    pub(super) fn balancer(&self) -> Rc<Balancer> {
+        {
+            let view = self.view.borrow();
+            if view.generation == self.shared.generation() {
+                return view.balancer.clone();
+            }
+        }
+        self.rebuild(true);
+        self.view.borrow().balancer.clone()
+    }
+
+    fn rebuild(&self, keep_hosts: bool) {
+        let generation = self.shared.generation();
+        let members = self.shared.members();
+        let config = self.config();
+        let mut view = self.view.borrow_mut();
+        let hosts = if keep_hosts && Arc::ptr_eq(&members, &view.members) {
+            view.balancer.members().to_vec()
+        } else {
+            let old = view.balancer.members().iter().flat_map(|m| &m.hosts).map(|h| (h.address(), h));
+            let old = if keep_hosts { old.collect() } else { HashMap::new() };
+            build(&members, self.worker.index, &old)
+        };
+        let policy = members.assignment.policy.clone();
+        let balancer = Rc::new(Balancer::new(config.clone(), policy, hosts, self.registry.own_zones()));
+        let changed = !Arc::ptr_eq(&members, &view.members);
+        *view = View { generation, members, balancer };
+        drop(view);
+        self.let_go(&config, changed);
+    }
+
+    /// Closes the idle connections of hosts that have left or failed.
+    fn let_go(&self, config: &Config, membership_changed: bool) {
+        if matches!(config.discovery, Discovery::OriginalDst(_)) || self.pools.borrow().is_empty() {
+            return;
+        }
+        let members = self.view.borrow().members.clone();
+        let all = membership_changed && config.lb_common.close_connections_on_host_set_change;
+        if !membership_changed && !config.close_connections_on_host_health_failure {
+            return;
+        }
+        let states: HashMap<&Address, _> = members.iter().map(|(_, _, s)| (&s.address, s)).collect();
+        let mut closing = Vec::new();
+        self.pools.borrow_mut().retain(|address, pools| match states.get(address) {
+            None => {
+                closing.push(pools.clone());
+                false
+            }
+            Some(host) => {
+                let failed = config.close_connections_on_host_health_failure && host.health() == Health::Unhealthy;
+                if all || failed {
+                    closing.push(pools.clone());
+                }
+                true
+            }
+        });
+        closing.iter().for_each(|p| p.close());
+    }
+
+    /// The connections to a host's address.
+    pub(super) fn host_pools(&self, host: &Host) -> Rc<HostPools> {
+        host.pools(|| self.pools.borrow_mut().entry(host.address().clone()).or_default().clone()).clone()
+    }
+
+    /// Closes what idles too long; whether any connection is left.
+    pub(super) fn sweep(&self) -> bool {
+        let now = self.worker.local.clock.now();
+        let limits = self.settings.borrow().limits;
+        // What the shared state has dropped since the last request is let go of here.
+        drop(self.balancer());
+        let all: Vec<_> = self.pools.borrow().values().cloned().collect();
+        let busy = all.iter().filter(|p| p.sweep(now, &limits)).count() > 0;
+        let mut originals = self.originals.borrow_mut();
+        let mut pools = self.pools.borrow_mut();
+        originals
+            .retain(|_, host| Rc::strong_count(host) > 1 || pools.get(host.address()).is_some_and(|p| !p.is_empty()));
+        if !originals.is_empty() || matches!(self.config().discovery, Discovery::OriginalDst(_)) {
+            pools.retain(|_, p| !p.is_empty() || Rc::strong_count(p) > 1);
+        }
+        busy
+    }
+
+    /// Closes everything that idles: the cluster is gone.
+    pub(super) fn close(&self) {
+        std::mem::take(&mut *self.pools.borrow_mut()).values().for_each(|p| p.close());
+    }
+
+    /// Chooses a host. Does not wait.
+    pub fn pick(&self, context: &PickContext<'_>) -> Result<Rc<Host>, PickError> {
+        let random = &self.worker.local.random;
+        for (category, share) in &self.view.borrow().members.assignment.policy.drop_overloads {
+            if share.hit(random.next_u64()) {
+                self.stats.upstream_rq_drop_overload.inc();
+                return Err(PickError::Dropped(category.clone()));
+            }
+        }
+        let config = self.config();
+        match &config.discovery {
+            Discovery::OriginalDst(_) => self.original(context.destination),
+            Discovery::Aggregate(_) => self.pick_from_children(context, &config),
+            _ => {
+                let picked = self.balancer().pick(&request(context), &self.chance());
+                self.picked(picked)
+            }
+        }
+    }
+
+    pub(super) fn picked(&self, picked: balancer::Picked) -> Result<Rc<Host>, PickError> {
+        if picked.panic {
+            self.stats.lb_healthy_panic.inc();
+        }
+        picked.host.ok_or_else(|| {
+            self.stats.upstream_cx_none_healthy.inc();
+            PickError::NoHealthyHost
+        })
+    }
+
+    pub(super) fn chance(&self) -> Chance<'_> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let active = |priority| u64::from(self.shared.breakers.at(priority).requests.load(Relaxed));
+        Chance {
+            random: &self.worker.local.random,
+            now: self.registry.millis(self.worker.local.clock.coarse()),
+            cluster_active: active(Priority::Default) + active(Priority::High),
+        }
+    }
+
+    /// Where an ORIGINAL_DST cluster is to connect: the address in the configured header, else `connection` (the connection's own
+    /// original destination); with the configured port, if there is one.
+    pub fn original_destination(
+        &self,
+        headers: &http::HeaderMap,
+        connection: Option<SocketAddr>,
+    ) -> Option<SocketAddr> {
+        let config = self.config();
+        let Discovery::OriginalDst(original) = &config.discovery else { return None };
+        let mut address = match &original.header {
+            Some(name) => match headers.get(name) {
+                None => connection?,
+                Some(value) => match value.to_str().ok().and_then(|v| v.parse().ok()) {
+                    Some(address) => address,
+                    None => {
+                        self.stats.original_dst_host_invalid.inc();
+                        return None;
+                    }
+                },
+            },
+            None => connection?,
+        };
+        if let Some(port) = original.port_override {
+            address.set_port(port);
+        }
+        Some(address)
+    }
+
+    fn original(&self, destination: Option<SocketAddr>) -> Result<Rc<Host>, PickError> {
+        let address = destination.ok_or(PickError::NoDestination)?;
+        if let Some(host) = self.originals.borrow().get(&address) {
+            return Ok(host.clone());
+        }
+        let state = self.shared.original(address).ok_or(PickError::NoHealthyHost)?;
+        let endpoint = Endpoint {
+            address: Address::Socket(address),
+            additional_addresses: Vec::new(),
+            hostname: Label::default(),
+            weight: 1,
+            health: Default::default(),
+            metadata: None,
+            health_check_port: None,
+            health_check_address: None,
+            health_check_hostname: Label::default(),
+            disable_active_health_check: true,
+        };
+        let host = Rc::new(Host::new(Arc::new(endpoint), Rc::new(Locality::default()), 0, state, self.worker.index));
+        self.originals.borrow_mut().insert(address, host.clone());
+        Ok(host)
+    }
+
+    /// Charges an outcome to a host.
+    pub(super) fn judge(&self, host: &Host, outcome: Outcome) {
+        let config = self.config();
+        let Some(outlier) = &config.outlier else { return };
+        let at = At {
+            now: self.registry.millis(self.worker.local.clock.coarse()),
+            hosts: self.view.borrow().members.len(),
+            random: &self.worker.local.random,
+        };
+        let verdict = self.shared.detector.handle(outlier, host.state(), host.counters(), outcome, at);
+        if verdict == Verdict::Nothing {
+            return;
+        }
+        let scope = || Scope::Cluster(config.stat_name.clone());
+        self.outlier_stats.get_or_init(|| self.registry.stats.shard(scope())).record(verdict);
+        if let Verdict::Ejected(cause) = verdict {
+            tracing::info!(cluster = %self.name(), host = %host.address(), ?cause, "host ejected");
+            self.shared.touch();
+        }
+    }
+
+    /// Takes up a host's own load report (`endpoint-load-metrics`), where the policy uses them.
+    pub fn on_load_report(&self, host: &Host, report: &balancer::LoadReport) {
+        use sidemesh_config::resource::cluster::LbPolicy;
+        if let LbPolicy::ClientSideWeightedRoundRobin(config) = &self.config().lb
+            && let Some(weight) = balancer::weight_of_report(config, report)
+        {
+            host.state().set_reported_weight(Some(weight));
+        }
+    }
+}
+
+pub(super) fn request<'a>(context: &PickContext<'a>) -> balancer::Request<'a> {
+    balancer::Request { hash: context.hash, subset: context.subset, retry: context.retry, tried: context.tried }
+}
+
+/// Hosts for `members`; those that are the same as in `old` are kept.
+fn build(members: &Membership, worker: usize, old: &HashMap<&Address, &Rc<Host>>) -> Vec<Members> {
+    let localities = members.assignment.localities.iter().zip(&members.hosts);
+    localities
+        .map(|(l, states)| {
+            let locality = Rc::new(l.locality.clone());
+            let host = |(endpoint, state): (&Arc<Endpoint>, &Arc<super::host::HostState>)| {
+                let known = old.get(&state.address).filter(|h| {
+                    Arc::ptr_eq(h.state(), state)
+                        && h.priority() == l.priority
+                        && *h.locality() == l.locality
+                        && (Arc::ptr_eq(h.endpoint(), endpoint) || h.endpoint() == endpoint)
+                });
+                match known {
+                    Some(host) => Rc::clone(host),
+                    None => Rc::new(Host::new(endpoint.clone(), locality.clone(), l.priority, state.clone(), worker)),
+                }
+            };
+            let hosts = l.endpoints.iter().zip(states).map(host).collect();
+            Members { locality: locality.clone(), priority: l.priority, weight: l.weight.unwrap_or(0), hosts }
+        })
+        .collect()
+}

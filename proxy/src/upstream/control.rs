@@ -1,0 +1,274 @@
+//! The control thread's half: discovery, health checks, outlier sweeps and gauges, one set of tasks per cluster.
+//!
+//! [`Control::reconcile`] goes before a snapshot is published, so that workers find the clusters of a snapshot they see. Tasks are
+//! restarted when their cluster's own configuration changes, not when only its endpoints do.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use sidemesh_config::resource::cluster::{Cluster as Config, Discovery, HealthCheck, OutlierDetection};
+use sidemesh_config::resource::route::Priority;
+use sidemesh_config::resource::secret::Secret;
+use sidemesh_config::resource::tls::UpstreamTls;
+use sidemesh_config::snapshot::{ByName, Snapshot};
+use sidemesh_config::value::Name;
+
+use super::breaker::Overflow;
+use super::host::Health;
+use super::outlier::At;
+use super::shared::{Registry, SharedCluster};
+use super::stats::{MembershipStats, OutlierStats};
+use super::{discovery, health};
+use crate::codec::Local;
+use crate::telemetry::stats::Scope;
+
+/// How often gauges that follow live state are brought up to date.
+const GAUGES_EVERY: Duration = Duration::from_millis(500);
+
+/// A task that ends when this is dropped.
+pub struct Task(tokio::task::JoinHandle<()>);
+
+impl Task {
+    pub(super) fn spawn(future: impl Future<Output = ()> + 'static) -> Task {
+        Task(tokio::task::spawn_local(future))
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What the control thread's tasks share.
+pub struct Context {
+    pub local: Local,
+    registry: Arc<Registry>,
+    secrets: RefCell<ByName<Arc<Secret>>>,
+    secrets_version: Cell<u64>,
+    outlier_stats: RefCell<HashMap<Name, Arc<OutlierStats>>>,
+}
+
+impl Context {
+    pub(super) fn secrets(&self) -> ByName<Arc<Secret>> {
+        self.secrets.borrow().clone()
+    }
+    pub(super) fn secrets_version(&self) -> u64 {
+        self.secrets_version.get()
+    }
+
+    /// A cluster's TLS context as its health checks use it: with their own ALPN, if they have one.
+    pub(super) fn for_checks(&self, tls: &Arc<UpstreamTls>, check: &HealthCheck) -> Arc<UpstreamTls> {
+        if check.alpn.is_empty() {
+            return tls.clone();
+        }
+        let mut own = UpstreamTls::clone(tls);
+        own.common.alpn = check.alpn.clone();
+        Arc::new(own)
+    }
+
+    fn outlier_stats(&self, shared: &SharedCluster) -> Arc<OutlierStats> {
+        let scope = || Scope::Cluster(shared.entry().cluster.stat_name.clone());
+        let mut stats = self.outlier_stats.borrow_mut();
+        stats.entry(shared.name.clone()).or_insert_with(|| self.registry.stats.shard(scope())).clone()
+    }
+
+    /// A host has come back from its ejection.
+    pub(super) fn count_return(&self, shared: &SharedCluster) {
+        self.outlier_stats(shared).ejections_active.dec();
+    }
+}
+
+/// What runs for one cluster.
+struct Running {
+    shared: Arc<SharedCluster>,
+    config: Arc<Config>,
+    stats: Arc<MembershipStats>,
+    gauged: Cell<u64>,
+    _tasks: Vec<Task>,
+}
+
+/// The control thread's half of the upstream side.
+pub struct Control {
+    context: Rc<Context>,
+    running: RefCell<HashMap<Name, Running>>,
+}
+
+impl Control {
+    /// Called on the control thread, inside its `LocalSet`. Its tasks end when it is dropped.
+    pub fn new(registry: Arc<Registry>, local: Local) -> Rc<Control> {
+        let context = Context {
+            local,
+            registry,
+            secrets: RefCell::default(),
+            secrets_version: Cell::new(0),
+            outlier_stats: RefCell::default(),
+        };
+        let control = Rc::new(Control { context: Rc::new(context), running: RefCell::default() });
+        let weak = Rc::downgrade(&control);
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(GAUGES_EVERY).await;
+                let Some(control) = weak.upgrade() else { return };
+                control.running.borrow().values().for_each(Running::gauge);
+            }
+        });
+        control
+    }
+
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.context.registry
+    }
+
+    /// Takes up a configuration that is about to be published.
+    pub fn reconcile(&self, snapshot: &Snapshot) {
+        *self.context.secrets.borrow_mut() = snapshot.secrets.clone();
+        self.context.secrets_version.set(self.context.secrets_version.get() + 1);
+        let done = self.context.registry.reconcile(snapshot, self.context.local.clock.now());
+        let mut running = self.running.borrow_mut();
+        for gone in &done.removed {
+            running.remove(&gone.name);
+            self.context.outlier_stats.borrow_mut().remove(&gone.name);
+        }
+        for shared in done.changed {
+            let config = shared.entry().cluster.clone();
+            match running.get(&shared.name) {
+                Some(known) if Arc::ptr_eq(&known.shared, &shared) && Arc::ptr_eq(&known.config, &config) => {
+                    known.stats.membership_change.inc();
+                    known.gauge();
+                }
+                known => {
+                    let stats = known.filter(|k| Arc::ptr_eq(&k.shared, &shared)).map(|k| k.stats.clone());
+                    let fresh = self.start(shared, config, stats);
+                    running.insert(fresh.shared.name.clone(), fresh);
+                }
+            }
+        }
+    }
+
+    fn start(&self, shared: Arc<SharedCluster>, config: Arc<Config>, stats: Option<Arc<MembershipStats>>) -> Running {
+        let context = &self.context;
+        let scope = Scope::Cluster(config.stat_name.clone());
+        let stats = stats.unwrap_or_else(|| context.registry.stats.shard(scope));
+        let mut tasks = Vec::new();
+        match &config.discovery {
+            Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => {
+                let logical = matches!(config.discovery, Discovery::LogicalDns(_));
+                if !dns.wait_for_warm_on_init {
+                    shared.discovered();
+                }
+                tasks.push(Task::spawn(discovery::run(
+                    context.clone(),
+                    shared.clone(),
+                    dns.clone(),
+                    logical,
+                    stats.clone(),
+                )));
+            }
+            Discovery::OriginalDst(original) => {
+                shared.discovered();
+                tasks.push(Task::spawn(clean_originals(shared.clone(), original.cleanup_interval)));
+            }
+            _ => shared.discovered(),
+        }
+        match config.health_checks.first() {
+            Some(check) => {
+                tasks.push(Task::spawn(health::run(context.clone(), shared.clone(), check.clone(), stats.clone())));
+            }
+            None => shared.health_round_done(),
+        }
+        if let Some(outlier) = &config.outlier {
+            tasks.push(Task::spawn(sweep(context.clone(), shared.clone(), outlier.clone())));
+        }
+        let running = Running { shared, config, stats, gauged: Cell::new(0), _tasks: tasks };
+        running.gauge();
+        running
+    }
+
+    /// Resolves when the clusters named have had their first answer from discovery and their first round of health checks.
+    /// Names that are not known do not hold it up.
+    pub async fn ready(&self, names: &[Name]) {
+        let waiting: Vec<_> = names.iter().filter_map(|n| self.context.registry.get(n)).collect();
+        for shared in waiting {
+            // The sender lives in `shared`: an error is impossible.
+            let _ = shared.ready.subscribe().wait_for(|ready| ready.is_ready()).await;
+        }
+    }
+}
+
+impl Running {
+    /// Brings the gauges up to date with live state.
+    fn gauge(&self) {
+        let stats = &self.stats;
+        let generation = self.shared.generation();
+        if self.gauged.replace(generation) != generation {
+            let members = self.shared.members();
+            let count = |health| members.iter().filter(|(_, _, h)| h.health() == health).count() as i64;
+            stats.membership_total.set(members.len() as i64);
+            stats.membership_healthy.set(count(Health::Healthy));
+            stats.membership_degraded.set(count(Health::Degraded));
+            stats.membership_excluded.set(members.iter().filter(|(_, _, h)| h.is_excluded()).count() as i64);
+            stats.max_host_weight.set(members.iter().map(|(_, e, _)| i64::from(e.weight)).max().unwrap_or(0));
+            stats.hc_healthy.set(count(Health::Healthy));
+            stats.hc_degraded.set(count(Health::Degraded));
+        }
+        let limits = &self.config.circuit_breakers;
+        let left = |priority, which| self.shared.breakers.remaining(limits, priority, which);
+        let open = |priority, which| i64::from(left(priority, which) == 0);
+        use Overflow::{Connections, Pending, Requests, Retries};
+        stats.cx_open.set(open(Priority::Default, Connections));
+        stats.rq_open.set(open(Priority::Default, Requests));
+        stats.rq_pending_open.set(open(Priority::Default, Pending));
+        stats.rq_retry_open.set(open(Priority::Default, Retries));
+        stats.high_cx_open.set(open(Priority::High, Connections));
+        stats.high_rq_open.set(open(Priority::High, Requests));
+        stats.high_rq_pending_open.set(open(Priority::High, Pending));
+        stats.high_rq_retry_open.set(open(Priority::High, Retries));
+        if limits.default.track_remaining {
+            stats.remaining_cx.set(left(Priority::Default, Connections).into());
+            stats.remaining_rq.set(left(Priority::Default, Requests).into());
+            stats.remaining_pending.set(left(Priority::Default, Pending).into());
+            stats.remaining_retries.set(left(Priority::Default, Retries).into());
+        }
+    }
+}
+
+async fn clean_originals(shared: Arc<SharedCluster>, every: Duration) {
+    loop {
+        tokio::time::sleep(every.max(Duration::from_secs(1))).await;
+        shared.clean_originals();
+    }
+}
+
+/// Ends ejections and compares success rates, on the configured interval.
+async fn sweep(context: Rc<Context>, shared: Arc<SharedCluster>, config: Arc<OutlierDetection>) {
+    loop {
+        tokio::time::sleep(config.interval.max(Duration::from_millis(10))).await;
+        let members = shared.members();
+        let hosts: Vec<_> = members.iter().map(|(_, _, h)| h.clone()).collect();
+        let at =
+            At { now: shared.millis(context.local.clock.now()), hosts: hosts.len(), random: &context.local.random };
+        let swept = shared.detector.sweep(&config, &hosts, at);
+        if swept.returned.is_empty() && swept.judged.is_empty() {
+            continue;
+        }
+        let stats = context.outlier_stats(&shared);
+        for (index, verdict) in &swept.judged {
+            stats.record(*verdict);
+            tracing::info!(cluster = %shared.name, host = %hosts[*index].address, ?verdict, "host judged by its success rate");
+        }
+        for index in &swept.returned {
+            stats.ejections_active.dec();
+            let host = &hosts[*index];
+            tracing::info!(cluster = %shared.name, host = %host.address, times = host.ejections.count.load(Relaxed), "host returned");
+        }
+        if swept.changed() {
+            shared.touch();
+        }
+    }
+}

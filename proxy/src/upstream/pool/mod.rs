@@ -1,0 +1,245 @@
+//! The connections of one worker to one host.
+//!
+//! Kept apart by what must not be shared ([`Key`]): priority, server name, negotiated or forced protocol, addresses told in a PROXY
+//! header. HTTP/1 connections idle last-in-first-out and go straight from who is done to who waits longest; HTTP/2 connections are
+//! shared by streams, and only one is dialled at a time. Whoever needs a connection dials it in its own future: dropping that future
+//! ends the dialling and lets the next in line try.
+
+mod guard;
+mod idle;
+mod lease;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use sidemesh_config::resource::route::Priority;
+use sidemesh_config::value::Name;
+use tokio::sync::oneshot;
+
+use super::error::AttemptError;
+use crate::codec::{h1, h2};
+pub use guard::ConnectionGuard;
+pub(super) use guard::Opened;
+use idle::Idle;
+pub(super) use lease::{Exchange, Http1Release, Lease, SharedRelease};
+
+/// Idle HTTP/1 connections kept per pool; the longest idle one is closed when there are more.
+pub const MAX_IDLE: usize = 1024;
+/// Requests that wait in one pool, whatever `max_pending_requests` allows in total.
+pub const MAX_WAITERS: usize = 65_536;
+
+/// How requests travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Http1,
+    Http2,
+    /// What ALPN says.
+    Auto,
+}
+
+/// What connections of one pool have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    pub priority: Priority,
+    pub mode: Mode,
+    pub server_name: Option<Name>,
+    /// Client and destination in a PROXY protocol header.
+    pub told: Option<(SocketAddr, SocketAddr)>,
+}
+
+/// All pools to one host.
+#[derive(Default)]
+pub struct HostPools {
+    pools: RefCell<Vec<(Key, Rc<Pool>)>>,
+}
+
+impl HostPools {
+    /// The pool for `key`, made when it is not there.
+    pub fn get(&self, key: Key) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        if let Some((_, pool)) = pools.iter().find(|(k, _)| *k == key) {
+            return pool.clone();
+        }
+        let pool = Rc::new(Pool::new(key.mode));
+        pools.push((key, pool.clone()));
+        pool
+    }
+
+    /// Closes what idles; what is in use closes when it is done.
+    pub fn close(&self) {
+        for (_, pool) in self.pools.borrow_mut().drain(..) {
+            pool.close();
+        }
+    }
+
+    /// Closes idle connections that are over their time, and forgets pools without any. Whether anything is left.
+    pub fn sweep(&self, now: Instant, limits: &Limits) -> bool {
+        let mut pools = self.pools.borrow_mut();
+        pools.retain(|(_, pool)| pool.sweep(now, limits));
+        !pools.is_empty()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.pools.borrow().is_empty()
+    }
+}
+
+/// How long connections last.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    pub idle: Option<std::time::Duration>,
+    pub duration: Option<std::time::Duration>,
+    pub requests: Option<u64>,
+}
+
+/// What a waiting request is given.
+pub(super) enum Handover {
+    Connection(Box<Idle>),
+    /// Look again: there may be room for a stream, or for a new connection.
+    Look,
+    Failed(AttemptError),
+}
+
+/// Connections that may stand in for each other.
+pub struct Pool {
+    /// What was asked for, or what ALPN gave once it has.
+    pub(super) mode: Cell<Mode>,
+    idle: RefCell<Vec<Idle>>,
+    /// The lowest number of idle ones since the last trim: so many were not needed.
+    unneeded: Cell<usize>,
+    trimmed: Cell<Option<Instant>>,
+    shared: RefCell<Vec<Shared>>,
+    waiters: RefCell<VecDeque<oneshot::Sender<Handover>>>,
+    /// Connections, also those being dialled.
+    live: Cell<usize>,
+    dialling: Cell<bool>,
+    closed: Cell<bool>,
+}
+
+/// One HTTP/2 connection.
+pub(super) struct Shared {
+    pub(super) connection: h2::client::Connection,
+    pub(super) guard: Rc<ConnectionGuard>,
+    pub(super) idle_since: Option<Instant>,
+}
+
+impl Pool {
+    fn new(mode: Mode) -> Self {
+        Pool {
+            mode: Cell::new(mode),
+            idle: RefCell::default(),
+            unneeded: Cell::new(0),
+            trimmed: Cell::new(None),
+            shared: RefCell::default(),
+            waiters: RefCell::default(),
+            live: Cell::new(0),
+            dialling: Cell::new(false),
+            closed: Cell::new(false),
+        }
+    }
+
+    pub(super) fn live(&self) -> usize {
+        self.live.get()
+    }
+
+    pub(super) fn is_dialling(&self) -> bool {
+        self.dialling.get()
+    }
+
+    /// Stands in line.
+    pub(super) fn wait(&self) -> Option<oneshot::Receiver<Handover>> {
+        let mut waiters = self.waiters.borrow_mut();
+        if waiters.len() >= MAX_WAITERS {
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        waiters.push_back(sender);
+        Some(receiver)
+    }
+
+    /// Has the first in line look again.
+    pub(super) fn wake_one(&self) {
+        loop {
+            let next = self.waiters.borrow_mut().pop_front();
+            let Some(waiter) = next else { return };
+            if waiter.send(Handover::Look).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Tells all in line.
+    pub(super) fn tell_all(&self, what: impl Fn() -> Handover) {
+        let waiters = std::mem::take(&mut *self.waiters.borrow_mut());
+        for waiter in waiters {
+            // Who has gone away needs no telling.
+            let _ = waiter.send(what());
+        }
+    }
+
+    fn close(&self) {
+        self.closed.set(true);
+        self.idle.borrow_mut().clear();
+        for shared in self.shared.borrow_mut().drain(..) {
+            shared.connection.retire();
+        }
+        self.tell_all(|| Handover::Look);
+    }
+
+    /// An HTTP/1 connection that is free again.
+    pub(super) fn give(
+        &self,
+        connection: h1::client::Connection,
+        guard: ConnectionGuard,
+        now: Instant,
+        limits: &Limits,
+    ) {
+        if self.closed.get() || guard.is_spent(now, connection.requests(), limits) {
+            return;
+        }
+        let mut idle = Box::new(Idle { connection, guard, since: now });
+        loop {
+            let Some(waiter) = self.waiters.borrow_mut().pop_front() else { break };
+            match waiter.send(Handover::Connection(idle)) {
+                Ok(()) => return,
+                Err(Handover::Connection(back)) => idle = back,
+                Err(_) => return,
+            }
+        }
+        let surplus = {
+            let mut all = self.idle.borrow_mut();
+            all.push(*idle);
+            (all.len() > MAX_IDLE).then(|| all.remove(0))
+        };
+        drop(surplus);
+    }
+}
+
+/// Says that a connection is being dialled; when dropped without one, the next in line may try.
+pub(super) struct Dialling<'a> {
+    pool: &'a Pool,
+    exclusive: bool,
+}
+
+impl<'a> Dialling<'a> {
+    pub(super) fn new(pool: &'a Pool, exclusive: bool) -> Self {
+        pool.live.set(pool.live.get() + 1);
+        if exclusive {
+            pool.dialling.set(true);
+        }
+        Dialling { pool, exclusive }
+    }
+}
+
+impl Drop for Dialling<'_> {
+    fn drop(&mut self) {
+        self.pool.live.set(self.pool.live.get() - 1);
+        if self.exclusive {
+            self.pool.dialling.set(false);
+        }
+        self.pool.wake_one();
+    }
+}

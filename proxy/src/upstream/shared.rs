@@ -1,0 +1,408 @@
+//! What the process knows of its clusters: [`Registry`] by name, [`SharedCluster`] with hosts, limits and health.
+//!
+//! It outlives configurations: a changed cluster keeps the state of the hosts it keeps. The registry is locked while a configuration
+//! is reconciled, when a worker first meets a cluster, and for the admin pages; never per request. Workers compare a cluster's
+//! [`generation`](SharedCluster::generation) and make their view anew when it moved.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use sidemesh_config::resource::cluster::{Cluster as Config, Discovery};
+use sidemesh_config::resource::endpoint::{AssignmentPolicy, Endpoint, LoadAssignment, LocalityEndpoints};
+use sidemesh_config::snapshot::{ByName, ClusterEntry, Snapshot};
+use sidemesh_config::value::{Address, Locality, Name};
+use tokio::sync::watch;
+
+use super::breaker::Breakers;
+use super::host::{Health, HostState, eds_flags, flag};
+use super::outlier::Detector;
+use crate::telemetry::stats;
+
+/// Hosts of ORIGINAL_DST clusters kept per cluster; requests to further destinations are refused until idle ones are cleaned up.
+pub const MAX_ORIGINAL_DESTINATIONS: usize = 65_536;
+
+/// This proxy's own place, for zone-aware routing.
+#[derive(Debug, Clone)]
+pub struct LocalZone {
+    /// `cluster_manager.local_cluster_name`: the cluster this proxy's siblings are in.
+    pub cluster: Name,
+    pub locality: Locality,
+}
+
+/// All clusters of the process.
+pub struct Registry {
+    clusters: Mutex<ByName<Arc<SharedCluster>>>,
+    pub stats: Arc<stats::Registry>,
+    pub workers: usize,
+    pub local: Option<LocalZone>,
+    epoch: Instant,
+}
+
+/// Live state of one cluster.
+pub struct SharedCluster {
+    pub name: Name,
+    entry: ArcSwap<ClusterEntry>,
+    members: ArcSwap<Membership>,
+    generation: AtomicU64,
+    pub breakers: Arc<Breakers>,
+    pub detector: Detector,
+    original: Mutex<HashMap<SocketAddr, Arc<HostState>>>,
+    pub(super) ready: watch::Sender<Ready>,
+    changed: watch::Sender<()>,
+    /// A connection has been made to one of its hosts.
+    traffic: AtomicBool,
+    workers: usize,
+    epoch: Instant,
+}
+
+/// How far a new cluster is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Ready {
+    /// Discovery has given its first answer.
+    discovered: bool,
+    /// Every host of that answer has been checked once.
+    checked: bool,
+}
+
+impl Ready {
+    pub(super) fn is_ready(self) -> bool {
+        self.discovered && self.checked
+    }
+}
+
+/// Who belongs to a cluster now: the endpoints, resolved, and their states in the same order.
+#[derive(Debug)]
+pub struct Membership {
+    pub assignment: Arc<LoadAssignment>,
+    pub hosts: Vec<Vec<Arc<HostState>>>,
+}
+
+impl Membership {
+    fn none(cluster: &Name) -> Self {
+        let policy = AssignmentPolicy { overprovisioning_factor: 140, ..AssignmentPolicy::default() };
+        let assignment = LoadAssignment { cluster: cluster.clone(), localities: Vec::new(), policy };
+        Membership { assignment: Arc::new(assignment), hosts: Vec::new() }
+    }
+
+    /// Every host with its endpoint and locality.
+    pub fn iter(&self) -> impl Iterator<Item = (&LocalityEndpoints, &Arc<Endpoint>, &Arc<HostState>)> {
+        self.assignment
+            .localities
+            .iter()
+            .zip(&self.hosts)
+            .flat_map(|(l, states)| l.endpoints.iter().zip(states).map(move |(e, s)| (l, e, s)))
+    }
+
+    pub fn len(&self) -> usize {
+        self.hosts.iter().map(Vec::len).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Registry {
+    pub fn new(workers: usize, stats: Arc<stats::Registry>, local: Option<LocalZone>) -> Arc<Registry> {
+        let epoch = tokio::time::Instant::now().into_std();
+        Arc::new(Registry { clusters: Mutex::default(), stats, workers: workers.max(1), local, epoch })
+    }
+
+    /// Milliseconds since the registry was made.
+    pub fn millis(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_millis() as u64
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ByName<Arc<SharedCluster>>> {
+        // Nothing panics while it is held; the map is whole in any case.
+        self.clusters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The live state of a cluster, made when it is not there yet.
+    pub fn cluster(&self, entry: &Arc<ClusterEntry>) -> Arc<SharedCluster> {
+        let name = &entry.cluster.name;
+        if let Some(found) = self.lock().get(name) {
+            return found.clone();
+        }
+        let fresh = Arc::new(SharedCluster::new(entry.clone(), self.workers, self.epoch));
+        fresh.apply(entry, tokio::time::Instant::now().into_std());
+        self.lock().entry(name.clone()).or_insert(fresh).clone()
+    }
+
+    pub fn get(&self, name: &str) -> Option<Arc<SharedCluster>> {
+        self.lock().get(name).cloned()
+    }
+
+    /// All clusters, by name.
+    pub fn all(&self) -> Vec<Arc<SharedCluster>> {
+        let mut all: Vec<_> = self.lock().values().cloned().collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Takes up a configuration: new clusters are made, changed ones learn of it, removed ones go. Gives what changed and what went.
+    pub fn reconcile(&self, snapshot: &Snapshot, now: Instant) -> Reconciled {
+        let mut done = Reconciled::default();
+        for entry in snapshot.clusters.values() {
+            let known = self.get(&entry.cluster.name);
+            let shared = self.cluster(entry);
+            if known.is_none() || !Arc::ptr_eq(&shared.entry(), entry) {
+                shared.apply(entry, now);
+                done.changed.push(shared);
+            }
+        }
+        let mut clusters = self.lock();
+        clusters.retain(|name, shared| {
+            let keep = snapshot.clusters.contains_key(name);
+            if !keep {
+                done.removed.push(shared.clone());
+            }
+            keep
+        });
+        drop(clusters);
+        for gone in &done.removed {
+            self.stats.remove(&stats::Scope::Cluster(gone.entry().cluster.stat_name.clone()));
+        }
+        done
+    }
+
+    /// How many healthy siblings this proxy has in each locality, its own first; `None` without zone-aware routing.
+    pub fn own_zones(&self) -> Option<super::balancer::OwnZones> {
+        let local = self.local.as_ref()?;
+        let members = self.get(&local.cluster)?.members();
+        let mut zones = vec![(local.locality.clone(), 0u64)];
+        for (locality, _, _) in members.iter().filter(|(_, _, h)| h.health() == Health::Healthy) {
+            match zones.iter_mut().find(|(l, _)| *l == locality.locality) {
+                Some((_, n)) => *n += 1,
+                None => zones.push((locality.locality.clone(), 1)),
+            }
+        }
+        Some(zones.into())
+    }
+}
+
+/// What a reconciliation found.
+#[derive(Default)]
+pub struct Reconciled {
+    pub changed: Vec<Arc<SharedCluster>>,
+    pub removed: Vec<Arc<SharedCluster>>,
+}
+
+impl SharedCluster {
+    fn new(entry: Arc<ClusterEntry>, workers: usize, epoch: Instant) -> Self {
+        let name = entry.cluster.name.clone();
+        SharedCluster {
+            members: ArcSwap::from_pointee(Membership::none(&name)),
+            name,
+            entry: ArcSwap::new(entry),
+            generation: AtomicU64::new(1),
+            breakers: Arc::default(),
+            detector: Detector::default(),
+            original: Mutex::default(),
+            ready: watch::Sender::default(),
+            changed: watch::Sender::default(),
+            traffic: AtomicBool::new(false),
+            workers,
+            epoch,
+        }
+    }
+
+    /// The configuration last taken up.
+    pub fn entry(&self) -> Arc<ClusterEntry> {
+        self.entry.load_full()
+    }
+
+    pub fn members(&self) -> Arc<Membership> {
+        self.members.load_full()
+    }
+
+    /// Moves when membership or health changes.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Tells workers that membership or health has changed.
+    pub fn touch(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
+        self.changed.send_replace(());
+    }
+
+    /// Hears of each change that [`SharedCluster::touch`] tells.
+    pub(super) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    pub(super) fn discovered(&self) {
+        self.ready.send_if_modified(|r| !std::mem::replace(&mut r.discovered, true));
+    }
+
+    pub(super) fn health_round_done(&self) {
+        // Hosts are checked as they are found: a round over none of them says nothing before discovery has answered.
+        let discovered = self.ready.borrow().discovered;
+        self.ready.send_if_modified(|r| discovered && !std::mem::replace(&mut r.checked, true));
+    }
+
+    /// Whether any connection to it was ever made.
+    pub fn has_traffic(&self) -> bool {
+        self.traffic.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_traffic(&self) {
+        if !self.has_traffic() {
+            self.traffic.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Removes hosts that only their health had kept and that have lost it.
+    pub(super) fn drop_unnamed(&self, now: Instant) {
+        let members = self.members();
+        let mut assignment = LoadAssignment::clone(&members.assignment);
+        for (locality, states) in assignment.localities.iter_mut().zip(&members.hosts) {
+            let mut states = states.iter();
+            locality.endpoints.retain(|_| states.next().is_some_and(|s| s.flags() & flag::PENDING_REMOVAL == 0));
+        }
+        self.set_members(Arc::new(assignment), now);
+    }
+
+    pub fn millis(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_millis() as u64
+    }
+
+    fn apply(&self, entry: &Arc<ClusterEntry>, now: Instant) {
+        self.entry.store(entry.clone());
+        // What DNS finds is set by its task, and stays while a new configuration is being resolved.
+        let endpoints = match &entry.cluster.discovery {
+            Discovery::StrictDns(_) | Discovery::LogicalDns(_) => None,
+            Discovery::Static(own) => entry.endpoints.as_ref().or(Some(own)),
+            _ => entry.endpoints.as_ref(),
+        };
+        match endpoints {
+            Some(endpoints) => self.set_members(endpoints.clone(), now),
+            None => self.touch(),
+        }
+    }
+
+    /// Replaces the endpoints. Hosts that stay keep their state.
+    pub fn set_members(&self, assignment: Arc<LoadAssignment>, now: Instant) {
+        let config = self.entry().cluster.clone();
+        let old = self.members();
+        let mut known: HashMap<&Address, &Arc<HostState>> = old.iter().map(|(_, _, s)| (&s.address, s)).collect();
+        let mut fresh: HashMap<Address, Arc<HostState>> = HashMap::new();
+        let mut hosts = Vec::with_capacity(assignment.localities.len());
+        for locality in &assignment.localities {
+            let mut states = Vec::with_capacity(locality.endpoints.len());
+            for endpoint in &locality.endpoints {
+                let eds = eds_flags(endpoint.health);
+                let state = match known.remove(&endpoint.address) {
+                    Some(state) => state.clone(),
+                    None => match fresh.get(&endpoint.address) {
+                        Some(state) => state.clone(),
+                        None => self.new_host(&config, endpoint, now),
+                    },
+                };
+                state.change_flags(eds, (flag::FROM_EDS | flag::PENDING_REMOVAL) & !eds);
+                fresh.insert(endpoint.address.clone(), state.clone());
+                states.push(state);
+            }
+            hosts.push(states);
+        }
+        let kept = keep_healthy(&config, &old, &fresh);
+        for (_, _, gone) in old.iter().filter(|(_, _, s)| !fresh.contains_key(&s.address)) {
+            if !kept.iter().any(|(_, _, s)| s.address == gone.address) {
+                self.detector.forget(gone);
+            }
+        }
+        let (assignment, hosts) = with_kept(assignment, hosts, kept);
+        self.members.store(Arc::new(Membership { assignment, hosts }));
+        self.touch();
+    }
+
+    fn new_host(&self, config: &Config, endpoint: &Endpoint, now: Instant) -> Arc<HostState> {
+        let checked = !config.health_checks.is_empty() && !endpoint.disable_active_health_check;
+        let mut flags = 0;
+        if checked {
+            flags |= flag::FAILED_ACTIVE_HC;
+            if config.lb_common.ignore_new_hosts_until_first_health_check {
+                flags |= flag::PENDING_ACTIVE_HC;
+            }
+        }
+        let host = HostState::new(self.name.clone(), endpoint.address.clone(), self.workers, flags);
+        if !checked {
+            host.set_healthy_since(self.millis(now));
+        }
+        Arc::new(host)
+    }
+
+    /// A destination of an ORIGINAL_DST cluster. `None` when there are too many.
+    pub fn original(&self, address: SocketAddr) -> Option<Arc<HostState>> {
+        let mut original = self.original.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = original.get(&address) {
+            return Some(known.clone());
+        }
+        if original.len() >= MAX_ORIGINAL_DESTINATIONS {
+            return None;
+        }
+        let host = Arc::new(HostState::new(self.name.clone(), Address::Socket(address), self.workers, 0));
+        original.insert(address, host.clone());
+        Some(host)
+    }
+
+    /// Forgets destinations nobody holds.
+    pub fn clean_originals(&self) {
+        let mut original = self.original.lock().unwrap_or_else(PoisonError::into_inner);
+        original.retain(|_, host| Arc::strong_count(host) > 1);
+    }
+
+    pub fn originals(&self) -> Vec<Arc<HostState>> {
+        self.original.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+type Kept = Vec<(Locality, Arc<Endpoint>, Arc<HostState>)>;
+
+/// Hosts that discovery no longer names, but that pass their health checks: they stay until one fails.
+fn keep_healthy(config: &Config, old: &Membership, fresh: &HashMap<Address, Arc<HostState>>) -> Kept {
+    if config.health_checks.is_empty() || config.ignore_health_on_host_removal {
+        return Vec::new();
+    }
+    old.iter()
+        .filter(|(_, e, s)| {
+            let passes = s.flags() & flag::FAILED_ACTIVE_HC == 0 && !e.disable_active_health_check;
+            passes && !fresh.contains_key(&s.address)
+        })
+        .map(|(l, e, s)| {
+            s.change_flags(flag::PENDING_REMOVAL, 0);
+            (l.locality.clone(), e.clone(), s.clone())
+        })
+        .collect()
+}
+
+fn with_kept(
+    assignment: Arc<LoadAssignment>,
+    mut hosts: Vec<Vec<Arc<HostState>>>,
+    kept: Kept,
+) -> (Arc<LoadAssignment>, Vec<Vec<Arc<HostState>>>) {
+    if kept.is_empty() {
+        return (assignment, hosts);
+    }
+    let mut assignment = LoadAssignment::clone(&assignment);
+    for (locality, endpoint, state) in kept {
+        let at = match assignment.localities.iter().position(|l| l.locality == locality) {
+            Some(at) => at,
+            None => {
+                let fresh = LocalityEndpoints { locality, endpoints: Vec::new(), weight: None, priority: 0 };
+                assignment.localities.push(fresh);
+                hosts.push(Vec::new());
+                assignment.localities.len() - 1
+            }
+        };
+        assignment.localities[at].endpoints.push(endpoint);
+        hosts[at].push(state);
+    }
+    (Arc::new(assignment), hosts)
+}

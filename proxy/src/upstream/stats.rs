@@ -1,0 +1,154 @@
+//! What is counted of a cluster, under Envoy's names (`cluster.NAME.…`). Every thread that counts has a shard of its own.
+
+use super::outlier::{Cause, Verdict};
+
+crate::stats_group! {
+    /// Counted by workers, per cluster.
+    pub struct ClusterStats {
+        upstream_cx_total: Counter,
+        upstream_cx_active: Gauge,
+        upstream_cx_http1_total: Counter,
+        upstream_cx_http2_total: Counter,
+        upstream_cx_connect_fail: Counter,
+        upstream_cx_connect_timeout: Counter,
+        upstream_cx_connect_attempts_exceeded: Counter,
+        upstream_cx_connect_ms: Histogram,
+        upstream_cx_length_ms: Histogram,
+        upstream_cx_overflow: Counter,
+        upstream_cx_destroy: Counter,
+        upstream_cx_destroy_local: Counter,
+        upstream_cx_destroy_remote: Counter,
+        upstream_cx_destroy_with_active_rq: Counter,
+        upstream_cx_destroy_local_with_active_rq: Counter,
+        upstream_cx_destroy_remote_with_active_rq: Counter,
+        upstream_cx_close_notify: Counter,
+        upstream_cx_idle_timeout: Counter,
+        upstream_cx_max_requests: Counter,
+        upstream_cx_max_duration_reached: Counter,
+        upstream_cx_none_healthy: Counter,
+        upstream_cx_protocol_error: Counter,
+        upstream_cx_rx_bytes_total: Counter,
+        upstream_cx_tx_bytes_total: Counter,
+        upstream_rq_total: Counter,
+        upstream_rq_active: Gauge,
+        upstream_rq_pending_total: Counter,
+        upstream_rq_pending_active: Gauge,
+        upstream_rq_pending_overflow: Counter,
+        upstream_rq_pending_failure_eject: Counter,
+        upstream_rq_cancelled: Counter,
+        upstream_rq_maintenance_mode: Counter,
+        upstream_rq_timeout: Counter,
+        upstream_rq_max_duration_reached: Counter,
+        upstream_rq_per_try_timeout: Counter,
+        upstream_rq_per_try_idle_timeout: Counter,
+        upstream_rq_rx_reset: Counter,
+        upstream_rq_tx_reset: Counter,
+        upstream_rq_retry: Counter,
+        upstream_rq_retry_backoff_exponential: Counter,
+        upstream_rq_retry_backoff_ratelimited: Counter,
+        upstream_rq_retry_limit_exceeded: Counter,
+        upstream_rq_retry_success: Counter,
+        upstream_rq_retry_overflow: Counter,
+        upstream_rq_0rtt: Counter,
+        upstream_rq_drop_overload: Counter,
+        upstream_rq: CodeCounters,
+        upstream_rq_time: Histogram,
+        upstream_internal_redirect_failed_total: Counter,
+        upstream_internal_redirect_succeeded_total: Counter,
+        retry_or_shadow_abandoned: Counter,
+        lb_healthy_panic: Counter,
+        lb_subsets_selected: Counter,
+        lb_subsets_fallback: Counter,
+        bind_errors: Counter,
+        original_dst_host_invalid: Counter,
+    }
+}
+
+crate::stats_group! {
+    /// Counted by the control thread, per cluster.
+    pub struct MembershipStats {
+        membership_total: Gauge,
+        membership_healthy: Gauge,
+        membership_degraded: Gauge,
+        membership_excluded: Gauge,
+        membership_change: Counter,
+        max_host_weight: Gauge,
+        update_attempt: Counter,
+        update_success: Counter,
+        update_failure: Counter,
+        update_empty: Counter,
+        update_no_rebuild: Counter,
+        hc_attempt: Counter = "health_check.attempt",
+        hc_success: Counter = "health_check.success",
+        hc_failure: Counter = "health_check.failure",
+        hc_passive_failure: Counter = "health_check.passive_failure",
+        hc_network_failure: Counter = "health_check.network_failure",
+        hc_verify_cluster: Counter = "health_check.verify_cluster",
+        hc_healthy: Gauge = "health_check.healthy",
+        hc_degraded: Gauge = "health_check.degraded",
+        cx_open: Gauge = "circuit_breakers.default.cx_open",
+        rq_open: Gauge = "circuit_breakers.default.rq_open",
+        rq_pending_open: Gauge = "circuit_breakers.default.rq_pending_open",
+        rq_retry_open: Gauge = "circuit_breakers.default.rq_retry_open",
+        remaining_cx: Gauge = "circuit_breakers.default.remaining_cx",
+        remaining_rq: Gauge = "circuit_breakers.default.remaining_rq",
+        remaining_pending: Gauge = "circuit_breakers.default.remaining_pending",
+        remaining_retries: Gauge = "circuit_breakers.default.remaining_retries",
+        high_cx_open: Gauge = "circuit_breakers.high.cx_open",
+        high_rq_open: Gauge = "circuit_breakers.high.rq_open",
+        high_rq_pending_open: Gauge = "circuit_breakers.high.rq_pending_open",
+        high_rq_retry_open: Gauge = "circuit_breakers.high.rq_retry_open",
+    }
+}
+
+crate::stats_group! {
+    /// Counted by whoever ejects, per cluster with outlier detection.
+    pub struct OutlierStats {
+        ejections_active: Gauge = "outlier_detection.ejections_active",
+        ejections_overflow: Counter = "outlier_detection.ejections_overflow",
+        ejections_enforced_total: Counter = "outlier_detection.ejections_enforced_total",
+        ejections_total: Counter = "outlier_detection.ejections_total",
+        enforced_5xx: Counter = "outlier_detection.ejections_enforced_consecutive_5xx",
+        detected_5xx: Counter = "outlier_detection.ejections_detected_consecutive_5xx",
+        enforced_gateway: Counter = "outlier_detection.ejections_enforced_consecutive_gateway_failure",
+        detected_gateway: Counter = "outlier_detection.ejections_detected_consecutive_gateway_failure",
+        enforced_local: Counter = "outlier_detection.ejections_enforced_consecutive_local_origin_failure",
+        detected_local: Counter = "outlier_detection.ejections_detected_consecutive_local_origin_failure",
+        enforced_rate: Counter = "outlier_detection.ejections_enforced_success_rate",
+        detected_rate: Counter = "outlier_detection.ejections_detected_success_rate",
+        enforced_rate_local: Counter = "outlier_detection.ejections_enforced_local_origin_success_rate",
+        detected_rate_local: Counter = "outlier_detection.ejections_detected_local_origin_success_rate",
+        enforced_percentage: Counter = "outlier_detection.ejections_enforced_failure_percentage",
+        detected_percentage: Counter = "outlier_detection.ejections_detected_failure_percentage",
+        enforced_percentage_local: Counter = "outlier_detection.ejections_enforced_failure_percentage_local_origin",
+        detected_percentage_local: Counter = "outlier_detection.ejections_detected_failure_percentage_local_origin",
+    }
+}
+
+impl OutlierStats {
+    /// Counts what was decided about a host.
+    pub fn record(&self, verdict: Verdict) {
+        let (cause, enforced) = match verdict {
+            Verdict::Nothing => return,
+            Verdict::Overflow(_) => return self.ejections_overflow.inc(),
+            Verdict::Ejected(cause) => (cause, true),
+            Verdict::Spared(cause) => (cause, false),
+        };
+        let (on, seen) = match cause {
+            Cause::Consecutive5xx => (&self.enforced_5xx, &self.detected_5xx),
+            Cause::ConsecutiveGateway => (&self.enforced_gateway, &self.detected_gateway),
+            Cause::ConsecutiveLocal => (&self.enforced_local, &self.detected_local),
+            Cause::SuccessRate => (&self.enforced_rate, &self.detected_rate),
+            Cause::SuccessRateLocal => (&self.enforced_rate_local, &self.detected_rate_local),
+            Cause::FailurePercentage => (&self.enforced_percentage, &self.detected_percentage),
+            Cause::FailurePercentageLocal => (&self.enforced_percentage_local, &self.detected_percentage_local),
+        };
+        seen.inc();
+        self.ejections_total.inc();
+        if enforced {
+            on.inc();
+            self.ejections_enforced_total.inc();
+            self.ejections_active.inc();
+        }
+    }
+}
