@@ -1,1 +1,255 @@
+use serde_json::{Value, json};
 
+use super::strict::FieldError;
+use super::*;
+
+fn parse(text: &str) -> Result<document::Document, Vec<FieldError>> {
+    let document = document::parse(text, "")?;
+    typed(&document.key, &document.body)?;
+    Ok(document)
+}
+
+/// The document is refused, with exactly these `path: …part of the message` pairs.
+fn refused(text: &str, expected: &[(&str, &str)]) {
+    let errors = parse(text).map(drop).expect_err("refused");
+    let shown: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(errors.len(), expected.len(), "{shown:#?}");
+    for (error, (path, part)) in errors.iter().zip(expected) {
+        assert_eq!(error.path, *path, "{shown:#?}");
+        assert!(error.message.contains(part), "{shown:#?}");
+    }
+}
+
+fn model(documents: &str) -> Model {
+    let mut model = Model::default();
+    for text in documents.split("\n---\n") {
+        let document = parse(text).unwrap_or_else(|e| panic!("{e:?} in {text}"));
+        model.apply(&document.key, Some(&document.body)).expect("valid");
+    }
+    model
+}
+
+const ROUTE: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: product}
+spec:
+  parentRefs: [{group: '', kind: Service, name: product, port: 8080}]
+  rules:
+";
+
+#[test]
+fn what_every_object_needs_is_checked() {
+    refused("{\"kind\": \"Service\"", &[("", "not JSON")]);
+    refused("kind: Pod\nmetadata: {name: a}", &[("kind", "use one of Namespace, MeshConfig, Service")]);
+    refused("apiVersion: v2\nkind: Service\nmetadata: {name: a}", &[("apiVersion", "use v1")]);
+    refused(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: Prod_1, namespace: -x, lables: {}, labels: {a: 1}}",
+        &[
+            ("metadata.name", "RFC 1123 label"),
+            ("metadata.namespace", "RFC 1123 label"),
+            ("metadata.lables", "unknown field"),
+            ("metadata.labels.a", "put it in quotes"),
+        ],
+    );
+}
+
+#[test]
+fn unknown_fields_are_named_with_their_path() {
+    refused(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80, tragetPort: 8080}], selektor: {}}",
+        &[("spec.ports[0].tragetPort", "unknown field"), ("spec.selektor", "unknown field")],
+    );
+    refused(
+        &format!("{ROUTE}  - backendRefs: [{{name: a, port: 80, wieght: 3}}]"),
+        &[("spec.rules[0].backendRefs[0].wieght", "unknown field")],
+    );
+    refused(
+        "apiVersion: sidemesh.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: a}\nspec: {targetRef: {kind: Service, name: a}, retries: {atempts: 2}}",
+        &[("spec.retries.atempts", "unknown field")],
+    );
+    refused(
+        &format!("{ROUTE}  - backendRefs: [{{name: a, port: eighty}}]"),
+        &[("spec.rules[0].backendRefs[0].port", "invalid type")],
+    );
+}
+
+#[test]
+fn values_are_checked_with_a_cure() {
+    refused(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {sessionAffinity: ClientIP, ports: [{port: 80}, {port: 80, name: b}, {port: 0, name: c}]}",
+        &[
+            ("spec.sessionAffinity", "TrafficPolicy"),
+            ("spec.ports[1].port", "there twice"),
+            ("spec.ports[2].port", "use 1 to 65535"),
+            ("spec.ports[0].name", "needs a name"),
+        ],
+    );
+    refused(
+        &format!(
+            "{ROUTE}  - matches: [{{path: {{value: shop}}, headers: [{{name: 'a b', value: x}}]}}]\n    timeouts: {{request: 10, backendRequest: 1s}}\n"
+        ),
+        &[("spec.rules[0].timeouts.request", "invalid type")],
+    );
+    refused(
+        &format!(
+            "{ROUTE}  - matches: [{{path: {{value: shop}}, headers: [{{name: 'a b', value: x}}]}}]\n    timeouts: {{request: 10sec}}\n    backendRefs: [{{name: a, port: 99999, weight: -1}}]"
+        ),
+        &[
+            ("spec.rules[0].matches[0].path.value", "write /shop"),
+            ("spec.rules[0].matches[0].headers[0].name", "not a header name"),
+            ("spec.rules[0].backendRefs[0].port", "use 1 to 65535"),
+            ("spec.rules[0].backendRefs[0].weight", "use 0 to 1000000"),
+            ("spec.rules[0].timeouts.request", "write for example 250ms"),
+        ],
+    );
+    refused(
+        &format!(
+            "{ROUTE}  - filters: [{{type: CORS, cors: {{}}}}, {{type: RequestRedirect}}]\n    matches: [{{path: {{type: RegularExpression, value: '/a('}}}}]"
+        ),
+        &[
+            ("spec.rules[0].matches[0].path.value", "not a regular expression"),
+            ("spec.rules[0].filters[0].type", "not supported"),
+            ("spec.rules[0].filters[1].requestRedirect", "missing"),
+        ],
+    );
+}
+
+#[test]
+fn policies_know_their_target() {
+    refused(
+        "apiVersion: sidemesh.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: a}\nspec:\n  targetRef: {group: gateway.networking.k8s.io, kind: HTTPRoute, name: a}\n  circuitBreaker: {maxRequests: 0}\n  retries: {on: [often], attempts: 11}\n  loadBalancing: {algorithm: RingHash}",
+        &[
+            ("spec.loadBalancing", "belongs to a Service"),
+            ("spec.circuitBreaker", "belongs to a Service"),
+            ("spec.loadBalancing.hashOn", "RingHash needs something to hash"),
+            ("spec.circuitBreaker.maxRequests", "use 1 to"),
+            ("spec.retries.on[0]", "use 5xx, gateway-error"),
+            ("spec.retries.attempts", "use 0 to 10"),
+        ],
+    );
+}
+
+#[test]
+fn kubectl_habits() {
+    let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+    let later = now + std::time::Duration::from_secs(60);
+    let document = |replicas: u64, label: &str| json!({ "kind": "Service", "metadata": { "name": "a", "labels": { "l": label } }, "spec": { "n": replicas } });
+    let created = admit::admit(None, &document(1, "x"), now).expect("new");
+    assert_eq!(created["metadata"]["generation"], 1);
+    assert_eq!(created["metadata"]["creationTimestamp"], "2023-11-14T22:13:20Z");
+    let mut stored = created.clone();
+    stored["metadata"]["resourceVersion"] = json!("5");
+    stored["status"] = json!({ "ours": true });
+    assert_eq!(admit::admit(Some(&stored), &document(1, "x"), later), None, "nothing changed");
+    let relabelled = admit::admit(Some(&stored), &document(1, "y"), later).expect("changed");
+    assert_eq!(relabelled["metadata"]["generation"], 1, "labels are not spec");
+    assert_eq!(relabelled["status"], json!({ "ours": true }));
+    let mut with_status = document(2, "x");
+    with_status["status"] = json!({ "ours": false });
+    let changed = admit::admit(Some(&stored), &with_status, later).expect("changed");
+    assert_eq!(changed["metadata"]["generation"], 2);
+    assert_eq!(changed["metadata"]["uid"], created["metadata"]["uid"]);
+    assert_eq!(changed["metadata"]["creationTimestamp"], created["metadata"]["creationTimestamp"]);
+    assert_eq!(changed["status"], json!({ "ours": true }), "status is not the user's");
+}
+
+const SHOP: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: product}
+spec: {selector: {app: product}, ports: [{name: http, port: 8080, targetPort: web}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: product-v2}
+spec: {selector: {app: product, version: v2}, ports: [{port: 8080, targetPort: 9000}]}
+---
+apiVersion: sidemesh.dev/v1alpha1
+kind: Workload
+metadata: {name: one}
+spec: {service: product, version: v1, address: 10.0.0.1, ports: [{port: 9000, name: web, endpointPort: 20000}]}
+---
+apiVersion: sidemesh.dev/v1alpha1
+kind: Workload
+metadata: {name: two}
+spec: {service: product, version: v2, address: 10.0.0.2, ports: [{port: 9000, name: web}]}
+---
+apiVersion: sidemesh.dev/v1alpha1
+kind: Workload
+metadata: {name: three}
+spec: {service: product, version: v2, address: 10.0.0.3, ready: false, ports: [{port: 9000, name: web}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: s, labels: {kubernetes.io/service-name: product}}
+addressType: IPv4
+ports: [{name: http, port: 9000}]
+endpoints:
+- {addresses: [10.0.0.2]}
+- {addresses: [10.0.0.3]}
+- {addresses: [10.0.0.9]}
+- {addresses: [10.0.0.8], conditions: {ready: false}}";
+
+#[test]
+fn endpoints_come_from_ready_workloads_and_slices_each_address_once() {
+    let model = model(SHOP.trim_start());
+    let list = |service: &str| -> Vec<(String, bool)> {
+        let service = &model.services[&Name::new("default", service)];
+        let found = model.endpoints(service, &service.ports[0]);
+        found.into_iter().map(|e| (e.address.to_string(), e.mesh)).collect()
+    };
+    let expected = [("10.0.0.1:20000", true), ("10.0.0.2:9000", true), ("10.0.0.9:9000", false)];
+    assert_eq!(list("product"), expected.map(|(a, m)| (a.to_owned(), m)));
+    assert_eq!(list("product-v2"), [("10.0.0.2:9000".to_owned(), true)]);
+}
+
+fn conditions(status: &Value) -> Vec<String> {
+    let parents = status["parents"].as_array().expect("parents");
+    let all = parents.iter().flat_map(|p| p["conditions"].as_array().expect("conditions"));
+    all.map(|c| format!("{}={} {}", c["type"], c["status"], c["reason"]).replace('"', "")).collect()
+}
+
+#[test]
+fn route_status_has_the_gateway_apis_reasons() {
+    let cases = [
+        ("product-v2", "", ["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs"]),
+        ("ghost", "", ["Accepted=True Accepted", "ResolvedRefs=False BackendNotFound"]),
+        ("product-v2", ", kind: Bucket", ["Accepted=True Accepted", "ResolvedRefs=False InvalidKind"]),
+        ("product-v2", ", namespace: other", ["Accepted=True Accepted", "ResolvedRefs=False RefNotPermitted"]),
+    ];
+    for (backend, more, expected) in cases {
+        let route = format!("{}  - backendRefs: [{{name: {backend}, port: 8080{more}}}]", ROUTE.trim_start());
+        let model = model(&format!("{}\n---\n{route}", SHOP.trim_start()));
+        let route = model.routes.values().next().expect("route");
+        let status = status::of_route(&model, route, None, "2026-01-01T00:00:00Z").expect("new");
+        assert_eq!(conditions(&status), expected, "{backend}{more}");
+        let again = status::of_route(&model, route, Some(&status), "2026-02-02T00:00:00Z");
+        assert_eq!(again, None, "nothing changed, and the transition time stays");
+    }
+    let orphan = format!(
+        "{}  - backendRefs: [{{name: product, port: 8080}}]",
+        ROUTE.trim_start().replace("name: product, port", "name: none, port")
+    );
+    let model = model(&orphan);
+    let route = model.routes.values().next().expect("route");
+    let status = status::of_route(&model, route, None, "now").expect("new");
+    assert_eq!(conditions(&status)[0], "Accepted=False NoMatchingParent");
+}
+
+#[test]
+fn egress_lists() {
+    let product = Name::new("shop", "product");
+    for (list, namespace, expected) in [
+        (vec![], "x", true),
+        (vec!["product"], "shop", true),
+        (vec!["product"], "x", false),
+        (vec!["product.shop"], "x", true),
+        (vec!["*.shop"], "x", true),
+        (vec!["*"], "x", true),
+        (vec!["user.shop", "*.other"], "shop", false),
+    ] {
+        let list: Vec<String> = list.into_iter().map(str::to_owned).collect();
+        assert_eq!(workload::may_reach(&list, namespace, &product), expected, "{list:?} from {namespace}");
+    }
+}

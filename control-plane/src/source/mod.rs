@@ -79,7 +79,7 @@ pub struct Version {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "store {path}: the file is damaged ({reason}); it was left as it is: move it away and restore a copy, or start with an empty --data-dir"
+        "store {path}: the file is damaged ({reason}); it is left as it is: move it away and restore a copy, or start with an empty --data-dir"
     )]
     Corrupt { path: String, reason: String },
     #[error("store {path}: already open in another process; stop that one, or choose another --data-dir")]

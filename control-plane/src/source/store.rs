@@ -368,7 +368,8 @@ fn failed(path: &Path, e: &redb::Error) -> StoreError {
 }
 
 fn is_full(e: &std::io::Error) -> bool {
-    matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    use std::io::ErrorKind;
+    matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }
 
 fn unix_ms(at: SystemTime) -> u64 {

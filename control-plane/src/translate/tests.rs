@@ -1,1 +1,185 @@
+use std::collections::BTreeMap;
+use std::path::Path;
 
+use serde_json::{Map, Value};
+use sidemesh_proto::type_url;
+
+use super::*;
+use crate::model::document;
+use crate::translate::node::Inbound;
+
+fn model(documents: &str) -> Arc<Model> {
+    let mut model = Model { revision: 7, ..Model::default() };
+    for text in documents.split("\n---\n") {
+        let document = document::parse(text, "").unwrap_or_else(|e| panic!("{e:?} in {text}"));
+        model.apply(&document.key, Some(&document.body)).unwrap_or_else(|e| panic!("{e:?} in {text}"));
+    }
+    Arc::new(model)
+}
+
+fn mesh(documents: &str) -> Mesh {
+    Mesh::new(model(documents), Settings { trust_domain: "mesh.test".into() })
+}
+
+fn shop() -> Mesh {
+    mesh(include_str!("golden/shop.yaml"))
+}
+
+fn node(flavor: Flavor) -> Node {
+    Node {
+        id: "order-0".into(),
+        namespace: "default".into(),
+        service: "order".into(),
+        service_account: "order".into(),
+        version: "v1".into(),
+        user_agent: String::new(),
+        flavor,
+        outbound: BTreeMap::new(),
+        outbound_given: false,
+        inbound: Vec::new(),
+        egress: Vec::new(),
+        access_log: None,
+        join_token: None,
+    }
+}
+
+fn with_outbound(mut node: Node, list: &[(&str, u16, &str)]) -> Node {
+    node.outbound_given = true;
+    for (service, port, at) in list {
+        node.outbound.insert((Name::new("default", *service), *port), at.parse().expect("address"));
+    }
+    node
+}
+
+/// All resources as protobuf JSON: `{type: {name: resource}}`.
+fn printed(resources: &Resources) -> Value {
+    let mut types = Map::new();
+    for (type_url, set) in resources {
+        let print = |r: &Resource| sidemesh_proto::json::any_to_json(&r.body).expect("printable");
+        let set: Map<String, Value> = set.iter().map(|(name, r)| (name.clone(), print(r))).collect();
+        if !set.is_empty() {
+            types.insert(type_url.rsplit('.').next().unwrap_or("").to_owned(), Value::Object(set));
+        }
+    }
+    Value::Object(types)
+}
+
+/// Compares with a file beside `shop.yaml`; `UPDATE_GOLDEN=1` writes it anew.
+fn golden(name: &str, resources: &Resources) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/translate/golden").join(name);
+    let now = format!("{}\n", serde_json::to_string_pretty(&printed(resources)).expect("json"));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &now).expect("golden file");
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    if expected != now {
+        let diff = similar::TextDiff::from_lines(&expected, &now);
+        panic!("{name} differs (UPDATE_GOLDEN=1 accepts it):\n{}", diff.unified_diff());
+    }
+}
+
+#[test]
+fn sidecar_with_addresses_of_its_own() {
+    let mut node = with_outbound(
+        node(Flavor::Sidecar),
+        &[("product", 8080, "127.0.0.1:15081"), ("nothing", 80, "127.0.0.1:15082")],
+    );
+    let (listen, app) = ("127.0.0.1:20009".parse().expect("address"), "127.0.0.1:9009".parse().expect("address"));
+    node.inbound.push(Inbound { listen, app, port: 8080 });
+    golden("sidecar.json", &shop().for_node(&node));
+}
+
+#[test]
+fn sidecar_on_cluster_addresses_within_its_egress_list() {
+    let mut node = node(Flavor::SidecarSds);
+    node.egress = vec!["database".into(), "legacy.default".into()];
+    golden("cluster-ip.json", &shop().for_node(&node));
+}
+
+#[test]
+fn grpc_client() {
+    let mut node = node(Flavor::Grpc);
+    node.egress = vec!["greeter".into(), "product".into()];
+    golden("grpc.json", &shop().for_node(&node));
+}
+
+#[test]
+fn the_same_input_gives_the_same_versions() {
+    let node = with_outbound(
+        node(Flavor::Sidecar),
+        &[("product", 8080, "127.0.0.1:15081"), ("legacy", 80, "127.0.0.1:15083")],
+    );
+    let hashes =
+        || -> Vec<u64> { shop().for_node(&node).values().flat_map(|set| set.values().map(|r| r.hash)).collect() };
+    let first = hashes();
+    assert!((0..20).all(|_| hashes() == first));
+}
+
+#[test]
+fn what_may_not_be_reached_is_refused_by_name() {
+    let mut node = with_outbound(node(Flavor::Sidecar), &[("product", 8080, "127.0.0.1:15081")]);
+    node.egress = vec!["user".into()];
+    let resources = shop().for_node(&node);
+    assert!(!resources[type_url::CLUSTER].keys().any(|name| name.starts_with("outbound|")));
+    let text = printed(&resources)["RouteConfiguration"].to_string();
+    assert!(text.contains("egress_denied: product.default is not in the egress list of order-0"), "{text}");
+}
+
+/// The names of the routes of product, in order.
+fn order_of(rules: &str) -> Vec<String> {
+    let documents = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: product}}\nspec: {{ports: [{{port: 80}}]}}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r}}\nspec:\n  \
+         parentRefs: [{{group: '', kind: Service, name: product}}]\n  rules:\n{rules}"
+    );
+    let node = with_outbound(node(Flavor::Grpc), &[]);
+    let resources = mesh(&documents).for_node(&node);
+    let table = printed(&resources)["RouteConfiguration"]["outbound|80|product.default"].clone();
+    let routes = table["virtual_hosts"][0]["routes"].as_array().expect("routes").clone();
+    routes.iter().map(|r| r["name"].as_str().unwrap_or("").trim_start_matches("default/r/").to_owned()).collect()
+}
+
+#[test]
+fn the_most_specific_match_comes_first() {
+    let backend = "backendRefs: [{name: product, port: 80}]";
+    let rules = [
+        "matches: [{path: {value: /}}, {path: {value: /a/long}}, {path: {value: /a}}]",
+        "matches: [{path: {type: Exact, value: /a}}]",
+        "matches: [{path: {value: /a}, headers: [{name: h, value: v}]}, {path: {value: /a}, method: PUT}]",
+        "matches: [{path: {value: /a}, queryParams: [{name: q, value: v}]}]",
+    ];
+    let text: String = rules.iter().map(|r| format!("  - {r}\n    {backend}\n")).collect();
+    let expected = [
+        "rules[1]/matches[0]",
+        "rules[0]/matches[1]",
+        "rules[2]/matches[1]",
+        "rules[2]/matches[0]",
+        "rules[3]/matches[0]",
+        "rules[0]/matches[2]",
+        "rules[0]/matches[0]",
+    ];
+    assert_eq!(order_of(&text), expected);
+}
+
+#[test]
+fn node_metadata_is_read_strictly() {
+    use sidemesh_proto::envoy::config::core::v3 as core;
+    use sidemesh_proto::google::{Struct, Value as Field, value::Kind};
+    let text = |s: &str| Field { kind: Some(Kind::StringValue(s.into())) };
+    let object = |list: Vec<(&str, Field)>| Field {
+        kind: Some(Kind::StructValue(Struct { fields: list.into_iter().map(|(k, v)| (k.to_owned(), v)).collect() })),
+    };
+    let parse = |ours: Field| {
+        let Some(Kind::StructValue(metadata)) = object(vec![("sidemesh", ours)]).kind else { unreachable!() };
+        let node =
+            core::Node { id: "n".into(), cluster: "order".into(), metadata: Some(metadata), ..Default::default() };
+        node::parse(&node)
+    };
+    let good = parse(object(vec![("outbound", object(vec![("product.shop:80", text("127.0.0.1:1"))]))])).expect("good");
+    assert_eq!(good.outbound.keys().next(), Some(&(Name::new("shop", "product"), 80)));
+    assert_eq!((good.service.as_str(), good.service_account.as_str()), ("order", "order"));
+    let bad = parse(object(vec![("outbuond", text("x"))])).expect_err("unknown key");
+    assert_eq!(bad[0].path, "node.metadata.sidemesh.outbuond");
+    let bad = parse(object(vec![("outbound", object(vec![("product", text("127.0.0.1:1"))]))])).expect_err("no port");
+    assert_eq!(bad[0].path, "node.metadata.sidemesh.outbound.product");
+}
