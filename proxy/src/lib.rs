@@ -5,7 +5,11 @@
 //! never each other, and nothing imports `app` or `admin`.
 #![forbid(unsafe_code)]
 
+
 // A connection's and a request's way.
+pub mod http;
+pub mod tcp;
+pub mod upstream;
 
 // A configuration update's way.
 pub mod xds;
@@ -14,9 +18,14 @@ pub mod live;
 // What both stand on.
 pub mod worker;
 pub mod connection;
+pub mod rbac;
+pub mod tls;
 pub mod shutdown;
 pub mod body;
 pub mod codec;
 pub mod io;
 pub mod clock;
 pub mod telemetry;
+
+// A side door.
+pub mod admin;

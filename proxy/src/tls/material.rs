@@ -1,0 +1,129 @@
+//! Bytes of certificates, keys, CAs, CRLs: from where a [`DataSource`] says, as rustls wants them. The only file access here.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustls::InconsistentKeys;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use sidemesh_config::resource::tls::TlsCertificate;
+use sidemesh_config::value::DataSource;
+
+use super::error::Error;
+use super::peer::Certificate;
+
+/// Where distributions keep the CAs of the system, after `SSL_CERT_FILE`.
+const SYSTEM_ROOTS: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// A file that went into a configuration, as it was then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileState {
+    pub(super) path: PathBuf,
+    pub(super) content: Bytes,
+}
+
+/// Reads sources, and remembers the files among them.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    pub(super) files: Vec<FileState>,
+}
+
+impl Reader {
+    pub(super) fn read(&mut self, source: &DataSource, what: &str) -> Result<Bytes, Error> {
+        match source {
+            DataSource::Inline(bytes) => Ok(bytes.clone()),
+            DataSource::EnvironmentVariable(variable) => match std::env::var(&**variable) {
+                Ok(text) => Ok(Bytes::from(text)),
+                Err(e) => Err(Error::material(what, format!("environment variable `{variable}`: {e}"))),
+            },
+            DataSource::File { path, .. } => self.file(path, what),
+        }
+    }
+
+    fn file(&mut self, path: &Path, what: &str) -> Result<Bytes, Error> {
+        let content: Bytes =
+            std::fs::read(path).map_err(|e| Error::material(what, format!("{}: {e}", path.display())))?.into();
+        self.files.push(FileState { path: path.to_owned(), content: content.clone() });
+        Ok(content)
+    }
+
+    /// The certificates of the first file of the system's that is there.
+    pub(super) fn system_roots(&mut self) -> Result<Vec<CertificateDer<'static>>, Error> {
+        let given = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+        let all = given.into_iter().chain(SYSTEM_ROOTS.iter().map(PathBuf::from));
+        let path = all
+            .into_iter()
+            .find(|p| p.is_file())
+            .ok_or_else(|| Error::material("system_root_certs", "there is no CA file; name one in SSL_CERT_FILE"))?;
+        certificates(&self.file(&path, "system_root_certs")?, "system_root_certs")
+    }
+}
+
+/// At least one certificate, in PEM.
+pub(super) fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let list: Vec<_> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| Error::material(what, e))?;
+    if list.is_empty() {
+        return Err(Error::material(what, "holds no certificate in PEM"));
+    }
+    Ok(list)
+}
+
+pub(super) fn revocation_lists(pem: &[u8]) -> Result<Vec<webpki::CertRevocationList<'static>>, Error> {
+    let mut lists = Vec::new();
+    for der in CertificateRevocationListDer::pem_slice_iter(pem) {
+        let der = der.map_err(|e| Error::material("crl", e))?;
+        let list = webpki::OwnedCertRevocationList::from_der(&der).map_err(|e| Error::material("crl", e))?;
+        lists.push(list.into());
+    }
+    if lists.is_empty() {
+        return Err(Error::material("crl", "holds no revocation list in PEM"));
+    }
+    Ok(lists)
+}
+
+/// A certificate with its key, and what it says of itself.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    pub(super) key: Arc<CertifiedKey>,
+    pub(super) certificate: Arc<Certificate>,
+}
+
+pub(super) fn identity(
+    reader: &mut Reader,
+    certificate: &TlsCertificate,
+    provider: &CryptoProvider,
+) -> Result<Identity, Error> {
+    let chain = certificates(&reader.read(&certificate.chain, "certificate_chain")?, "certificate_chain")?;
+    let pem = reader.read(&certificate.key, "private_key")?;
+    // The reason may quote nothing of the key.
+    let key = PrivateKeyDer::from_pem_slice(&pem)
+        .map_err(|_| Error::material("private_key", "holds no unencrypted private key in PEM"))?;
+    let key = provider
+        .key_provider
+        .load_private_key(key)
+        .map_err(|_| Error::material("private_key", "is of no supported kind (RSA, ECDSA, Ed25519)"))?;
+    let leaf = Certificate::parse(&chain[0])
+        .ok_or_else(|| Error::material("certificate_chain", "the first certificate cannot be parsed"))?;
+    let mut certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            return Err(Error::material("private_key", "is not the key of the certificate"));
+        }
+        Err(e) => return Err(Error::material("certificate_chain", e)),
+    }
+    if let Some(staple) = &certificate.ocsp_staple {
+        certified.ocsp = Some(reader.read(staple, "ocsp_staple")?.to_vec());
+    }
+    Ok(Identity { key: Arc::new(certified), certificate: Arc::new(leaf) })
+}

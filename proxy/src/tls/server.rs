@@ -1,0 +1,230 @@
+//! The server side: one downstream context with its secrets, and the handshake.
+//!
+//! The ClientHello is read before the configuration is chosen: a client that offers no protocol of ours goes on without ALPN, as
+//! in Envoy, where rustls would end the handshake.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::server::{Acceptor, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache};
+use rustls::sign::CertifiedKey;
+use rustls::{SignatureScheme, server};
+use sidemesh_config::resource::secret::Secret;
+use sidemesh_config::resource::tls::{DownstreamTls, Tickets as TicketConfig};
+use sidemesh_config::snapshot::ByName;
+use tokio_rustls::LazyConfigAcceptor;
+
+use super::error::Error;
+use super::key_log::{self, KeyLog};
+use super::material::{self, FileState, Identity, Reader};
+use super::merge::{self, Resolved};
+use super::params;
+use super::peer::PeerInfo;
+use super::san::dns_match;
+use super::store;
+use super::tickets::Tickets;
+use super::verify::{Peer, Verifier, sha256};
+use crate::io::{Io, Socket};
+
+/// Sessions kept for stateful resumption, per context.
+const SESSIONS: usize = 1024;
+
+/// A handle on a context that is ready for handshakes.
+#[derive(Debug, Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+/// A context and the secrets that it was built of; what is built of both is swapped when a file of theirs changes.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: DownstreamTls,
+    pub(super) resolved: Resolved,
+    state: ArcSwap<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    certificates: Arc<Certificates>,
+    verifier: Arc<Verifier>,
+    plain: Configs,
+    /// With the key log, for connections that it is for.
+    logged: Option<Configs>,
+    files: Vec<FileState>,
+}
+
+#[derive(Debug)]
+struct Configs {
+    with_alpn: Arc<ServerConfig>,
+    without_alpn: Arc<ServerConfig>,
+}
+
+/// The certificates of a context, chosen by server name and by what the client can verify.
+#[derive(Debug)]
+struct Certificates {
+    all: Vec<Identity>,
+    full_scan: bool,
+}
+
+impl Server {
+    /// The context, built before or now. `Err` when a secret is not there, or something cannot be used.
+    pub fn new(config: &DownstreamTls, secrets: &ByName<Arc<Secret>>) -> Result<Self, Error> {
+        let resolved = merge::resolve(&config.common, Some(&config.tickets), secrets)?;
+        let shared = store::server(config, resolved)?;
+        Ok(Server { shared })
+    }
+
+    /// The handshake of one connection. After an error the alert has been sent; the socket is closed.
+    pub async fn accept(&self, socket: Socket) -> Result<(Io, Arc<PeerInfo>), Error> {
+        let state = self.shared.state.load_full();
+        let (local, remote) = (socket.local_addr(), socket.peer_addr());
+        let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+        let hello = start.client_hello();
+        let configs = match (&state.logged, &self.shared.config.common.key_log) {
+            (Some(logged), Some(config)) if key_log::applies(config, local, remote) => logged,
+            _ => &state.plain,
+        };
+        let ours = &self.shared.config.common.alpn;
+        let common = hello.alpn().is_some_and(|mut theirs| theirs.any(|p| ours.iter().any(|o| o == p)));
+        let server_name = hello.server_name().map(str::to_owned);
+        let certificate = state.certificates.choose(hello.server_name(), hello.signature_schemes());
+        let certificate = certificate.map(|c| c.certificate.clone());
+        let config = if common { &configs.with_alpn } else { &configs.without_alpn };
+        let stream = start.into_stream(config.clone()).await?;
+        let session: &server::ServerConnection = stream.get_ref().1;
+        let validated = session.peer_certificates().is_some_and(|chain| state.verifier.validated(chain));
+        let peer = PeerInfo::new(session, server_name.as_deref(), validated, certificate);
+        Ok((Io::from(stream), Arc::new(peer)))
+    }
+}
+
+impl Shared {
+    pub(super) fn build(config: &DownstreamTls, resolved: Resolved) -> Result<Self, Error> {
+        let state = State::build(config, &resolved)?;
+        Ok(Shared { config: config.clone(), resolved, state: ArcSwap::from_pointee(state) })
+    }
+
+    /// Takes in files that changed. `Ok(false)`: none did.
+    pub(super) fn refresh(&self) -> Result<bool, Error> {
+        if !store::changed(&self.state.load().files) {
+            return Ok(false);
+        }
+        self.state.store(Arc::new(State::build(&self.config, &self.resolved)?));
+        Ok(true)
+    }
+}
+
+impl State {
+    fn build(config: &DownstreamTls, resolved: &Resolved) -> Result<Self, Error> {
+        let mut reader = Reader::default();
+        let provider = params::provider(&config.common.params);
+        let all = resolved
+            .certificates
+            .iter()
+            .map(|c| material::identity(&mut reader, c, &provider))
+            .collect::<Result<Vec<_>, _>>()?;
+        let certificates = Arc::new(Certificates { all, full_scan: config.full_scan });
+        let verifier = Verifier::new(&mut reader, resolved.validation.as_deref(), provider.clone(), Peer::Client)?;
+        let verifier = Arc::new(verifier.for_clients(config.require_client_certificate));
+
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(params::versions(&config.common.params))?;
+        let builder = if verifier.asks() {
+            builder.with_client_cert_verifier(verifier.clone())
+        } else {
+            builder.with_no_client_auth()
+        };
+        let mut base = builder.with_cert_resolver(certificates.clone());
+        base.ignore_client_order = !config.prefer_client_ciphers;
+        resumption(&mut base, config, resolved, &mut reader, &certificates, &verifier)?;
+
+        let logged = match &config.common.key_log {
+            None => None,
+            Some(log) => {
+                let mut base = base.clone();
+                base.key_log = Arc::new(KeyLog::open(log)?);
+                Some(Configs::new(base, &config.common.alpn))
+            }
+        };
+        let plain = Configs::new(base, &config.common.alpn);
+        Ok(State { certificates, verifier, plain, logged, files: reader.files })
+    }
+}
+
+/// Session tickets and session identifiers, as the context allows them.
+fn resumption(
+    base: &mut ServerConfig,
+    config: &DownstreamTls,
+    resolved: &Resolved,
+    reader: &mut Reader,
+    certificates: &Certificates,
+    verifier: &Verifier,
+) -> Result<(), Error> {
+    base.session_storage = if config.stateful_resumption {
+        ServerSessionMemoryCache::new(SESSIONS)
+    } else {
+        Arc::new(NoServerSessionStorage {})
+    };
+    if config.tickets == TicketConfig::Disabled {
+        if !config.stateful_resumption {
+            base.send_tls13_tickets = 0;
+        }
+        return Ok(());
+    }
+    let given = match &resolved.ticket_keys {
+        None => None,
+        Some(sources) => Some(
+            sources
+                .iter()
+                .map(|s| reader.read(s, "session_ticket_keys").map(|bytes| bytes.to_vec()))
+                .collect::<Result<Vec<_>, _>>()?,
+        ),
+    };
+    let leaves: Vec<_> = certificates.all.iter().map(|c| &c.certificate.subject).collect();
+    let context = sha256(format!("{}{leaves:?}", verifier.fingerprint()).as_bytes());
+    base.ticketer = Arc::new(Tickets::new(given.as_deref(), context, config.session_timeout)?);
+    Ok(())
+}
+
+impl Configs {
+    fn new(base: ServerConfig, alpn: &[Vec<u8>]) -> Self {
+        let without_alpn = Arc::new(base.clone());
+        let mut with_alpn = base;
+        with_alpn.alpn_protocols = alpn.to_vec();
+        Configs { with_alpn: Arc::new(with_alpn), without_alpn }
+    }
+}
+
+impl Certificates {
+    /// By server name (exact or wildcard; the common name where there are no DNS names), then the first that the client can
+    /// verify; without a match the first certificate, or with `full_scan` the first of all that the client can verify.
+    fn choose(&self, server_name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Identity> {
+        let usable = |c: &&Identity| c.key.key.choose_scheme(schemes).is_some();
+        if let Some(name) = server_name {
+            let named = || self.all.iter().filter(|c| is_for(c, name));
+            if let Some(found) = named().find(usable).or_else(|| named().next()) {
+                return Some(found);
+            }
+        }
+        let fallback = self.all.first()?;
+        if self.full_scan || server_name.is_none() {
+            return self.all.iter().find(usable).or(Some(fallback));
+        }
+        Some(fallback)
+    }
+}
+
+fn is_for(identity: &Identity, name: &str) -> bool {
+    let certificate = &identity.certificate;
+    if certificate.dns_sans.is_empty() {
+        return certificate.common_name.as_deref().is_some_and(|cn| dns_match(name, cn));
+    }
+    certificate.dns_sans.iter().any(|san| dns_match(name, san))
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.choose(hello.server_name(), hello.signature_schemes()).map(|c| c.key.clone())
+    }
+}

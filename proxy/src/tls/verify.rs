@@ -1,0 +1,445 @@
+//! Verification of the peer's certificate, the same for both sides: chain, names, pins, revocation.
+//!
+//! As in Envoy: without a trusted CA the chain is not looked at; one SAN matcher that fits is enough, and so is one pin; with
+//! `accept_untrusted` nothing is refused, and whether the certificate would have passed is asked afterwards.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
+use sidemesh_config::resource::tls::{SanMatcher, ValidationContext};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
+    VerifiedPath,
+};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use super::error::Error;
+use super::material::{self, Reader};
+use super::san::Names;
+
+/// `allow_expired_certificate`: so many certificates of a chain may be out of date.
+const MAX_EXPIRED: usize = 8;
+
+/// A rule of the context that the certificate breaks.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("verify SAN list")]
+    Names,
+    #[error("verify cert hash or spki")]
+    Pins,
+    #[error("the key usage does not allow signatures")]
+    KeyUsage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peer {
+    Client,
+    Server,
+}
+
+#[derive(Debug)]
+struct Anchor {
+    anchor: TrustAnchor<'static>,
+    certificate: CertificateDer<'static>,
+    not_before: i64,
+    not_after: i64,
+}
+
+/// What one context asks of its peers.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    provider: Arc<CryptoProvider>,
+    peer: Peer,
+    anchors: Vec<Anchor>,
+    /// The same, as webpki takes them.
+    trust: Vec<TrustAnchor<'static>>,
+    hints: Vec<DistinguishedName>,
+    crls: Vec<CertRevocationList<'static>>,
+    rules: ValidationContext,
+    /// A client's certificate must be there.
+    mandatory: bool,
+    /// The certificate must be for the server name of the connection.
+    match_server_name: bool,
+}
+
+impl Verifier {
+    /// `validation`: `None` verifies nothing.
+    pub(super) fn new(
+        reader: &mut Reader,
+        validation: Option<&ValidationContext>,
+        provider: Arc<CryptoProvider>,
+        peer: Peer,
+    ) -> Result<Self, Error> {
+        let rules = validation.cloned().unwrap_or_default();
+        let mut roots = Vec::new();
+        if let Some(source) = &rules.trusted_ca {
+            roots = material::certificates(&reader.read(source, "trusted_ca")?, "trusted_ca")?;
+        } else if rules.system_root_certs {
+            roots = reader.system_roots()?;
+        }
+        let anchors: Vec<Anchor> = roots.into_iter().filter_map(anchor).collect();
+        if rules.trusted_ca.is_some() && anchors.is_empty() {
+            return Err(Error::material("trusted_ca", "holds no certificate that can be a trust anchor"));
+        }
+        if anchors.is_empty() && !rules.san_matchers.is_empty() {
+            let reason = "names of a certificate prove nothing without a trusted_ca";
+            return Err(Error::material("match_typed_subject_alt_names", reason));
+        }
+        let crls = match &rules.crl {
+            Some(source) => material::revocation_lists(&reader.read(source, "crl")?)?,
+            None => Vec::new(),
+        };
+        let hints = if rules.suppress_client_ca_list {
+            Vec::new()
+        } else {
+            anchors.iter().map(|a| DistinguishedName::in_sequence(a.anchor.subject.as_ref())).collect()
+        };
+        let trust = anchors.iter().map(|a| a.anchor.clone()).collect();
+        Ok(Verifier { provider, peer, anchors, trust, hints, crls, rules, mandatory: false, match_server_name: false })
+    }
+
+    /// Clients: `require` a certificate. One is necessary also where names or pins are asked for.
+    pub(super) fn for_clients(mut self, require: bool) -> Self {
+        let r = &self.rules;
+        let rules = !(r.san_matchers.is_empty() && r.spki_hashes.is_empty() && r.certificate_hashes.is_empty());
+        self.mandatory = require || (rules && !r.accept_untrusted);
+        self
+    }
+
+    /// Servers: the certificate must be for the connection's server name; SAN matchers are not asked.
+    pub(super) fn matching_server_name(mut self) -> Self {
+        self.match_server_name = true;
+        self
+    }
+
+    /// Whether a client is asked for a certificate at all.
+    pub(super) fn asks(&self) -> bool {
+        self.mandatory || self.rules.accept_untrusted || !self.anchors.is_empty()
+    }
+
+    /// Whether passing means anything.
+    fn proves(&self) -> bool {
+        let r = &self.rules;
+        !(self.anchors.is_empty() && r.spki_hashes.is_empty() && r.certificate_hashes.is_empty())
+    }
+
+    /// Whether a chain that the handshake let pass is a validated one.
+    pub(super) fn validated(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let Some((leaf, intermediates)) = chain.split_first() else { return false };
+        // Without `accept_untrusted` the handshake has judged already.
+        self.proves()
+            && (!self.rules.accept_untrusted || self.judge(leaf, intermediates, UnixTime::now(), None).is_ok())
+    }
+
+    /// What tells this verifier's trust from another's: resumption must not carry a session over.
+    pub(super) fn fingerprint(&self) -> String {
+        let roots: Vec<&[u8]> = self.anchors.iter().map(|a| a.certificate.as_ref()).collect();
+        format!("{:?}{:?}{}", self.rules, roots, self.mandatory)
+    }
+
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        host: Option<&str>,
+    ) -> Result<(), rustls::Error> {
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| CertificateError::BadEncoding)?;
+        if !may_sign(&parsed) {
+            return Err(broken(Broken::KeyUsage));
+        }
+        if !self.anchors.is_empty() {
+            self.verify_chain(leaf, intermediates, &parsed, now)?;
+        }
+        self.verify_names(&parsed, host)?;
+        self.verify_pins(leaf, &parsed)
+    }
+
+    fn verify_chain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        parsed: &X509Certificate<'_>,
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        // A certificate that is itself among the trusted ones needs no issuer.
+        if self.anchors.iter().any(|a| a.certificate.as_ref() == leaf.as_ref()) {
+            let validity = parsed.validity();
+            let (from, to) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+            return self.in_date(from, to, now).map_err(|e| certificate_error(e).into());
+        }
+        let end_entity = EndEntityCert::try_from(leaf).map_err(certificate_error)?;
+        let mut at = now;
+        for _ in 0..MAX_EXPIRED {
+            match self.build_path(&end_entity, intermediates, at) {
+                Ok(()) => return Ok(()),
+                // The rest of the chain is judged at a time when this certificate was good.
+                Err(webpki::Error::CertExpired { not_after, .. }) if self.rules.allow_expired_certificate => {
+                    at = not_after
+                }
+                Err(webpki::Error::CertNotValidYet { not_before, .. }) if self.rules.allow_expired_certificate => {
+                    at = not_before;
+                }
+                Err(e) => return Err(certificate_error(e).into()),
+            }
+        }
+        Err(CertificateError::Expired.into())
+    }
+
+    fn build_path(
+        &self,
+        end_entity: &EndEntityCert<'_>,
+        intermediates: &[CertificateDer<'_>],
+        at: UnixTime,
+    ) -> Result<(), webpki::Error> {
+        let usage = match self.peer {
+            Peer::Client => KeyUsage::client_auth(),
+            Peer::Server => KeyUsage::server_auth(),
+        };
+        let crls: Vec<&CertRevocationList<'_>> = self.crls.iter().collect();
+        let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|builder| {
+            let leaf_only = self.rules.only_verify_leaf_crl;
+            let depth = if leaf_only { RevocationCheckDepth::EndEntity } else { RevocationCheckDepth::Chain };
+            builder.with_depth(depth).with_expiration_policy(ExpirationPolicy::Enforce).build()
+        });
+        let accept = |path: &VerifiedPath<'_>| self.accept_path(path, at);
+        end_entity
+            .verify_for_usage(
+                self.provider.signature_verification_algorithms.all,
+                &self.trust,
+                intermediates,
+                at,
+                usage,
+                revocation,
+                Some(&accept),
+            )
+            .map(|_| ())
+    }
+
+    /// What webpki leaves open: the length of the path, and whether the trusted CA itself is in date.
+    fn accept_path(&self, path: &VerifiedPath<'_>, at: UnixTime) -> Result<(), webpki::Error> {
+        let depth = path.intermediate_certificates().count();
+        if self.rules.max_verify_depth.is_some_and(|most| depth > most as usize) {
+            return Err(webpki::Error::UnknownIssuer);
+        }
+        let used = path.anchor();
+        let same = |a: &&Anchor| {
+            a.anchor.subject == used.subject && a.anchor.subject_public_key_info == used.subject_public_key_info
+        };
+        match self.anchors.iter().find(same) {
+            Some(anchor) => self.in_date(anchor.not_before, anchor.not_after, at),
+            None => Ok(()),
+        }
+    }
+
+    fn in_date(&self, from: i64, to: i64, now: UnixTime) -> Result<(), webpki::Error> {
+        let at = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        if self.rules.allow_expired_certificate || (from..=to).contains(&at) {
+            return Ok(());
+        }
+        let time = |t: i64| UnixTime::since_unix_epoch(std::time::Duration::from_secs(t.max(0).unsigned_abs()));
+        Err(if at > to {
+            webpki::Error::CertExpired { time: now, not_after: time(to) }
+        } else {
+            webpki::Error::CertNotValidYet { time: now, not_before: time(from) }
+        })
+    }
+
+    fn verify_names(&self, parsed: &X509Certificate<'_>, host: Option<&str>) -> Result<(), rustls::Error> {
+        let matchers: &[SanMatcher] = if self.match_server_name { &[] } else { &self.rules.san_matchers };
+        if host.is_none() && matchers.is_empty() {
+            return Ok(());
+        }
+        let names = Names::of(parsed);
+        let good = host.is_none_or(|h| names.is_for(h)) && (matchers.is_empty() || names.match_any(matchers));
+        if good { Ok(()) } else { Err(broken(Broken::Names)) }
+    }
+
+    fn verify_pins(&self, leaf: &CertificateDer<'_>, parsed: &X509Certificate<'_>) -> Result<(), rustls::Error> {
+        let (hashes, keys) = (&self.rules.certificate_hashes, &self.rules.spki_hashes);
+        if hashes.is_empty() && keys.is_empty() {
+            return Ok(());
+        }
+        let good = (!hashes.is_empty() && hashes.contains(&sha256(leaf)))
+            || (!keys.is_empty() && keys.contains(&sha256(parsed.public_key().raw)));
+        if good { Ok(()) } else { Err(broken(Broken::Pins)) }
+    }
+}
+
+fn anchor(certificate: CertificateDer<'static>) -> Option<Anchor> {
+    let anchor = webpki::anchor_from_trusted_cert(&certificate).ok()?.to_owned();
+    let (_, parsed) = X509Certificate::from_der(&certificate).ok()?;
+    let (not_before, not_after) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+    Some(Anchor { anchor, not_before, not_after, certificate: certificate.clone() })
+}
+
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+    hash
+}
+
+/// Every handshake of TLS 1.3 and of ECDHE signs with the certificate's key.
+fn may_sign(certificate: &X509Certificate<'_>) -> bool {
+    match certificate.key_usage() {
+        Ok(Some(usage)) => usage.value.digital_signature(),
+        _ => true,
+    }
+}
+
+fn broken(rule: Broken) -> rustls::Error {
+    CertificateError::Other(OtherError(Arc::new(rule))).into()
+}
+
+fn certificate_error(error: webpki::Error) -> CertificateError {
+    use webpki::Error as E;
+    match error {
+        E::BadDer | E::BadDerTime | E::TrailingData(_) => CertificateError::BadEncoding,
+        E::CertExpired { .. } | E::InvalidCertValidity => CertificateError::Expired,
+        E::CertNotValidYet { .. } => CertificateError::NotValidYet,
+        E::CertRevoked => CertificateError::Revoked,
+        E::CrlExpired { .. } => CertificateError::ExpiredRevocationList,
+        E::UnknownIssuer => CertificateError::UnknownIssuer,
+        E::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
+        E::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        E::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
+        other => CertificateError::Other(OtherError(Arc::new(other))),
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn offer_client_auth(&self) -> bool {
+        self.asks()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        if !self.rules.accept_untrusted {
+            self.judge(end_entity, intermediates, now, None)?;
+        }
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if !self.rules.accept_untrusted {
+            let name = server_name.to_str();
+            self.judge(end_entity, intermediates, now, self.match_server_name.then_some(&*name))?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A verifier that asks for one name more: SAN validation of a connection's own host.
+#[derive(Debug)]
+pub(super) struct Named {
+    pub(super) verifier: Arc<Verifier>,
+    pub(super) name: Box<str>,
+}
+
+impl ServerCertVerifier for Named {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if !self.verifier.rules.accept_untrusted {
+            self.verifier.judge(end_entity, intermediates, now, Some(&self.name))?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        ServerCertVerifier::verify_tls12_signature(&*self.verifier, message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        ServerCertVerifier::verify_tls13_signature(&*self.verifier, message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ServerCertVerifier::supported_verify_schemes(&*self.verifier)
+    }
+}
