@@ -270,9 +270,9 @@ impl Wheel {
             }
             let shift = BITS * level as u32;
             let here = ((self.now >> shift) as usize & (SLOTS - 1)) as u32;
-            let ahead = u64::from(self.occupied[level].rotate_right(here).trailing_zeros());
-            // The slot "here" of an upper level has been cascaded: what is in it belongs to the next round.
-            let ahead = if ahead == 0 && level > 0 { SLOTS as u64 } else { ahead };
+            // Above level 0 the slot "here" has been cascaded: what is in it now belongs to the next round, and comes last.
+            let first = u32::from(level > 0);
+            let ahead = u64::from(self.occupied[level].rotate_right(here + first).trailing_zeros() + first);
             let due = ((self.now >> shift) + ahead) << shift;
             let due = due.max(self.now);
             best = Some(best.map_or(due, |b| b.min(due)));
@@ -350,6 +350,63 @@ impl Future for Driver {
             if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+    use crate::clock::Random;
+
+    #[derive(Default)]
+    struct Flag(AtomicBool);
+
+    impl Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            assert!(!self.0.swap(true, Ordering::Relaxed), "woken twice");
+        }
+    }
+
+    /// Timers from milliseconds to weeks, some disarmed, in steps of every size: each fires with the first step that reaches it.
+    #[test]
+    fn every_deadline_at_its_step() {
+        for seed in 0..20 {
+            let random = Random::seeded(seed);
+            let origin = tokio::time::Instant::now().into_std();
+            let mut wheel = Wheel::new(origin);
+            let mut armed: Vec<(u64, u32, Arc<Flag>)> = Vec::new();
+            let mut tick = 0;
+            for _ in 0..400 {
+                for _ in 0..random.below(6) {
+                    let flag = Arc::<Flag>::default();
+                    let at = tick + 1 + (random.next_u64() >> (34 + random.below(30)));
+                    let key = wheel.insert(wheel.instant_of(at), flag.clone().into());
+                    armed.push((at, key, flag));
+                }
+                if !armed.is_empty() && random.chance(1, 3) {
+                    let (_, key, _) = armed.swap_remove(random.below(armed.len() as u64) as usize);
+                    wheel.remove(key);
+                }
+                tick += random.next_u64() >> (40 + random.below(24));
+                let mut due = Vec::new();
+                wheel.advance(tick, &mut due);
+                due.into_iter().for_each(Waker::wake);
+                armed.retain(|(at, key, flag)| {
+                    let fired = flag.0.load(Ordering::Relaxed);
+                    assert_eq!((fired, wheel.fired(*key)), (*at <= tick, *at <= tick), "due at {at}, now {tick}");
+                    if fired {
+                        wheel.remove(*key);
+                    }
+                    !fired
+                });
+                assert!(wheel.next_due().is_none_or(|due| due > tick));
+            }
+            assert_eq!(wheel.entries.len(), armed.len());
         }
     }
 }

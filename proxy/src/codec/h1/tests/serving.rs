@@ -260,3 +260,66 @@ fn large_bodies_stream_both_ways() {
         assert!(upload.await.unwrap().is_ok());
     });
 }
+
+/// Whatever the cuts between reads, the handler sees the same requests.
+#[test]
+fn requests_survive_every_cut() {
+    let random = crate::clock::Random::seeded(11);
+    for round in 0..150 {
+        let mut bytes = String::new();
+        let mut expected = Vec::new();
+        for i in 0..1 + random.below(4) {
+            let body = "abcdefghij".repeat(random.below(60) as usize);
+            bytes.push_str(&format!(
+                "POST /r{i} HTTP/1.1\r\nHost: h\r\nX-Pad: {}\r\n",
+                "p".repeat(random.below(300) as usize)
+            ));
+            if random.chance(1, 2) {
+                bytes.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
+            } else {
+                bytes.push_str("Transfer-Encoding: chunked\r\n\r\n");
+                let mut rest = body.as_str();
+                while !rest.is_empty() {
+                    let (piece, tail) = rest.split_at(1 + random.below(rest.len() as u64) as usize);
+                    bytes.push_str(&format!("{:x};e=1\r\n{piece}\r\n", piece.len()));
+                    rest = tail;
+                }
+                bytes.push_str("0\r\nx-t: 1\r\n\r\n");
+            }
+            expected.push((format!("POST /r{i}"), Ok(body)));
+        }
+        run(async {
+            let mut wire = serve(Settings::default());
+            let mut rest = bytes.as_bytes();
+            while !rest.is_empty() {
+                let (piece, tail) = rest.split_at(1 + random.below(rest.len().min(200) as u64) as usize);
+                wire.send(piece).await;
+                tokio::task::yield_now().await;
+                rest = tail;
+            }
+            let mut buf = vec![0; 65536];
+            let mut answer = String::new();
+            while statuses(&answer).len() < expected.len() {
+                let n = wire.client.read(&mut buf).await.unwrap();
+                assert_ne!(n, 0, "round {round}: {answer}");
+                answer.push_str(&String::from_utf8_lossy(&buf[..n]));
+            }
+            let seen: Vec<_> = wire.origin.seen.borrow().iter().map(|s| (s.line.clone(), s.body.clone())).collect();
+            assert_eq!(seen, expected, "round {round}");
+        });
+    }
+}
+
+/// Memory per idle connection is this future, its task and the connection's state: a proxy's headline number.
+#[test]
+fn the_connection_is_small() {
+    run(async {
+        let origin = Origin::default();
+        let (_client, io) = tokio::io::duplex(16);
+        let future = server::serve(io.into(), Rc::default(), worker(), &origin, Drain::never());
+        assert!(size_of_val(&future) <= 1024, "{} bytes", size_of_val(&future));
+        let (_client, io) = tokio::io::duplex(16);
+        let future = crate::codec::h2::server::serve(io.into(), Default::default(), worker(), &origin, Drain::never());
+        assert!(size_of_val(&future) <= 512, "{} bytes", size_of_val(&future));
+    });
+}
