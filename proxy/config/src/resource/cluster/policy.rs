@@ -158,7 +158,7 @@ pub(super) fn maglev(size: &Option<google::UInt64Value>, hashing: ConsistentHash
 }
 
 fn is_prime(n: u64) -> bool {
-    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0)
+    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
 }
 
 pub(super) fn consistent_hashing(

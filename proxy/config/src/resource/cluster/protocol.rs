@@ -162,12 +162,10 @@ fn set_upstream_options(
     let Some(options) = options else { return Ok(()) };
     protocol.auto_sni = options.auto_sni;
     protocol.auto_san_validation = options.auto_san_validation;
-    if !options.override_auto_sni_header.is_empty() {
-        // `:authority` is the default; any other pseudo-header is no source of a name.
-        if options.override_auto_sni_header != ":authority" {
-            let header = wire::header_name(&options.override_auto_sni_header, "override_auto_sni_header");
-            protocol.override_auto_sni_header = Some(header.within("upstream_http_protocol_options")?);
-        }
+    // `:authority` is the default; any other pseudo-header is no source of a name.
+    if !matches!(options.override_auto_sni_header.as_str(), "" | ":authority") {
+        let header = wire::header_name(&options.override_auto_sni_header, "override_auto_sni_header");
+        protocol.override_auto_sni_header = Some(header.within("upstream_http_protocol_options")?);
     }
     Ok(())
 }
