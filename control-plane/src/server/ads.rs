@@ -164,6 +164,10 @@ impl<Out: From<session::Response>> Connection<Out> {
         }
         let snapshot = open.session.snapshot().clone();
         let untold = open.session.untold();
+        let count = open.session.sent_count(&type_url);
+        if count > 0 && !untold.contains(&type_url) {
+            self.context.fleet.in_sync(&open.node.id, open.stream, &type_url, count, now);
+        }
         self.context.fleet.computed(&open.node.id, open.stream, &snapshot, untold, now);
         Ok(())
     }

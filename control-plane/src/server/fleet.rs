@@ -207,6 +207,20 @@ impl Fleet {
         }
     }
 
+    /// A proxy came back with resources that are still right: nothing has to be sent, and it has accepted them.
+    pub fn in_sync(&self, id: &str, stream: u64, type_url: &str, count: usize, now: SystemTime) {
+        let mut inner = self.lock();
+        let Some(proxy) = owned(&mut inner, id, stream) else { return };
+        let Some(version) = proxy.snapshot.get(type_url).map(|set| set.version.to_string()) else { return };
+        let mark = Mark { revision: proxy.computed, version, at: now };
+        let record = proxy.types.entry(type_url.to_owned()).or_default();
+        if record.sent.is_none() {
+            record.sent = Some(mark.clone());
+            record.acked = Some(mark);
+            record.resources = count;
+        }
+    }
+
     pub fn list(&self) -> Vec<Proxy> {
         self.lock().proxies.values().cloned().collect()
     }

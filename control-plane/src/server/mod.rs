@@ -18,3 +18,6 @@ pub mod secrets;
 pub mod selector;
 pub mod session;
 pub mod world;
+
+#[cfg(test)]
+mod tests;

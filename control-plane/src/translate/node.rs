@@ -98,6 +98,10 @@ pub fn parse(node: &core::Node) -> Result<Node, Vec<FieldError>> {
         Some(core::node::UserAgentVersionType::UserAgentVersion(v)) if !v.is_empty() => {
             format!("{}/{v}", node.user_agent_name)
         }
+        Some(core::node::UserAgentVersionType::UserAgentBuildVersion(build)) => match &build.version {
+            Some(v) => format!("{}/{}.{}.{}", node.user_agent_name, v.major_number, v.minor_number, v.patch),
+            None => node.user_agent_name.clone(),
+        },
         _ => node.user_agent_name.clone(),
     };
     let grpc = node.user_agent_name.starts_with("gRPC");

@@ -103,6 +103,22 @@ fn grpc_client() {
     golden("grpc.json", &shop().for_node(&node));
 }
 
+/// The proxy refuses what it does not implement: nothing of what is sent to it may be among that.
+#[test]
+fn our_own_proxy_supports_every_field_that_is_sent() {
+    let mut node =
+        with_outbound(node(Flavor::Sidecar), &[("product", 8080, "127.0.0.1:1"), ("legacy", 80, "127.0.0.1:2")]);
+    node.outbound.extend([((Name::new("default", "database"), 5432), "127.0.0.1:3".parse().expect("address"))]);
+    let (listen, app) = ("127.0.0.1:20009".parse().expect("address"), "127.0.0.1:9009".parse().expect("address"));
+    node.inbound.push(Inbound { listen, app, port: 8080 });
+    for (type_url, set) in shop().for_node(&node) {
+        for (name, resource) in set {
+            let checked = sidemesh_config::support::check(type_url, &resource.body.value);
+            assert!(checked.is_ok(), "{name}: {checked:?}");
+        }
+    }
+}
+
 #[test]
 fn the_same_input_gives_the_same_versions() {
     let node = with_outbound(
