@@ -6,21 +6,18 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, header};
-use sidemesh_config::resource::cluster::RetryBudget;
 use sidemesh_config::resource::route::Priority;
 use sidemesh_config::resource::tls::UpstreamTransport;
 use sidemesh_config::value::Name;
 
-use super::breaker::{Overflow, Permit};
+use super::breaker::{self, Overflow, Permit};
 use super::cluster::Cluster;
 use super::dial::{Dial, Dialled, Told};
 use super::error::AttemptError;
-use super::grpc;
 use super::host::Host;
 use super::info::{AttemptInfo, ConnectionFacts};
 use super::outlier::Outcome;
@@ -29,7 +26,7 @@ use super::pool::{
 };
 use super::transport;
 use crate::body::Body;
-use crate::codec::{Protocol, SendError, SendOptions, h1, h2};
+use crate::codec::{Protocol, SendOptions, h1, h2};
 use crate::io::Io;
 
 /// How an attempt is made.
@@ -50,12 +47,6 @@ pub struct Downstream {
     pub local: SocketAddr,
     pub tlvs: Vec<(u8, Bytes)>,
     pub sni: Option<Name>,
-}
-
-/// A retry's share of its limit; held until the attempt is over.
-#[derive(Debug)]
-pub struct RetryPermit {
-    _permit: Permit,
 }
 
 impl Cluster {
@@ -89,15 +80,16 @@ impl Cluster {
         let pool = self.host_pools(host).get(key.clone());
         let lease = self.lease(&pool, host, &key, &options, info).await?;
         let clock = &self.worker.local.clock;
-        let permit = match self.shared.breakers.claim(&config.circuit_breakers, options.priority, Overflow::Requests) {
-            Ok(permit) => permit,
-            Err(overflow) => {
-                self.stats().upstream_rq_pending_overflow.inc();
-                self.give_back(&pool, lease);
-                return Err(overflow.into());
-            }
-        };
-        let exchange = Exchange::new(permit, host.clone(), self.shared_stats());
+        let permit =
+            match breaker::claim(&self.breakers, &config.circuit_breakers, options.priority, Overflow::Requests) {
+                Ok(permit) => permit,
+                Err(overflow) => {
+                    self.stats().upstream_rq_pending_overflow.inc();
+                    self.give_back(&pool, lease);
+                    return Err(overflow.into());
+                }
+            };
+        let exchange = Exchange::new(permit, host.clone(), self.clone());
         info.set_connection(lease.guard().facts());
         let now = clock.coarse();
         info.pool_ready.set(Some(now));
@@ -113,8 +105,9 @@ impl Cluster {
                 connection.send(head, body, options.send, Some(release)).await
             }
         };
+        let response = response?;
         info.response_head.set(Some(clock.now()));
-        Ok(response?)
+        Ok(response)
     }
 
     fn give_back(&self, pool: &Rc<Pool>, lease: Lease) {
@@ -161,9 +154,9 @@ impl Cluster {
             return Ok(lease);
         }
         let config = self.config();
-        let pending = self.shared.breakers.claim(&config.circuit_breakers, key.priority, Overflow::Pending);
+        let pending = breaker::claim(&self.breakers, &config.circuit_breakers, key.priority, Overflow::Pending);
         let _pending = match pending {
-            Ok(permit) => Pending::new(permit, self.shared_stats()),
+            Ok(permit) => Pending::new(permit, self.clone()),
             Err(overflow) => {
                 self.stats().upstream_rq_pending_overflow.inc();
                 return Err(overflow.into());
@@ -211,14 +204,14 @@ impl Cluster {
         let limits = &self.config().circuit_breakers;
         let per_host = limits.per_host_max_connections.map_or(u64::MAX, u64::from);
         if host.state().active_connections() < per_host {
-            match self.shared.breakers.claim(limits, priority, Overflow::Connections) {
+            match breaker::claim(&self.breakers, limits, priority, Overflow::Connections) {
                 Ok(permit) => return Some(permit),
                 Err(_) => self.stats().upstream_cx_overflow.inc(),
             }
         } else {
             self.stats().upstream_cx_overflow.inc();
         }
-        (pool.live() == 0).then(|| self.shared.breakers.claim_always(priority, Overflow::Connections))
+        (pool.live() == 0).then(|| breaker::claim_always(&self.breakers, priority, Overflow::Connections))
     }
 
     /// Makes a connection for the pool. `None`: it is shared, and in the pool.
@@ -255,12 +248,11 @@ impl Cluster {
         let protocol = if is_h2 { Protocol::Http2 } else { Protocol::Http11 };
         let facts = self.facts(&dialled, Some(protocol));
         let (at, settings) = (self.worker.local.clock.coarse(), self.settings.borrow().clone());
-        let opened = Opened { permit, host: host.clone(), stats: self.shared_stats(), facts, at };
+        let opened = Opened { permit, host: host.clone(), cluster: self.clone(), facts, at };
         let guard = ConnectionGuard::new(opened, Some(pool));
         let local = self.worker.local.clone();
         if !is_h2 {
-            drop(dialling);
-            pool.tell_all(|| Handover::Look);
+            dialling.succeeded();
             return Ok(Some(Lease::Http1(h1::client::Connection::new(dialled.io, settings.h1.clone(), local), guard)));
         }
         let connection = match h2::client::connect(dialled.io, settings.h2.clone(), local).await {
@@ -272,8 +264,7 @@ impl Cluster {
         };
         let guard = Rc::new(guard);
         pool.add_shared(connection.clone(), guard.clone());
-        drop(dialling);
-        pool.tell_all(|| Handover::Look);
+        dialling.succeeded();
         Ok(Some(Lease::Http2(connection, guard)))
     }
 
@@ -344,90 +335,6 @@ impl Cluster {
         result
     }
 
-    /// Charges the host with how the attempt went.
-    fn charge(&self, host: &Host, head: &Parts, result: &Result<Response<Body>, AttemptError>, info: &AttemptInfo) {
-        let counters = host.counters();
-        let outcome = match result {
-            Ok(response) => {
-                let status = response.status().as_u16();
-                if status >= 500 {
-                    counters.rq_error.inc()
-                } else {
-                    counters.rq_success.inc()
-                }
-                match grpc::outcome(head, response) {
-                    Some(status) => Outcome::Status(status),
-                    None => return,
-                }
-            }
-            Err(AttemptError::Overflow(_) | AttemptError::Send(SendError::RequestBody(_))) => return,
-            Err(error) => {
-                counters.rq_error.inc();
-                if let Some(detail) = error.detail() {
-                    info.set_failure(detail.into());
-                }
-                match error {
-                    AttemptError::Send(_) => {
-                        self.stats().upstream_rq_rx_reset.inc();
-                        Outcome::Failed
-                    }
-                    _ => {
-                        self.stats().upstream_rq_pending_failure_eject.inc();
-                        Outcome::ConnectFailed
-                    }
-                }
-            }
-        };
-        self.judge(host, outcome);
-    }
-
-    /// A gRPC answer's status came in its trailers.
-    pub fn on_grpc_status(self: &Rc<Self>, host: &Host, status: u16) {
-        self.owner(host).judge(host, Outcome::Status(grpc::http_status(status)));
-    }
-
-    /// The caller has waited too long for `host` (the request's or one try's time is over). Which timeout it was is the
-    /// caller's to count.
-    pub fn on_timeout(self: &Rc<Self>, host: &Host) {
-        let owner = self.owner(host);
-        host.counters().rq_timeout.inc();
-        host.counters().rq_error.inc();
-        owner.stats().upstream_rq_tx_reset.inc();
-        owner.judge(host, Outcome::Timeout);
-    }
-
-    /// Counts an answer given on behalf of the cluster, also one made here.
-    pub fn charge_response(&self, status: u16, took: Option<Duration>) {
-        self.stats().upstream_rq.record(status);
-        if let Some(took) = took {
-            self.stats().upstream_rq_time.record_duration(took);
-        }
-    }
-
-    /// Leave for one more retry, under the cluster's limit. Counts either outcome.
-    pub fn try_retry(&self, priority: Priority) -> Result<RetryPermit, Overflow> {
-        let limits = &self.config().circuit_breakers;
-        self.retry_claimed(self.shared.breakers.claim(limits, priority, Overflow::Retries))
-    }
-
-    /// The same under a budget of the route's own.
-    pub fn try_retry_within(&self, priority: Priority, budget: &RetryBudget) -> Result<RetryPermit, Overflow> {
-        self.retry_claimed(self.shared.breakers.claim_retry(budget, priority))
-    }
-
-    fn retry_claimed(&self, claimed: Result<Permit, Overflow>) -> Result<RetryPermit, Overflow> {
-        match claimed {
-            Ok(permit) => {
-                self.stats().upstream_rq_retry.inc();
-                Ok(RetryPermit { _permit: permit })
-            }
-            Err(overflow) => {
-                self.stats().upstream_rq_retry_overflow.inc();
-                Err(overflow)
-            }
-        }
-    }
-
     /// Connects to `host` for a TCP session.
     pub async fn connect_tcp(
         self: &Rc<Self>,
@@ -438,7 +345,7 @@ impl Cluster {
     ) -> Result<TcpUpstream, AttemptError> {
         let owner = self.owner(host);
         let limits = &owner.config().circuit_breakers;
-        let permit = owner.shared.breakers.claim(limits, priority, Overflow::Connections).inspect_err(|_| {
+        let permit = breaker::claim(&owner.breakers, limits, priority, Overflow::Connections).inspect_err(|_| {
             owner.stats().upstream_cx_overflow.inc();
         })?;
         let dialled = match owner.dial(host, None, None, downstream, info).await {
@@ -452,7 +359,7 @@ impl Cluster {
         let facts = owner.facts(&dialled, None);
         info.set_connection(&facts);
         let at = owner.worker.local.clock.coarse();
-        let opened = Opened { permit, host: host.clone(), stats: owner.shared_stats(), facts, at };
+        let opened = Opened { permit, host: host.clone(), cluster: owner.clone(), facts, at };
         Ok(TcpUpstream { io: dialled.io, guard: ConnectionGuard::new(opened, None) })
     }
 }
@@ -466,19 +373,19 @@ pub struct TcpUpstream {
 /// Counts a request that waits for a connection.
 struct Pending {
     _permit: Permit,
-    stats: std::sync::Arc<super::stats::ClusterStats>,
+    cluster: Rc<Cluster>,
 }
 
 impl Pending {
-    fn new(permit: Permit, stats: std::sync::Arc<super::stats::ClusterStats>) -> Self {
-        stats.upstream_rq_pending_total.inc();
-        stats.upstream_rq_pending_active.inc();
-        Pending { _permit: permit, stats }
+    fn new(permit: Permit, cluster: Rc<Cluster>) -> Self {
+        cluster.stats().upstream_rq_pending_total.inc();
+        cluster.stats().upstream_rq_pending_active.inc();
+        Pending { _permit: permit, cluster }
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.stats.upstream_rq_pending_active.dec();
+        self.cluster.stats().upstream_rq_pending_active.dec();
     }
 }

@@ -3,6 +3,7 @@
 //! The counts are process-wide relaxed atomics, because the limits are: workers that race may overshoot none of them (a permit is
 //! claimed by one compare-and-add), but which of two simultaneous requests gets the last one is chance. Permits give back on drop.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -31,6 +32,9 @@ pub struct InUse {
     pub retries: AtomicU32,
 }
 
+/// A worker's handle on a cluster's counts: cloning it touches no memory that another worker writes.
+pub type Handle = Rc<Arc<Breakers>>;
+
 /// A cluster's counts.
 #[derive(Debug, Default)]
 pub struct Breakers {
@@ -41,7 +45,7 @@ pub struct Breakers {
 /// A share of one limit, given back when dropped.
 #[derive(Debug)]
 pub struct Permit {
-    breakers: Arc<Breakers>,
+    breakers: Handle,
     priority: Priority,
     which: Overflow,
 }
@@ -71,42 +75,41 @@ impl Breakers {
         }
     }
 
-    /// Claims one more of `which`, if that stays within the limit.
-    pub fn claim(
-        self: &Arc<Self>,
-        limits: &CircuitBreakers,
-        priority: Priority,
-        which: Overflow,
-    ) -> Result<Permit, Overflow> {
-        let in_use = self.at(priority);
-        let limit = limit(thresholds(limits, priority), in_use, which);
-        self.claim_below(limit, priority, which)
-    }
-
-    /// Claims a retry under a budget of the caller's own.
-    pub fn claim_retry(self: &Arc<Self>, budget: &RetryBudget, priority: Priority) -> Result<Permit, Overflow> {
-        let limit = budget_limit(budget, self.at(priority));
-        self.claim_below(limit, priority, Overflow::Retries)
-    }
-
-    /// Claims without a limit: the first connection to a host is always allowed.
-    pub fn claim_always(self: &Arc<Self>, priority: Priority, which: Overflow) -> Permit {
-        self.at(priority).count(which).fetch_add(1, Relaxed);
-        Permit { breakers: self.clone(), priority, which }
-    }
-
-    fn claim_below(self: &Arc<Self>, limit: u32, priority: Priority, which: Overflow) -> Result<Permit, Overflow> {
-        let count = self.at(priority).count(which);
-        match count.fetch_update(Relaxed, Relaxed, |n| (n < limit).then(|| n + 1)) {
-            Ok(_) => Ok(Permit { breakers: self.clone(), priority, which }),
-            Err(_) => Err(which),
-        }
-    }
-
     /// How many more of `which` may be claimed now.
     pub fn remaining(&self, limits: &CircuitBreakers, priority: Priority, which: Overflow) -> u32 {
         let in_use = self.at(priority);
         limit(thresholds(limits, priority), in_use, which).saturating_sub(in_use.count(which).load(Relaxed))
+    }
+}
+
+/// Claims one more of `which`, if that stays within the limit.
+pub fn claim(
+    breakers: &Handle,
+    limits: &CircuitBreakers,
+    priority: Priority,
+    which: Overflow,
+) -> Result<Permit, Overflow> {
+    let limit = limit(thresholds(limits, priority), breakers.at(priority), which);
+    claim_below(breakers, limit, priority, which)
+}
+
+/// Claims a retry under a budget of the caller's own.
+pub fn claim_retry(breakers: &Handle, budget: &RetryBudget, priority: Priority) -> Result<Permit, Overflow> {
+    let limit = budget_limit(budget, breakers.at(priority));
+    claim_below(breakers, limit, priority, Overflow::Retries)
+}
+
+/// Claims without a limit: the first connection to a host is always allowed.
+pub fn claim_always(breakers: &Handle, priority: Priority, which: Overflow) -> Permit {
+    breakers.at(priority).count(which).fetch_add(1, Relaxed);
+    Permit { breakers: breakers.clone(), priority, which }
+}
+
+fn claim_below(breakers: &Handle, limit: u32, priority: Priority, which: Overflow) -> Result<Permit, Overflow> {
+    let count = breakers.at(priority).count(which);
+    match count.fetch_update(Relaxed, Relaxed, |n| (n < limit).then(|| n + 1)) {
+        Ok(_) => Ok(Permit { breakers: breakers.clone(), priority, which }),
+        Err(_) => Err(which),
     }
 }
 

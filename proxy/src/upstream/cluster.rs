@@ -18,6 +18,7 @@ use sidemesh_config::value::{Address, Label, Locality, Name};
 
 use super::aggregate::Aggregate;
 use super::balancer::{self, Balancer, Chance, Members};
+use super::breaker;
 use super::error::PickError;
 use super::host::{Health, Host};
 use super::outlier::{At, Outcome, Verdict};
@@ -50,7 +51,9 @@ pub struct Cluster {
     registry: Arc<Registry>,
     stats: Arc<ClusterStats>,
     outlier_stats: OnceCell<Arc<OutlierStats>>,
-    entry: RefCell<Arc<ClusterEntry>>,
+    entry: RefCell<Rc<Arc<ClusterEntry>>>,
+    config: RefCell<Rc<Arc<Config>>>,
+    pub(super) breakers: breaker::Handle,
     /// Generation of the newest snapshot seen.
     seen: Cell<u64>,
     view: RefCell<View>,
@@ -85,7 +88,9 @@ impl Cluster {
         Rc::new(Cluster {
             view: RefCell::new(View { generation, members, balancer }),
             settings: RefCell::new(Rc::new(Settings::new(&config))),
-            entry: RefCell::new(entry),
+            entry: RefCell::new(Rc::new(entry)),
+            config: RefCell::new(Rc::new(config)),
+            breakers: Rc::new(shared.breakers.clone()),
             outlier_stats: OnceCell::new(),
             seen: Cell::new(0),
             pools: RefCell::default(),
@@ -104,12 +109,13 @@ impl Cluster {
         &self.shared.name
     }
 
-    pub fn entry(&self) -> Arc<ClusterEntry> {
+    /// The configuration as the newest snapshot seen has it. The outer count is this worker's own: cloning it is no atomic operation.
+    pub fn entry(&self) -> Rc<Arc<ClusterEntry>> {
         self.entry.borrow().clone()
     }
 
-    pub fn config(&self) -> Arc<Config> {
-        self.entry.borrow().cluster.clone()
+    pub fn config(&self) -> Rc<Arc<Config>> {
+        self.config.borrow().clone()
     }
 
     /// This worker's counters of the cluster.
@@ -117,22 +123,26 @@ impl Cluster {
         &self.stats
     }
 
-    pub(super) fn shared_stats(&self) -> Arc<ClusterStats> {
-        self.stats.clone()
-    }
-
     pub(super) fn seen(&self) -> u64 {
         self.seen.get()
+    }
+
+    /// How many hosts are healthy or degraded, and how many there are.
+    pub fn health(&self) -> (usize, usize) {
+        let balancer = self.balancer();
+        let usable = balancer.sets().map(|s| s.healthy.hosts.len() + s.degraded.hosts.len()).sum();
+        (usable, balancer.sets().map(|s| s.all.hosts.len()).sum())
     }
 
     /// Takes up a newer snapshot.
     pub(super) fn refresh(&self, snapshot: &Snapshot, entry: &Arc<ClusterEntry>) {
         self.seen.set(snapshot.generation);
         self.refresh_secrets(snapshot);
-        let old = self.entry.replace(entry.clone());
+        let old = self.entry.replace(Rc::new(entry.clone()));
         if Arc::ptr_eq(&old.cluster, &entry.cluster) {
             return;
         }
+        *self.config.borrow_mut() = Rc::new(entry.cluster.clone());
         *self.settings.borrow_mut() = Rc::new(Settings::new(&entry.cluster));
         let keep = is_same_transport(&old.cluster, &entry.cluster);
         if !keep {
@@ -196,7 +206,7 @@ impl Cluster {
             build(&members, self.worker.index, &old)
         };
         let policy = members.assignment.policy.clone();
-        let balancer = Rc::new(Balancer::new(config.clone(), policy, hosts, self.registry.own_zones()));
+        let balancer = Rc::new(Balancer::new(Arc::clone(&config), policy, hosts, self.registry.own_zones()));
         let changed = !Arc::ptr_eq(&members, &view.members);
         *view = View { generation, members, balancer };
         drop(view);
@@ -291,7 +301,7 @@ impl Cluster {
 
     pub(super) fn chance(&self) -> Chance<'_> {
         use std::sync::atomic::Ordering::Relaxed;
-        let active = |priority| u64::from(self.shared.breakers.at(priority).requests.load(Relaxed));
+        let active = |priority| u64::from(self.breakers.at(priority).requests.load(Relaxed));
         Chance {
             random: &self.worker.local.random,
             now: self.registry.millis(self.worker.local.clock.coarse()),

@@ -2,12 +2,12 @@
 
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Limits, Pool};
 use crate::codec::Protocol;
 use crate::upstream::breaker::Permit;
+use crate::upstream::cluster::Cluster;
 use crate::upstream::host::Host;
 use crate::upstream::info::ConnectionFacts;
 use crate::upstream::stats::ClusterStats;
@@ -16,7 +16,7 @@ use crate::upstream::stats::ClusterStats;
 pub struct ConnectionGuard {
     _permit: Permit,
     host: Rc<Host>,
-    stats: Arc<ClusterStats>,
+    cluster: Rc<Cluster>,
     facts: Rc<ConnectionFacts>,
     opened: Instant,
     pool: Weak<Pool>,
@@ -28,14 +28,15 @@ pub struct ConnectionGuard {
 pub(in crate::upstream) struct Opened {
     pub permit: Permit,
     pub host: Rc<Host>,
-    pub stats: Arc<ClusterStats>,
+    pub cluster: Rc<Cluster>,
     pub facts: Rc<ConnectionFacts>,
     pub at: Instant,
 }
 
 impl ConnectionGuard {
     pub(in crate::upstream) fn new(opened: Opened, pool: Option<&Rc<Pool>>) -> Self {
-        let Opened { permit, host, stats, facts, at } = opened;
+        let Opened { permit, host, cluster, facts, at } = opened;
+        let stats = cluster.stats();
         stats.upstream_cx_total.inc();
         stats.upstream_cx_active.inc();
         match facts.protocol {
@@ -50,7 +51,7 @@ impl ConnectionGuard {
         }
         let pool = pool.map_or_else(Weak::new, Rc::downgrade);
         let (by_peer, exchanges) = (Cell::new(false), Cell::new(0));
-        ConnectionGuard { _permit: permit, host, stats, facts, opened: at, pool, by_peer, exchanges }
+        ConnectionGuard { _permit: permit, host, cluster, facts, opened: at, pool, by_peer, exchanges }
     }
 
     pub fn facts(&self) -> &Rc<ConnectionFacts> {
@@ -62,13 +63,13 @@ impl ConnectionGuard {
     }
 
     pub(in crate::upstream) fn stats(&self) -> &ClusterStats {
-        &self.stats
+        self.cluster.stats()
     }
 
     /// Counts bytes that went over the connection: received from and sent to the host.
     pub fn bytes(&self, received: u64, sent: u64) {
-        self.stats.upstream_cx_rx_bytes_total.add(received);
-        self.stats.upstream_cx_tx_bytes_total.add(sent);
+        self.stats().upstream_cx_rx_bytes_total.add(received);
+        self.stats().upstream_cx_tx_bytes_total.add(sent);
     }
 
     /// It is the peer that closed it.
@@ -83,12 +84,12 @@ impl ConnectionGuard {
     /// It has carried as many requests, or lasted as long, as it may.
     pub(in crate::upstream) fn is_spent(&self, now: Instant, requests: u64, limits: &Limits) -> bool {
         if limits.requests.is_some_and(|max| requests >= max) {
-            self.stats.upstream_cx_max_requests.inc();
+            self.stats().upstream_cx_max_requests.inc();
             return true;
         }
         let old = limits.duration.is_some_and(|max| now.saturating_duration_since(self.opened) >= max);
         if old {
-            self.stats.upstream_cx_max_duration_reached.inc();
+            self.stats().upstream_cx_max_duration_reached.inc();
         }
         old
     }
@@ -96,7 +97,7 @@ impl ConnectionGuard {
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        let stats = &self.stats;
+        let stats = self.stats();
         stats.upstream_cx_active.dec();
         stats.upstream_cx_destroy.inc();
         let active = self.exchanges.get() > 0;

@@ -2,14 +2,13 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::{ConnectionGuard, Limits, Pool};
 use crate::clock::Clock;
 use crate::codec::{Release, h1, h2};
 use crate::upstream::breaker::Permit;
+use crate::upstream::cluster::Cluster;
 use crate::upstream::host::Host;
-use crate::upstream::stats::ClusterStats;
 
 /// A connection ready for a request.
 pub(in crate::upstream) enum Lease {
@@ -30,22 +29,23 @@ impl Lease {
 pub(in crate::upstream) struct Exchange {
     _permit: Permit,
     host: Rc<Host>,
-    stats: Arc<ClusterStats>,
+    cluster: Rc<Cluster>,
 }
 
 impl Exchange {
-    pub(in crate::upstream) fn new(permit: Permit, host: Rc<Host>, stats: Arc<ClusterStats>) -> Self {
+    pub(in crate::upstream) fn new(permit: Permit, host: Rc<Host>, cluster: Rc<Cluster>) -> Self {
+        let stats = cluster.stats();
         stats.upstream_rq_total.inc();
         stats.upstream_rq_active.inc();
         host.counters().rq_total.inc();
         host.counters().rq_active.inc();
-        Exchange { _permit: permit, host, stats }
+        Exchange { _permit: permit, host, cluster }
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.stats.upstream_rq_active.dec();
+        self.cluster.stats().upstream_rq_active.dec();
         self.host.counters().rq_active.dec();
     }
 }

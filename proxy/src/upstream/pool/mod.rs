@@ -222,6 +222,7 @@ impl Pool {
 pub(super) struct Dialling<'a> {
     pool: &'a Pool,
     exclusive: bool,
+    failed: bool,
 }
 
 impl<'a> Dialling<'a> {
@@ -230,7 +231,18 @@ impl<'a> Dialling<'a> {
         if exclusive {
             pool.dialling.set(true);
         }
-        Dialling { pool, exclusive }
+        Dialling { pool, exclusive, failed: true }
+    }
+}
+
+impl Dialling<'_> {
+    /// There is a connection. Who waited for this one alone looks again; who waits in line for any is served when one comes free.
+    pub(super) fn succeeded(mut self) {
+        self.failed = false;
+        if self.exclusive {
+            self.pool.dialling.set(false);
+            self.pool.tell_all(|| Handover::Look);
+        }
     }
 }
 
@@ -240,6 +252,8 @@ impl Drop for Dialling<'_> {
         if self.exclusive {
             self.pool.dialling.set(false);
         }
-        self.pool.wake_one();
+        if self.failed {
+            self.pool.wake_one();
+        }
     }
 }
