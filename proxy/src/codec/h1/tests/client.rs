@@ -280,3 +280,53 @@ fn a_terminated_connect_is_a_tunnel() {
         assert_eq!(served.await.unwrap(), Closed::AfterResponse);
     });
 }
+
+#[test]
+fn a_response_in_single_bytes_is_the_same() {
+    run(async {
+        let (connection, mut origin, pool) = connect();
+        let call = connection.send(&head("GET", "/p"), Body::empty(), SendOptions::default(), pool.clone());
+        let script = async {
+            origin.read(&mut [0; 1024]).await.unwrap();
+            let answer = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A: b\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nX-T: v\r\n\r\n";
+            for byte in answer {
+                origin.write_all(&[*byte]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        let read = async {
+            let response = call.await.unwrap();
+            assert_eq!(response.headers()["x-a"], "b");
+            let (mut text, mut body) = (Vec::new(), response.into_body());
+            while let Some(frame) = body.next().await {
+                match frame.unwrap().into_data() {
+                    Ok(data) => text.extend_from_slice(&data),
+                    Err(frame) => assert_eq!(frame.into_trailers().unwrap()["x-t"], "v"),
+                }
+            }
+            text
+        };
+        let (text, ()) = tokio::join!(read, script);
+        assert_eq!(text, b"abcde");
+        assert_eq!(pool.reused(), [true]);
+    });
+}
+
+#[test]
+fn a_response_that_comes_before_its_upload_costs_the_connection() {
+    run(async {
+        let (connection, mut origin, pool) = connect();
+        let (upload, _feed) = pipe();
+        let call = connection.send(&head("POST", "/p"), upload, SendOptions::default(), pool.clone());
+        let script = async {
+            origin.read(&mut [0; 1024]).await.unwrap();
+            origin.write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
+        };
+        let (response, ()) = tokio::join!(call, script);
+        let response = response.unwrap();
+        assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(response.into_body().collect(10).await.unwrap(), "no");
+        assert_eq!(pool.reused(), [false]);
+        assert!(receive(&mut origin).await.1);
+    });
+}
