@@ -1,0 +1,266 @@
+//! [`Exchange`]: one request on its way through the stages, from the codec's hand-over to the last byte of its answer.
+//!
+//! It owns the head as it stands, the record that logs and spans read, and what the stages leave for each other. It is a
+//! local of the handler's future while the answer is made, and lives on in the answer's body until that is through; whoever
+//! drops it early has lost the client.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{CONTENT_TYPE, HOST, HeaderMap};
+use http::request::Parts;
+use http::{Method, StatusCode};
+use sidemesh_config::format::Format;
+use sidemesh_config::matcher::header::HeaderName as AnyHeader;
+use sidemesh_config::matcher::{PeerCertificate, RequestView};
+use sidemesh_config::resource::http_filter::FilterOverride;
+
+use super::filter::Data;
+use super::forwarded::Caller;
+use super::record;
+use super::route::Selected;
+use super::upload::Upload;
+use super::{Connection, ConnectionManager};
+use crate::codec::{self, Informational, Protocol, RequestMeta, Scheme, Upgrade};
+use crate::live::Current;
+use crate::telemetry::flags::ResponseFlags;
+use crate::telemetry::format;
+use crate::telemetry::stream_info::{self, LogContext, RequestHead, StreamInfo};
+use crate::upstream::RetryPermit;
+
+pub struct Exchange {
+    pub manager: Rc<ConnectionManager>,
+    pub config: Current,
+    pub info: StreamInfo,
+    pub parts: Parts,
+    pub protocol: Protocol,
+    pub upgrade: Option<Upgrade>,
+    pub informational: Informational,
+    pub caller: Caller,
+    pub peer_certificate: PeerCertificate,
+    pub requests_before: u64,
+    /// 64 random bits of this request.
+    pub random: u64,
+    pub selected: Option<Selected>,
+    /// The request body's progress; `None` for a request without one.
+    pub upload: Option<Rc<Upload>>,
+    /// What filters left for their response side.
+    pub data: Vec<(u16, Data)>,
+    /// When the whole stream must be over.
+    pub duration_ends: Option<Instant>,
+    /// The stream's idle limit.
+    pub idle: Option<Duration>,
+    pub trace_state: Option<http::HeaderValue>,
+    /// Held until the retry that is under way is over.
+    pub retry_permit: Option<RetryPermit>,
+    /// A host port that was stripped for matching and goes back on a CONNECT.
+    pub stripped_host: Option<http::HeaderValue>,
+    /// The response's head, kept for logs and formats.
+    pub response_headers: HeaderMap,
+    pub response_trailers: Option<HeaderMap>,
+    /// Text of a local reply.
+    pub local_body: Cow<'static, str>,
+    /// Set-cookie of a hash policy that made a cookie.
+    pub hash_cookie: Option<http::HeaderValue>,
+    /// The filters the request runs through.
+    pub chain: Option<Rc<super::filter::Chain>>,
+    /// Internal redirects followed so far.
+    pub redirects: u32,
+    pub(super) done: bool,
+}
+
+impl Exchange {
+    pub fn begin(connection: &Connection, parts: Parts, meta: RequestMeta) -> Self {
+        let manager = connection.manager.clone();
+        let config = manager.worker.config();
+        let local = &manager.worker.local;
+        let protocol = match meta.protocol {
+            Protocol::Http10 => stream_info::Protocol::Http10,
+            Protocol::Http11 => stream_info::Protocol::Http11,
+            Protocol::Http2 => stream_info::Protocol::Http2,
+        };
+        let wall = local.clock.system();
+        let mut info = StreamInfo::new(connection.info.clone(), Some(protocol), meta.received, wall);
+        info.request_header_bytes = meta.head_bytes as u64;
+        info.revision = config.revision.clone();
+        let random = local.random.next_u64();
+        info.stream_id = (u128::from(random) << 64) | u128::from(info.connection.id);
+        let remote = info.remote;
+        let idle = manager.config.stream_idle_timeout;
+        Exchange {
+            config,
+            info,
+            parts,
+            protocol: meta.protocol,
+            upgrade: meta.upgrade,
+            informational: meta.informational,
+            caller: Caller {
+                address: remote,
+                internal: false,
+                edge: false,
+                scheme: meta.scheme.unwrap_or(Scheme::Http),
+            },
+            peer_certificate: connection.peer_certificate,
+            requests_before: meta.requests_before,
+            random,
+            selected: None,
+            upload: None,
+            data: Vec::new(),
+            duration_ends: None,
+            idle,
+            trace_state: None,
+            retry_permit: None,
+            stripped_host: None,
+            response_headers: HeaderMap::new(),
+            response_trailers: None,
+            local_body: Cow::Borrowed(""),
+            hash_cookie: None,
+            chain: None,
+            redirects: 0,
+            done: false,
+            manager,
+        }
+    }
+
+    pub fn now(&self) -> Instant {
+        self.manager.worker.local.clock.now()
+    }
+
+    pub fn headers(&self) -> &HeaderMap {
+        &self.parts.headers
+    }
+
+    /// A header or pseudo-header as configuration names it.
+    pub fn header(&self, name: &AnyHeader) -> Option<&str> {
+        match name {
+            AnyHeader::Header(name) => self.parts.headers.get(name)?.to_str().ok(),
+            AnyHeader::Method => Some(self.parts.method.as_str()),
+            AnyHeader::Path => Some(self.target()),
+            AnyHeader::Authority => Some(self.authority()),
+            AnyHeader::Scheme => Some(self.caller.scheme.as_str()),
+        }
+    }
+
+    pub fn authority(&self) -> &str {
+        self.parts.headers.get(HOST).and_then(|v| v.to_str().ok()).unwrap_or("")
+    }
+
+    pub fn is_connect(&self) -> bool {
+        self.parts.method == Method::CONNECT
+    }
+
+    /// `/path?query`; nothing for a CONNECT that names an authority alone.
+    pub fn target(&self) -> &str {
+        if self.is_connect() && self.parts.uri.path_and_query().is_none() {
+            return "";
+        }
+        if self.parts.uri.path() == "*" {
+            return "*";
+        }
+        codec::path_and_query(&self.parts)
+    }
+
+    pub fn is_grpc(&self) -> bool {
+        is_grpc(&self.parts.headers)
+    }
+
+    /// What matchers look at.
+    pub fn view(&self) -> RequestView<'_> {
+        RequestView {
+            method: &self.parts.method,
+            scheme: self.caller.scheme.as_str(),
+            authority: self.authority(),
+            path: self.target(),
+            headers: &self.parts.headers,
+            tls: self.info.connection.is_tls(),
+            peer_certificate: self.peer_certificate,
+            metadata: Some(&self.info.metadata),
+            runtime: &self.config.runtime,
+            random: self.random,
+        }
+    }
+
+    /// What formats look at.
+    pub fn log_context(&self) -> LogContext<'_> {
+        LogContext {
+            info: &self.info,
+            request: Some(RequestHead {
+                method: &self.parts.method,
+                scheme: self.caller.scheme.as_str(),
+                authority: self.authority(),
+                path: self.target(),
+                headers: &self.parts.headers,
+            }),
+            response_headers: (!self.response_headers.is_empty()).then_some(&self.response_headers),
+            response_trailers: self.response_trailers.as_ref(),
+            local_reply_body: &self.local_body,
+            now: self.manager.worker.local.clock.coarse(),
+        }
+    }
+
+    /// Evaluates a format; absent values come out as nothing.
+    pub fn format(&self, f: &Format) -> String {
+        format::to_string(f, &self.log_context(), "")
+    }
+
+    /// The most specific override of a filter: weighted cluster, route, virtual host, table.
+    pub fn filter_override(&self, filter: &str) -> Option<&Arc<FilterOverride>> {
+        let selected = self.selected.as_ref()?;
+        selected
+            .weighted()
+            .and_then(|w| w.overrides.get(filter))
+            .or_else(|| selected.route.as_ref()?.overrides.get(filter))
+            .or_else(|| selected.vhost.as_ref()?.overrides.get(filter))
+            .or_else(|| selected.table.overrides.get(filter))
+    }
+
+    /// Every override of a filter, the most specific first.
+    pub fn filter_overrides(&self, filter: &str) -> smallvec::SmallVec<[&Arc<FilterOverride>; 4]> {
+        let Some(selected) = self.selected.as_ref() else { return smallvec::SmallVec::new() };
+        let levels = [
+            selected.weighted().and_then(|w| w.overrides.get(filter)),
+            selected.route.as_ref().and_then(|r| r.overrides.get(filter)),
+            selected.vhost.as_ref().and_then(|v| v.overrides.get(filter)),
+            selected.table.overrides.get(filter),
+        ];
+        levels.into_iter().flatten().collect()
+    }
+
+    /// Whether every byte of the request has come.
+    pub fn request_complete(&self) -> bool {
+        self.upload.as_ref().is_none_or(|u| u.ended().is_some())
+    }
+
+    /// When the request was complete.
+    pub fn request_ended(&self) -> Option<Instant> {
+        match &self.upload {
+            Some(upload) => upload.ended(),
+            None => Some(self.info.start),
+        }
+    }
+
+    /// 504, or 408 while the client has not sent all of its request.
+    pub fn timeout_status(&self) -> StatusCode {
+        if self.request_complete() { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::REQUEST_TIMEOUT }
+    }
+
+    pub fn flag(&mut self, flag: ResponseFlags) {
+        self.info.flags.insert(flag);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.done {
+            record::abandoned(self);
+        }
+    }
+}
+
+/// `application/grpc` or `application/grpc+...`.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
+    value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
+}

@@ -1,0 +1,50 @@
+//! CSRF protection (`csrf.v3.CsrfPolicy`): a request that changes something must come from the host it goes to.
+
+use http::header::{ORIGIN, REFERER};
+use http::{Method, StatusCode};
+use sidemesh_config::resource::http_filter::FilterOverride;
+use sidemesh_config::resource::http_filter::csrf::CsrfPolicy;
+
+use super::{Exchange, Flow};
+use crate::http::reply::LocalReply;
+
+pub fn on_request(own: &CsrfPolicy, x: &mut Exchange, over: Option<&FilterOverride>) -> Flow {
+    let policy = match over {
+        Some(FilterOverride::Csrf(policy)) => policy,
+        _ => own,
+    };
+    let enabled = policy.enabled.value(&x.config.runtime).hit(x.random);
+    let shadow = policy.shadow.as_ref().is_some_and(|s| s.value(&x.config.runtime).hit(x.random));
+    let changes = [Method::POST, Method::PUT, Method::DELETE, Method::PATCH].contains(&x.parts.method);
+    if !changes || (!enabled && !shadow) {
+        return Flow::Continue;
+    }
+    let stats = &x.manager.stats;
+    let source = source(x);
+    let valid = match source {
+        None => {
+            stats.csrf_missing_source_origin.inc();
+            false
+        }
+        Some(source) if source == x.authority() || policy.additional_origins.iter().any(|m| m.is_match(source)) => {
+            stats.csrf_request_valid.inc();
+            true
+        }
+        Some(_) => {
+            stats.csrf_request_invalid.inc();
+            false
+        }
+    };
+    if valid || !enabled {
+        return Flow::Continue;
+    }
+    Flow::Answer(LocalReply::new(StatusCode::FORBIDDEN, "csrf_origin_mismatch", "csrf.origin").body("Invalid origin"))
+}
+
+/// Host and port of `origin`, else of `referer`.
+fn source(x: &Exchange) -> Option<&str> {
+    let text = |name| x.parts.headers.get(name).and_then(|v: &http::HeaderValue| v.to_str().ok());
+    let url = text(ORIGIN).filter(|o| !o.is_empty() && *o != "null").or_else(|| text(REFERER))?;
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().filter(|h| !h.is_empty())
+}

@@ -1,0 +1,298 @@
+//! HTTP filters: each in a file of its own, run in the configured order before the router and in reverse on the answer.
+//!
+//! Dispatch is by enum. A filter that is not configured costs nothing; one that is costs a call. A filter may answer by
+//! itself, name itself in the response details, and leave [`Data`] for its response side. Only what must wait (a delay, an
+//! authorization service, a body to come) is a boxed future. A route's override is the most specific one: weighted cluster,
+//! route, virtual host, table.
+
+mod buffer;
+mod compressor;
+mod cors;
+mod csrf;
+mod decompressor;
+mod encoding;
+mod ext_authz;
+mod fault;
+mod grpc_call;
+mod grpc_stats;
+mod grpc_web;
+mod header_mutation;
+mod health_check;
+mod jwt;
+mod jwt_authn;
+mod local_ratelimit;
+mod rate_limit;
+mod ratelimit_descriptor;
+mod rbac;
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{Response, StatusCode};
+use sidemesh_config::resource::http_filter::{self as config, FilterOverride, HttpFilterKind};
+use sidemesh_config::snapshot::Snapshot;
+use sidemesh_config::value::Name;
+
+use super::exchange::Exchange;
+use super::finish::Answer;
+use super::reply::LocalReply;
+use crate::body::Body;
+use crate::telemetry::flags::ResponseFlags;
+use crate::worker::Worker;
+
+/// A compiled chain, without its router.
+#[derive(Default)]
+pub struct Chain {
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    /// The name under which routes override it.
+    name: Name,
+    disabled: bool,
+    filter: Source,
+}
+
+enum Source {
+    Own(Rc<Filter>),
+    /// ECDS: compiled when first seen, and again when it changes.
+    Discovered {
+        name: Name,
+        default: Option<Rc<Filter>>,
+        current: RefCell<Option<(Arc<HttpFilterKind>, Option<Rc<Filter>>)>>,
+        stat_prefix: Name,
+    },
+}
+
+/// One filter, compiled for a worker.
+enum Filter {
+    Buffer(config::buffer::Buffer),
+    Compressor(Arc<config::compressor::Compressor>),
+    Decompressor(Arc<config::compressor::Decompressor>),
+    Cors,
+    Csrf(config::csrf::CsrfPolicy),
+    ExtAuthz(Arc<config::ext_authz::ExtAuthz>),
+    Fault(Arc<config::fault::Fault>),
+    GrpcStats(grpc_stats::GrpcStats),
+    GrpcWeb,
+    HeaderMutation(Arc<config::header_mutation::HeaderMutation>),
+    HealthCheck(health_check::HealthCheck),
+    JwtAuthn(jwt_authn::JwtAuthn),
+    LocalRateLimit(local_ratelimit::LocalRateLimit),
+    RateLimit(Arc<config::rate_limit::RateLimitFilter>),
+    Rbac(Arc<config::rbac::RbacFilter>),
+    OnDemand,
+}
+
+/// What a filter leaves for its response side.
+pub enum Data {
+    Cors(cors::Allowed),
+    Compress(compressor::Accept),
+    ExtAuthz(Box<http::HeaderMap>),
+    Fault(fault::Active),
+    GrpcWeb(grpc_web::Mode),
+    RateLimit(Box<http::HeaderMap>),
+    GrpcStats(grpc_stats::Call),
+}
+
+/// What a filter decides at once.
+pub enum Flow {
+    Continue,
+    Answer(LocalReply),
+    Respond(Response<Body>),
+    /// It has to wait: the future decides.
+    Wait,
+}
+
+type Waiting<'a> = Pin<Box<dyn Future<Output = Flow> + 'a>>;
+
+impl Chain {
+    pub fn compile(filters: &[Arc<config::HttpFilter>], worker: &Rc<Worker>, stat_prefix: &Name) -> Self {
+        let entries = filters
+            .iter()
+            .filter_map(|f| {
+                let filter = match &f.kind {
+                    HttpFilterKind::Discovered { name, default, .. } => Source::Discovered {
+                        name: name.clone(),
+                        default: default.as_ref().and_then(|d| Filter::compile(d, worker, stat_prefix)).map(Rc::new),
+                        current: RefCell::new(None),
+                        stat_prefix: stat_prefix.clone(),
+                    },
+                    kind => Source::Own(Rc::new(Filter::compile(kind, worker, stat_prefix)?)),
+                };
+                Some(Entry { name: f.name.clone(), disabled: f.disabled, filter })
+            })
+            .collect();
+        Chain { entries }
+    }
+}
+
+impl Entry {
+    /// The filter in force; `Err`: its configuration has not arrived.
+    fn filter(&self, snapshot: &Snapshot, worker: &Rc<Worker>) -> Result<Option<Rc<Filter>>, ()> {
+        let (name, default, current, stat_prefix) = match &self.filter {
+            Source::Own(filter) => return Ok(Some(filter.clone())),
+            Source::Discovered { name, default, current, stat_prefix } => (name, default, current, stat_prefix),
+        };
+        let Some(kind) = snapshot.extension_configs.get(name) else {
+            return default.clone().map(Some).ok_or(());
+        };
+        let mut current = current.borrow_mut();
+        if let Some((have, filter)) = &*current
+            && Arc::ptr_eq(have, kind)
+        {
+            return Ok(filter.clone());
+        }
+        let filter = Filter::compile(kind, worker, stat_prefix).map(Rc::new);
+        *current = Some((kind.clone(), filter.clone()));
+        Ok(filter)
+    }
+
+    /// Whether the filter runs for the exchange, and under which override.
+    fn applies(&self, x: &Exchange) -> Option<Option<Arc<FilterOverride>>> {
+        match x.filter_override(&self.name) {
+            Some(over) if matches!(**over, FilterOverride::Disabled) => None,
+            Some(over) => Some(Some(over.clone())),
+            None if self.disabled => None,
+            None => Some(None),
+        }
+    }
+}
+
+impl Filter {
+    /// `None`: the router.
+    fn compile(kind: &HttpFilterKind, worker: &Rc<Worker>, stat_prefix: &Name) -> Option<Self> {
+        Some(match kind {
+            HttpFilterKind::Router(_) | HttpFilterKind::Discovered { .. } => return None,
+            HttpFilterKind::Buffer(c) => Filter::Buffer(*c),
+            HttpFilterKind::Compressor(c) => Filter::Compressor(c.clone()),
+            HttpFilterKind::Decompressor(c) => Filter::Decompressor(c.clone()),
+            HttpFilterKind::Cors => Filter::Cors,
+            HttpFilterKind::Csrf(c) => Filter::Csrf(c.clone()),
+            HttpFilterKind::ExtAuthz(c) => Filter::ExtAuthz(c.clone()),
+            HttpFilterKind::Fault(c) => Filter::Fault(c.clone()),
+            HttpFilterKind::GrpcStats(c) => Filter::GrpcStats(grpc_stats::GrpcStats::new(c)),
+            HttpFilterKind::GrpcWeb => Filter::GrpcWeb,
+            HttpFilterKind::HeaderMutation(c) => Filter::HeaderMutation(c.clone()),
+            HttpFilterKind::HealthCheck(c) => Filter::HealthCheck(health_check::HealthCheck::new(c.clone())),
+            HttpFilterKind::JwtAuthn(c) => Filter::JwtAuthn(jwt_authn::JwtAuthn::new(c.clone())),
+            HttpFilterKind::LocalRateLimit(c) => {
+                Filter::LocalRateLimit(local_ratelimit::LocalRateLimit::new(c.clone(), worker, stat_prefix))
+            }
+            HttpFilterKind::RateLimit(c) => Filter::RateLimit(c.clone()),
+            HttpFilterKind::Rbac(c) => Filter::Rbac(c.clone()),
+            HttpFilterKind::OnDemand => Filter::OnDemand,
+        })
+    }
+
+    fn on_request(&self, at: u16, x: &mut Exchange, name: &str, over: Option<&FilterOverride>) -> Flow {
+        match self {
+            Filter::Buffer(c) => buffer::on_request(c, x, over),
+            Filter::Compressor(c) => compressor::on_request(c, at, x, over),
+            Filter::Decompressor(c) => decompressor::on_request(c, x),
+            Filter::Cors => cors::on_request(at, x, name),
+            Filter::Csrf(c) => csrf::on_request(c, x, over),
+            Filter::ExtAuthz(c) => ext_authz::on_request(c, x),
+            Filter::Fault(c) => fault::on_request(c, at, x, over),
+            Filter::GrpcStats(c) => c.on_request(at, x),
+            Filter::GrpcWeb => grpc_web::on_request(at, x),
+            Filter::HeaderMutation(c) => header_mutation::on_request(c, x, name),
+            Filter::HealthCheck(c) => c.on_request(x),
+            Filter::JwtAuthn(c) => c.on_request(x, over),
+            Filter::LocalRateLimit(c) => c.on_request(at, x, over),
+            Filter::RateLimit(_) => Flow::Wait,
+            Filter::Rbac(c) => rbac::on_request(c, x, over),
+            Filter::OnDemand => Flow::Continue,
+        }
+    }
+
+    /// What [`Flow::Wait`] waits for.
+    fn wait<'a>(&'a self, at: u16, x: &'a mut Exchange, over: Option<&'a FilterOverride>) -> Waiting<'a> {
+        match self {
+            Filter::Buffer(c) => Box::pin(buffer::wait(c, x, over)),
+            Filter::ExtAuthz(c) => Box::pin(ext_authz::wait(c, at, x, over)),
+            Filter::Fault(c) => Box::pin(fault::wait(c, at, x, over)),
+            Filter::JwtAuthn(c) => Box::pin(c.wait(x, over)),
+            Filter::RateLimit(c) => Box::pin(rate_limit::wait(c, at, x, over)),
+            _ => Box::pin(std::future::ready(Flow::Continue)),
+        }
+    }
+
+    fn on_response(&self, at: u16, x: &mut Exchange, response: &mut Response<Body>, name: &str) {
+        match self {
+            Filter::Compressor(c) => compressor::on_response(c, at, x, response),
+            Filter::Decompressor(c) => decompressor::on_response(c, x, response),
+            Filter::Cors => cors::on_response(at, x, response),
+            Filter::ExtAuthz(_) => ext_authz::on_response(at, x, response),
+            Filter::Fault(_) => fault::on_response(at, x, response),
+            Filter::GrpcStats(c) => c.on_response(at, x, response),
+            Filter::GrpcWeb => grpc_web::on_response(at, x, response),
+            Filter::HeaderMutation(c) => header_mutation::on_response(c, x, response, name),
+            Filter::HealthCheck(c) => c.on_response(x, response),
+            Filter::LocalRateLimit(_) => local_ratelimit::on_response(at, x, response),
+            Filter::RateLimit(_) => rate_limit::on_response(at, x, response),
+            Filter::Buffer(_) | Filter::Csrf(_) | Filter::JwtAuthn(_) | Filter::Rbac(_) | Filter::OnDemand => {}
+        }
+    }
+}
+
+/// Runs the request side; an answer ends it.
+pub async fn run_request(chain: &Rc<Chain>, x: &mut Exchange) -> Option<Answer> {
+    let worker = x.manager.worker.clone();
+    let config = x.config.clone();
+    for (at, entry) in (0u16..).zip(&chain.entries) {
+        let Some(over) = entry.applies(x) else { continue };
+        let filter = match entry.filter(&config, &worker) {
+            Ok(Some(filter)) => filter,
+            Ok(None) => continue,
+            Err(()) => {
+                let missing = LocalReply::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "filter_config_not_found",
+                    "filter.config_missing",
+                );
+                return Some(Answer::Local(missing.flags(&[ResponseFlags::NO_FILTER_CONFIG_FOUND])));
+            }
+        };
+        let flow = match filter.on_request(at, x, &entry.name, over.as_deref()) {
+            Flow::Wait => filter.wait(at, x, over.as_deref()).await,
+            flow => flow,
+        };
+        match flow {
+            Flow::Continue | Flow::Wait => {}
+            Flow::Answer(reply) => return Some(Answer::Local(reply)),
+            Flow::Respond(response) => return Some(Answer::Own(response)),
+        }
+    }
+    None
+}
+
+/// Runs the response side.
+pub fn run_response(x: &mut Exchange, response: &mut Response<Body>) {
+    let chain = match &x.chain {
+        Some(chain) if !chain.entries.is_empty() => chain.clone(),
+        _ => return,
+    };
+    let worker = x.manager.worker.clone();
+    let config = x.config.clone();
+    for (at, entry) in chain.entries.iter().enumerate().rev() {
+        let at = at as u16;
+        if entry.applies(x).is_none() {
+            continue;
+        }
+        if let Ok(Some(filter)) = entry.filter(&config, &worker) {
+            filter.on_response(at, x, response, &entry.name);
+        }
+    }
+}
+
+pub use header_mutation::mutate as mutate_request;
+
+/// Takes what the filter at `at` left.
+fn take(x: &mut Exchange, at: u16) -> Option<Data> {
+    let found = x.data.iter().position(|(i, _)| *i == at)?;
+    Some(x.data.swap_remove(found).1)
+}

@@ -1,0 +1,222 @@
+//! The answer on its way out: header edits, response filters in reverse, the connection manager's own headers, limits on the
+//! body, and the record that is written when the last byte is out.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderValue, SERVER, SET_COOKIE, VIA};
+use http::{HeaderMap, Response, StatusCode, Version};
+use sidemesh_config::resource::http_connection_manager::ServerHeader;
+use sidemesh_config::resource::route::RouteAction;
+
+use super::exchange::Exchange;
+use super::forwarded::append_joined;
+use super::guard::{Guard, Limits};
+use super::names::*;
+use super::reply::{self, LocalReply};
+use super::{filter, forward, headers, record};
+use crate::body::{Body, End, Error, Watch};
+use crate::codec::{self, Protocol};
+
+/// What the steps came to.
+pub enum Answer {
+    /// Made here.
+    Local(LocalReply),
+    /// Made here with its head complete (a filter's own answer).
+    Own(Response<Body>),
+    /// From the upstream, with the limits that still hold for its body.
+    Upstream(Response<Body>, Box<Limits>),
+    /// The upstream redirects, and the exchange has become the request it redirects to.
+    Again(Response<Body>),
+    /// No answer: the stream is reset, the connection closed.
+    Abort(Error),
+}
+
+/// Completes the answer and hands the exchange over to its body.
+pub fn respond(mut x: Exchange, answer: Answer) -> Response<Body> {
+    let (mut response, limits) = match answer {
+        Answer::Upstream(response, limits) => (response, Some(limits)),
+        Answer::Own(response) | Answer::Again(response) => (response, None),
+        Answer::Local(reply) => (local(&mut x, reply), None),
+        Answer::Abort(error) => {
+            record::aborted(&mut x);
+            return codec::abort(error);
+        }
+    };
+    if let Some(cookie) = x.hash_cookie.take() {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    filter::run_response(&mut x, &mut response);
+    own_headers(&mut x, &mut response);
+    // What logs call the status is what the client sees, but for gRPC's mapped answers.
+    if limits.is_some() || x.info.status == 0 {
+        x.info.status = response.status().as_u16();
+    }
+    deliver(x, response, limits)
+}
+
+fn local(x: &mut Exchange, reply: LocalReply) -> Response<Body> {
+    let mut response = reply::render_reply(x, reply);
+    let Some(selected) = &x.selected else { return response };
+    let forwards = selected.route.as_deref().is_some_and(|r| matches!(r.action, RouteAction::Forward(_)));
+    if forwards && x.info.upstream.attempts > 0 && forward::tells_attempts(x) {
+        response.headers_mut().insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(x.info.upstream.attempts));
+    }
+    edit_response(x, &mut response);
+    if let Some(length) = response.body().exact_len()
+        && response.headers().contains_key(CONTENT_LENGTH)
+    {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    response
+}
+
+/// Response header edits of the route's levels; formats see the response as it came.
+pub fn edit_response(x: &mut Exchange, response: &mut Response<Body>) {
+    let Some(selected) = x.selected.clone() else { return };
+    let levels = [
+        selected.route.as_ref().map(|r| &r.response_headers),
+        selected.vhost.as_ref().map(|v| &v.response_headers),
+        Some(&selected.table.response_headers),
+    ];
+    let weighted = selected.weighted().map(|w| &w.response_headers).filter(|e| !e.is_empty());
+    let order = headers::in_order(selected.table.most_specific_header_mutations_wins, levels);
+    for edits in weighted.into_iter().chain(order) {
+        headers::remove(response.headers_mut(), &edits.remove);
+        if edits.add.is_empty() {
+            continue;
+        }
+        x.info.status = response.status().as_u16();
+        // Formats may name response headers: they see the map as it stands.
+        let held = std::mem::take(response.headers_mut());
+        let held = std::mem::replace(&mut x.response_headers, held);
+        let mut changes = headers::Changes::new();
+        headers::evaluate(&edits.add, &x.response_headers, &x.log_context(), &mut changes);
+        *response.headers_mut() = std::mem::replace(&mut x.response_headers, held);
+        headers::apply(changes, response.headers_mut());
+    }
+}
+
+/// `server`, `date`, `via`, the request id and `connection: close`.
+fn own_headers(x: &mut Exchange, response: &mut Response<Body>) {
+    let manager = x.manager.clone();
+    let headers = response.headers_mut();
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+    if manager.config.always_set_request_id_in_response
+        && let Some(id) = x.parts.headers.get(X_REQUEST_ID)
+    {
+        headers.insert(X_REQUEST_ID, id.clone());
+    }
+    if let Some(via) = &manager.config.via {
+        append_joined(headers, VIA, via, ", ");
+    }
+    match manager.overwrites_server() {
+        ServerHeader::Overwrite => {
+            headers.insert(SERVER, manager.server_name.clone());
+        }
+        ServerHeader::AppendIfAbsent if !headers.contains_key(SERVER) => {
+            headers.insert(SERVER, manager.server_name.clone());
+        }
+        ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
+    }
+    if !headers.contains_key(DATE) {
+        headers.insert(DATE, manager.date.at(manager.worker.local.clock.system()));
+    }
+    let unread = x.protocol != Protocol::Http2 && !x.request_complete() && !switches(response);
+    if manager.worker.shutdown().is_health_failed() || (unread && closes_unread(x)) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+/// An HTTP/1 answer that comes before the end of its request leaves bytes on the connection that nobody will read.
+fn closes_unread(x: &Exchange) -> bool {
+    x.info.error_code.is_some() && !x.upload.as_ref().is_some_and(|u| u.ended().is_some())
+}
+
+/// The bodies are raw bytes from here on.
+fn switches(response: &Response<Body>) -> bool {
+    response.status() == StatusCode::SWITCHING_PROTOCOLS
+}
+
+fn deliver(mut x: Exchange, response: Response<Body>, limits: Option<Box<Limits>>) -> Response<Body> {
+    let now = x.now();
+    x.info.timing.downstream_tx_begin = Some(now);
+    x.info.response_header_bytes = head_bytes(&response);
+    if x.manager.keeps_heads {
+        x.response_headers = response.headers().clone();
+    }
+    let (mut parts, mut body) = response.into_parts();
+    parts.version = Version::HTTP_11;
+    let outcome = Rc::new(Cell::new(None));
+    if let Some(limits) = limits
+        && body.as_full().is_none()
+        && !body.is_end()
+        && limits.any(&x)
+    {
+        body = Body::boxed(Guard::new(body, &x, *limits, outcome.clone()));
+    }
+    let last = Rc::new(Last { exchange: RefCell::new(Some(x)), bytes: Cell::new(0), outcome });
+    Response::from_parts(parts, body.watched(last))
+}
+
+/// An estimate of the head's size on the wire, as HTTP/1 would write it.
+fn head_bytes(response: &Response<Body>) -> u64 {
+    response.headers().iter().map(|(k, v)| k.as_str().len() + v.len() + 4).sum::<usize>() as u64
+}
+
+/// Why a response body was cut short by us.
+pub type Outcome = Rc<Cell<Option<super::guard::Limit>>>;
+
+/// Sees the last byte out and writes the record.
+struct Last {
+    exchange: RefCell<Option<Exchange>>,
+    bytes: Cell<u64>,
+    outcome: Outcome,
+}
+
+impl Watch for Last {
+    fn on_data(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+    }
+
+    fn on_trailers(&self, trailers: &HeaderMap) {
+        if let Some(x) = self.exchange.borrow_mut().as_mut()
+            && x.manager.keeps_heads
+        {
+            x.response_trailers = Some(trailers.clone());
+        }
+    }
+
+    fn on_end(&self, end: End) {
+        if let Some(mut x) = self.exchange.borrow_mut().take() {
+            x.info.response_body_bytes = self.bytes.get();
+            record::ended(&mut x, end, self.outcome.get());
+        }
+    }
+}
+
+/// The `date` header, written once a second.
+#[derive(Default)]
+pub struct DateCache {
+    second: Cell<u64>,
+    value: RefCell<Option<HeaderValue>>,
+}
+
+impl DateCache {
+    pub fn at(&self, now: SystemTime) -> HeaderValue {
+        let second = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+        if self.second.get() == second
+            && let Some(value) = self.value.borrow().as_ref()
+        {
+            return value.clone();
+        }
+        let text: Cow<'static, str> = httpdate::fmt_http_date(now).into();
+        let value = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""));
+        self.second.set(second);
+        *self.value.borrow_mut() = Some(value.clone());
+        value
+    }
+}

@@ -1,0 +1,198 @@
+//! One attempt within the limits that hold before the answer's head, and the pauses between attempts.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::Response;
+use sidemesh_config::resource::tls::UpstreamTransport;
+
+use super::Plan;
+use crate::body::Body;
+use crate::clock::Sleep;
+use crate::codec::{Protocol, SendOptions};
+use crate::http::exchange::Exchange;
+use crate::http::guard::Limit;
+use crate::telemetry::stream_info;
+use crate::upstream::{AttemptError, AttemptInfo, AttemptOptions, Cluster, Downstream, Host};
+
+/// What came of an attempt.
+pub enum Outcome {
+    Response(Response<Body>),
+    Failed(AttemptError),
+    Limit(Limit),
+}
+
+/// What of a discarded response is read to keep its connection.
+const DRAIN_BYTES: usize = 64 * 1024;
+
+/// Sends the request as it stands to `host` and waits for the answer's head.
+pub async fn run(x: &Exchange, plan: &Plan, host: &Rc<Host>, info: &AttemptInfo) -> Outcome {
+    let body = x.upload.as_ref().map_or_else(Body::empty, |u| u.reader());
+    let downstream = downstream(x);
+    let options = AttemptOptions {
+        priority: plan.priority,
+        send: send_options(x),
+        downstream: downstream.as_ref(),
+        protocol: Some(x.protocol),
+    };
+    let mut request = pin!(plan.cluster.request(host, &x.parts, body, options, info));
+    let mut waiting = Waiting::new(x, plan);
+    poll_fn(|cx| match request.as_mut().poll(cx) {
+        Poll::Ready(Ok(response)) => Poll::Ready(Outcome::Response(response)),
+        Poll::Ready(Err(error)) => Poll::Ready(Outcome::Failed(error)),
+        Poll::Pending => waiting.poll(x, plan, cx).map(Outcome::Limit),
+    })
+    .await
+}
+
+/// What goes with the request besides its head and body.
+pub fn send_options(x: &Exchange) -> SendOptions {
+    SendOptions {
+        informational: x.manager.config.proxy_100_continue.then(|| x.informational.clone()),
+        upgrade: x.upgrade.clone(),
+        scheme: x.caller.scheme,
+    }
+}
+
+/// What an upstream PROXY protocol header says; nothing on the common way.
+pub fn downstream(x: &Exchange) -> Option<Downstream> {
+    let connection = &x.info.connection;
+    let entry = x.config.cluster(x.info.cluster.as_deref()?)?;
+    let cluster = &entry.cluster;
+    let proxied = |t: &UpstreamTransport| matches!(t, UpstreamTransport::ProxyProtocol { .. });
+    (proxied(&cluster.transport) || cluster.transport_matches.iter().any(|m| proxied(&m.transport))).then(|| {
+        Downstream {
+            remote: connection.remote,
+            local: connection.local,
+            tlvs: connection.proxy_tlvs.clone(),
+            sni: connection.server_name.clone(),
+        }
+    })
+}
+
+/// Where an `ORIGINAL_DST` cluster sends the request.
+pub fn destination(x: &Exchange, cluster: &Cluster) -> Option<SocketAddr> {
+    let connection = &x.info.connection;
+    cluster.original_destination(&x.parts.headers, connection.local_restored.then_some(connection.local))
+}
+
+/// The limits that run while an attempt waits for its head. The timer may go off early; then the limits are looked at again.
+pub struct Waiting {
+    sleep: Option<Sleep>,
+    started: Instant,
+}
+
+impl Waiting {
+    pub fn new(x: &Exchange, _plan: &Plan) -> Self {
+        Waiting { sleep: None, started: x.manager.worker.local.clock.coarse() }
+    }
+
+    pub fn poll(&mut self, x: &Exchange, plan: &Plan, cx: &mut Context<'_>) -> Poll<Limit> {
+        loop {
+            let Some((at, limit)) = self.next(x, plan) else { return Poll::Pending };
+            let local = &x.manager.worker.local;
+            let sleep = self.sleep.get_or_insert_with(|| local.timers.until(at));
+            if at < sleep.deadline() {
+                sleep.reset(at);
+            }
+            if Pin::new(&mut *sleep).poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if at <= local.clock.now() {
+                return Poll::Ready(limit);
+            }
+            sleep.reset(at);
+        }
+    }
+
+    /// Which limit is next, as things stand.
+    fn next(&self, x: &Exchange, plan: &Plan) -> Option<(Instant, Limit)> {
+        let ended = x.request_ended();
+        let after = |from: Option<Instant>, limit: Option<Duration>| from?.checked_add(limit?);
+        let active = x.upload.as_ref().map_or(self.started, |u| u.active().max(self.started));
+        let timeouts = &plan.timeouts;
+        let tried = ended.map(|e| e.max(self.started));
+        let request = if ended.is_none() { x.manager.config.request_timeout } else { None };
+        [
+            after(ended, timeouts.route).map(|at| (at, Limit::Route)),
+            after(tried, timeouts.per_try).map(|at| (at, Limit::PerTry)),
+            after(Some(active), timeouts.per_try_idle).map(|at| (at, Limit::PerTryIdle)),
+            after(Some(active), x.idle).map(|at| (at, Limit::StreamIdle)),
+            after(Some(x.info.start), request).map(|at| (at, Limit::Request)),
+            x.duration_ends.map(|at| (at, Limit::Duration)),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
+    }
+}
+
+/// Waits before the next attempt; a limit may end the stream meanwhile.
+pub async fn back_off(x: &Exchange, plan: &Plan, wait: Duration) -> Option<Limit> {
+    if wait.is_zero() {
+        return None;
+    }
+    let mut sleep = x.manager.worker.local.timers.after(wait);
+    let mut waiting = Waiting::new(x, plan);
+    poll_fn(|cx| {
+        if Pin::new(&mut sleep).poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        match waiting.poll(x, plan, cx) {
+            // No attempt is under way whose time could be over.
+            Poll::Ready(Limit::PerTry | Limit::PerTryIdle) | Poll::Pending => Poll::Pending,
+            Poll::Ready(limit) => Poll::Ready(Some(limit)),
+        }
+    })
+    .await
+}
+
+/// Reads what is there of a response nobody wants, so that its connection can carry the next attempt.
+pub async fn drain(mut body: Body) {
+    let mut left = DRAIN_BYTES;
+    poll_fn(|cx| {
+        loop {
+            match body.poll_next(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let bytes = frame.data_ref().map_or(0, bytes::Bytes::len);
+                    match left.checked_sub(bytes) {
+                        Some(rest) => left = rest,
+                        None => return Poll::Ready(()),
+                    }
+                }
+                Poll::Ready(_) | Poll::Pending => return Poll::Ready(()),
+            }
+        }
+    })
+    .await;
+}
+
+/// Puts what an attempt found out into the record.
+pub fn note(x: &mut Exchange, info: &AttemptInfo) {
+    let timing = &mut x.info.timing;
+    timing.upstream_connect_start = info.connect_start.get();
+    timing.upstream_connect_end = info.connect_end.get();
+    timing.upstream_tx_begin = info.sent_start.get();
+    timing.upstream_rx_begin = info.response_head.get();
+    let upstream = &mut x.info.upstream;
+    upstream.remote = upstream.endpoint.as_ref().and_then(|e| match &e.address {
+        sidemesh_config::value::Address::Socket(a) => Some(*a),
+        _ => None,
+    });
+    if let Some(connection) = info.connection() {
+        upstream.remote = connection.peer.or(upstream.remote);
+        upstream.local = connection.local;
+        upstream.connection_id = connection.id;
+        upstream.tls = connection.tls.clone();
+        upstream.protocol = connection.protocol.map(|p| match p {
+            Protocol::Http10 => stream_info::Protocol::Http10,
+            Protocol::Http11 => stream_info::Protocol::Http11,
+            Protocol::Http2 => stream_info::Protocol::Http2,
+        });
+    }
+    upstream.failure = info.failure().map(|text| Box::from(&*text));
+}

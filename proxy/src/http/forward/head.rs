@@ -1,0 +1,156 @@
+//! The request's head as the upstream gets it: header edits, host and path rewrites, what is told about time and attempts.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::header::{HOST, HeaderValue};
+use http::uri::Scheme as UriScheme;
+use sidemesh_config::resource::core::{HeaderEdits, HeaderTarget};
+use sidemesh_config::resource::route::{Forward, HostRewrite};
+
+use super::Plan;
+use crate::codec::{self, Scheme};
+use crate::http::exchange::Exchange;
+use crate::http::forwarded::append_joined;
+use crate::http::names::*;
+use crate::http::{headers, route};
+use crate::telemetry::trace;
+use crate::upstream::Host;
+
+/// What is done once, before the first attempt.
+pub fn finish(x: &mut Exchange, forward: &Forward, plan: &Plan) {
+    plan.timeouts.announce(x, Duration::ZERO);
+    edit_levels(x);
+    if let Some(host) = x.stripped_host.take() {
+        x.parts.headers.insert(HOST, host);
+    }
+    rewrite_host(x, forward);
+    rewrite_path(x, forward);
+    if x.info.trace.trace_id != 0 {
+        inject_trace(x);
+    }
+}
+
+/// What is done before every attempt.
+pub fn for_attempt(x: &mut Exchange, forward: &Forward, plan: &Plan, host: &Rc<Host>) {
+    let attempts = x.info.upstream.attempts;
+    if attempts > 1 {
+        let elapsed = x.manager.worker.local.clock.coarse().saturating_duration_since(x.info.start);
+        plan.timeouts.announce(x, elapsed);
+    }
+    if x.info.vhost.as_ref().is_some_and(|v| v.include_request_attempt_count) {
+        x.parts.headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(attempts));
+    }
+    if matches!(forward.host_rewrite, Some(HostRewrite::Auto)) && !host.hostname().is_empty() {
+        set_host(x, forward, host.hostname());
+    }
+}
+
+/// Request header edits of the route's levels.
+fn edit_levels(x: &mut Exchange) {
+    let Some(selected) = &x.selected else { return };
+    let levels = [
+        selected.route.as_ref().map(|r| &r.request_headers),
+        selected.vhost.as_ref().map(|v| &v.request_headers),
+        Some(&selected.table.request_headers),
+    ];
+    let weighted = selected.weighted().map(|w| &w.request_headers);
+    if levels.iter().chain([&weighted]).flatten().all(|e| e.is_empty()) {
+        return;
+    }
+    // The tables outlive the edits: they are shared, the head is not.
+    let selected = selected.clone();
+    let levels = [
+        selected.route.as_ref().map(|r| &r.request_headers),
+        selected.vhost.as_ref().map(|v| &v.request_headers),
+        Some(&selected.table.request_headers),
+    ];
+    let weighted = selected.weighted().map(|w| &w.request_headers);
+    let order = headers::in_order(selected.table.most_specific_header_mutations_wins, levels);
+    for edits in weighted.into_iter().chain(order) {
+        edit_request(x, edits);
+    }
+}
+
+/// Applies one level of edits to the request.
+pub fn edit_request(x: &mut Exchange, edits: &HeaderEdits) {
+    headers::remove(&mut x.parts.headers, &edits.remove);
+    if edits.add.is_empty() {
+        return;
+    }
+    let mut changes = headers::Changes::new();
+    headers::evaluate(&edits.add, &x.parts.headers, &x.log_context(), &mut changes);
+    apply(x, changes);
+}
+
+/// Applies evaluated changes, pseudo-headers included.
+pub fn apply(x: &mut Exchange, changes: headers::Changes) {
+    for change in headers::apply(changes, &mut x.parts.headers) {
+        let Ok(value) = change.value.to_str() else { continue };
+        match change.target {
+            HeaderTarget::Path => {
+                codec::set_path_and_query(&mut x.parts, value);
+            }
+            HeaderTarget::Method => {
+                if let Ok(method) = value.parse() {
+                    x.parts.method = method;
+                }
+            }
+            HeaderTarget::Scheme => {
+                x.caller.scheme = if value == UriScheme::HTTPS.as_str() { Scheme::Https } else { Scheme::Http };
+            }
+            HeaderTarget::Status | HeaderTarget::Authority | HeaderTarget::Header(_) => {}
+        }
+    }
+}
+
+fn rewrite_host(x: &mut Exchange, forward: &Forward) {
+    let weighted = x.selected.as_ref().and_then(|s| s.weighted()).is_some_and(|w| w.host_rewrite.is_some());
+    if forward.host_rewrite.is_none() && !weighted {
+        return;
+    }
+    let Some(selected) = &x.selected else { return };
+    let host = route::rewrite_host(selected, &x.parts.headers, x.target(), |f| x.format(f)).map(|h| h.into_owned());
+    if let Some(host) = host {
+        set_host(x, forward, &host);
+    }
+}
+
+fn set_host(x: &mut Exchange, forward: &Forward, host: &str) {
+    let Ok(value) = HeaderValue::from_str(host) else { return };
+    let Some(old) = x.parts.headers.insert(HOST, value) else { return };
+    if old == host {
+        return;
+    }
+    if forward.append_forwarded_host
+        && let Ok(text) = old.to_str()
+    {
+        append_joined(&mut x.parts.headers, X_FORWARDED_HOST, text, ",");
+    }
+    if !x.manager.suppresses() && !x.parts.headers.contains_key(X_ENVOY_ORIGINAL_HOST) {
+        x.parts.headers.insert(X_ENVOY_ORIGINAL_HOST, old);
+    }
+}
+
+fn rewrite_path(x: &mut Exchange, forward: &Forward) {
+    if forward.path_rewrite.is_none() {
+        return;
+    }
+    let Some(route) = x.info.route.clone() else { return };
+    let Some(path) = route::rewrite_path(&route, x.target(), |f| x.format(f)) else { return };
+    let original = HeaderValue::from_str(x.target());
+    if !codec::set_path_and_query(&mut x.parts, &path) {
+        tracing::debug!(%path, "a route's path rewrite made no valid path; the request keeps its own");
+        return;
+    }
+    if !x.manager.suppresses()
+        && let Ok(original) = original
+    {
+        x.parts.headers.insert(X_ENVOY_ORIGINAL_PATH, original);
+    }
+}
+
+fn inject_trace(x: &mut Exchange) {
+    let b3 = x.manager.config.tracing.as_ref().is_some_and(|t| t.b3);
+    trace::inject(&x.info.trace, x.trace_state.as_ref(), b3, &mut x.parts.headers);
+}

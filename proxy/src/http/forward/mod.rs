@@ -1,0 +1,328 @@
+//! THE loop: a request goes to its cluster, is answered, sent again, hedged or timed out.
+//!
+//! ```text
+//! plan (cluster, timeouts, retry policy, hash) -> finish the head -> mirrors
+//!   -> loop { pick a host -> attempt within the limits -> response | failure | limit -> verdict } -> answer
+//! ```
+//!
+//! Every protocol comes through here, in one form. What a verdict is lives in [`retry`], what an error looks like to the
+//! client in [`super::reply`], what a connection is in `upstream`.
+
+mod attempt;
+mod budget;
+mod head;
+mod hedge;
+mod redirect;
+mod retry;
+mod timeout;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{HeaderValue, Response};
+use sidemesh_config::resource::route::{Forward, Priority};
+use smallvec::SmallVec;
+
+pub use attempt::{downstream, note};
+pub use budget::Budgets;
+pub use head::{apply, edit_request};
+pub(super) use timeout::Timeouts;
+
+use super::exchange::Exchange;
+use super::finish::{self, Answer};
+use super::guard::{Limit, Limits};
+use super::names::*;
+use super::reply::LocalReply;
+use super::{hash_policy, mirror, route, upgrade};
+use crate::body::Body;
+use crate::telemetry::flags::ResponseFlags;
+use crate::upstream::{AttemptError, AttemptInfo, Cluster, Host, PickContext};
+use attempt::Outcome;
+use budget::Claim;
+use retry::{Failure, Retry, Verdict};
+
+/// What is decided about a request before its first attempt.
+pub(super) struct Plan {
+    pub cluster: Rc<Cluster>,
+    pub priority: Priority,
+    pub timeouts: Timeouts,
+    pub retry: Option<Retry>,
+    pub hash: Option<u64>,
+    /// Counts the request towards a retry budget of its route.
+    pub claim: Option<Claim>,
+    /// Hosts of earlier attempts, oldest first.
+    pub tried: SmallVec<[Rc<Host>; 2]>,
+}
+
+/// Sends the request where `forward` says.
+pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
+    let manager = x.manager.clone();
+    x.info.cluster = x.selected.as_ref().and_then(|s| route::cluster_name(s, |name| x.header(name)));
+    let cluster = x.info.cluster.as_deref().and_then(|name| manager.upstream.cluster(&x.config, name));
+    let Some(cluster) = cluster else {
+        x.info.cluster = None;
+        manager.stats.no_cluster.inc();
+        return Answer::Local(LocalReply::no_cluster(forward.cluster_not_found_status));
+    };
+    let mut plan = plan(x, forward, cluster);
+    head::finish(x, forward, &plan);
+    if upgrade::terminates_connect(x, forward) {
+        return upgrade::connect(x, &mut plan).await;
+    }
+    keep_body(x, forward, &plan);
+    mirror::launch(x, forward);
+    let answer = match forward.hedge {
+        Some(policy) if policy.hedge_on_per_try_timeout && plan.timeouts.per_try.is_some() => {
+            hedge::run(x, forward, &mut plan).await
+        }
+        _ => run(x, forward, &mut plan).await,
+    };
+    match answer {
+        Answer::Local(reply) => {
+            plan.cluster.charge_response(reply.status.as_u16(), None);
+            Answer::Local(reply)
+        }
+        other => other,
+    }
+}
+
+fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>) -> Plan {
+    let policy = forward.retry.as_ref().or_else(|| x.info.vhost.as_ref()?.retry_policy.as_ref()).cloned();
+    let retry = Retry::new(policy.as_ref(), &x.view());
+    let timeouts = Timeouts::new(x, forward, policy.as_deref());
+    retry::strip(&mut x.parts.headers);
+    let claim = policy.as_ref().and_then(|p| Some(x.manager.budgets.claim(p, p.budget?)));
+    let hash = if forward.hash_policy.is_empty() { None } else { hash_policy::hash(x, &forward.hash_policy) };
+    x.info.upstream.cluster_metadata = cluster.entry().cluster.metadata.clone();
+    Plan { cluster, priority: forward.priority, timeouts, retry, hash, claim, tried: SmallVec::new() }
+}
+
+/// Keeps the body where it may be needed again.
+fn keep_body(x: &Exchange, forward: &Forward, plan: &Plan) {
+    let Some(upload) = &x.upload else { return };
+    let wanted = plan.retry.is_some() || forward.internal_redirect.is_some() || mirror::wanted(x, forward);
+    if !wanted || x.upgrade.is_some() {
+        return;
+    }
+    let route_limit = x.info.route.as_ref().and_then(|r| r.per_request_buffer_limit);
+    let limit = route_limit.or_else(|| x.info.vhost.as_ref()?.per_request_buffer_limit);
+    let limit = limit.unwrap_or_else(|| u64::from(x.info.connection.listener.buffer_limit));
+    upload.keep(usize::try_from(limit).unwrap_or(usize::MAX));
+}
+
+/// The loop.
+async fn run(x: &mut Exchange, forward: &Forward, plan: &mut Plan) -> Answer {
+    loop {
+        let host = match pick(x, plan) {
+            Ok(host) => host,
+            Err(reply) => return Answer::Local(reply),
+        };
+        begin_attempt(x, forward, plan, &host);
+        let info = AttemptInfo::default();
+        let outcome = attempt::run(x, plan, &host, &info).await;
+        attempt::note(x, &info);
+        let again = match &outcome {
+            Outcome::Response(response) => after_response(x, plan, response),
+            Outcome::Failed(error) => after_failure(x, plan, error, info.sent_start.get().is_some()),
+            Outcome::Limit(limit) => after_limit(x, plan, *limit, &host),
+        };
+        match again {
+            Some(wait) => {
+                if let Outcome::Response(response) = outcome {
+                    attempt::drain(response.into_body()).await;
+                }
+                plan.tried.push(host);
+                if let Some(limit) = attempt::back_off(x, plan, wait).await {
+                    return stopped(x, limit, plan);
+                }
+            }
+            None => return settle(x, forward, plan, host, outcome),
+        }
+    }
+}
+
+/// Chooses the next host.
+pub(super) fn pick(x: &Exchange, plan: &Plan) -> Result<Rc<Host>, LocalReply> {
+    let subset = x.selected.as_ref().and_then(|s| {
+        let weighted = s.weighted().and_then(|w| w.metadata_match.clone());
+        weighted.or_else(|| s.forward()?.metadata_match.clone())
+    });
+    let context = PickContext {
+        hash: plan.hash,
+        subset: subset.as_ref().map_or(&[][..], |s| &s.0),
+        destination: attempt::destination(x, &plan.cluster),
+        retry: plan.retry.as_ref().and_then(|r| r.policy()).map(|p| &**p),
+        tried: &plan.tried,
+    };
+    plan.cluster.pick(&context).map_err(|error| LocalReply::no_host(&error))
+}
+
+/// What is new in the head of every attempt.
+fn begin_attempt(x: &mut Exchange, forward: &Forward, plan: &Plan, host: &Rc<Host>) {
+    x.info.upstream.attempts += 1;
+    x.info.upstream.endpoint = Some(host.endpoint().clone());
+    head::for_attempt(x, forward, plan, host);
+}
+
+/// Whether the client is told how many attempts it took.
+pub fn tells_attempts(x: &Exchange) -> bool {
+    x.info.vhost.as_ref().is_some_and(|v| v.include_attempt_count_in_response)
+}
+
+/// How long until the next attempt, when the response asks for one.
+fn after_response(x: &mut Exchange, plan: &mut Plan, response: &Response<Body>) -> Option<Duration> {
+    let local = &x.manager.worker.local;
+    let retry = plan.retry.as_mut()?;
+    let (now, random) = (local.clock.system(), local.random.next_u64());
+    let verdict = retry.after_response(response.status().as_u16(), response.headers(), now, random);
+    permitted(x, plan, verdict)
+}
+
+fn after_failure(x: &mut Exchange, plan: &mut Plan, error: &AttemptError, sent: bool) -> Option<Duration> {
+    if matches!(error, AttemptError::Send(crate::codec::SendError::RequestBody(_))) {
+        return None;
+    }
+    let random = x.manager.worker.local.random.next_u64();
+    let failure = Failure {
+        connect: error.is_connect_failure(),
+        refused: error.is_refused(),
+        overflow: matches!(error, AttemptError::Overflow(_)),
+        sent,
+    };
+    let verdict = plan.retry.as_mut()?.after_failure(failure, random);
+    permitted(x, plan, verdict)
+}
+
+fn after_limit(x: &mut Exchange, plan: &mut Plan, limit: Limit, host: &Rc<Host>) -> Option<Duration> {
+    let stats = plan.cluster.stats();
+    match limit {
+        Limit::PerTry => stats.upstream_rq_per_try_timeout.inc(),
+        Limit::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
+        Limit::Route => {}
+        Limit::StreamIdle | Limit::Duration | Limit::Request => return None,
+    }
+    plan.cluster.on_timeout(host);
+    if limit == Limit::Route {
+        return None;
+    }
+    let random = x.manager.worker.local.random.next_u64();
+    let verdict = plan.retry.as_mut()?.after_try_timeout(false, random);
+    permitted(x, plan, verdict)
+}
+
+/// A verdict to send again still needs the body, a permit and the budget.
+fn permitted(x: &mut Exchange, plan: &mut Plan, verdict: Verdict) -> Option<Duration> {
+    let wait = match verdict {
+        Verdict::Keep => return None,
+        Verdict::Exhausted => {
+            plan.cluster.stats().upstream_rq_retry_limit_exceeded.inc();
+            x.flag(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+            return None;
+        }
+        Verdict::Again(wait) => wait,
+    };
+    if x.upload.as_ref().is_some_and(|u| !u.is_replayable()) {
+        plan.cluster.stats().retry_or_shadow_abandoned.inc();
+        return None;
+    }
+    if let Some(claim) = &mut plan.claim
+        && !claim.retry()
+    {
+        plan.cluster.stats().upstream_rq_retry_overflow.inc();
+        x.flag(ResponseFlags::UPSTREAM_OVERFLOW);
+        return None;
+    }
+    x.retry_permit = None;
+    match plan.cluster.try_retry(plan.priority) {
+        Ok(permit) => {
+            x.retry_permit = Some(permit);
+            Some(wait)
+        }
+        Err(_) => {
+            x.flag(ResponseFlags::UPSTREAM_OVERFLOW);
+            None
+        }
+    }
+}
+
+/// The outcome stands: it becomes the answer.
+pub(super) fn settle(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, outcome: Outcome) -> Answer {
+    match outcome {
+        Outcome::Response(response) => accept(x, forward, plan, host, response),
+        Outcome::Failed(AttemptError::Send(crate::codec::SendError::RequestBody(error))) => Answer::Abort(error),
+        Outcome::Failed(error) => {
+            let tls = matches!(error, AttemptError::Tls(_));
+            if let Some(text) = error.detail() {
+                x.info.upstream.failure = Some(text.into());
+            }
+            let mut reply = LocalReply::upstream_failure(&error, x.info.upstream.attempts > 1, tls);
+            if x.manager.suppresses() {
+                reply.headers = None;
+            }
+            Answer::Local(reply)
+        }
+        Outcome::Limit(limit) => stopped(x, limit, plan),
+    }
+}
+
+/// A limit was reached before the answer's head.
+fn stopped(x: &mut Exchange, limit: Limit, plan: &Plan) -> Answer {
+    let stats = &x.manager.stats;
+    Answer::Local(match limit {
+        Limit::Route => {
+            plan.cluster.stats().upstream_rq_timeout.inc();
+            LocalReply::upstream_timeout(false)
+        }
+        Limit::PerTry => LocalReply::upstream_timeout(true),
+        Limit::PerTryIdle => LocalReply::per_try_idle_timeout(),
+        Limit::StreamIdle => {
+            stats.downstream_rq_idle_timeout.inc();
+            LocalReply::stream_idle(x.timeout_status())
+        }
+        Limit::Duration => {
+            stats.downstream_rq_max_duration_reached.inc();
+            LocalReply::max_duration(x.timeout_status())
+        }
+        Limit::Request => {
+            stats.downstream_rq_timeout.inc();
+            LocalReply::request_timeout()
+        }
+    })
+}
+
+/// The upstream's response becomes the answer, unless it is a redirect that is followed here.
+fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut response: Response<Body>) -> Answer {
+    let now = x.now();
+    let status = response.status().as_u16();
+    let from = x.request_ended().unwrap_or(x.info.start);
+    let took = now.saturating_duration_since(from);
+    plan.cluster.charge_response(status, Some(took));
+    if x.info.upstream.attempts > 1 && status < 500 {
+        plan.cluster.stats().upstream_rq_retry_success.inc();
+    }
+    if let Some(policy) = &forward.internal_redirect
+        && redirect::follow(x, policy, &response, plan)
+    {
+        return Answer::Again(response);
+    }
+    x.info.status = status;
+    x.info.details = std::borrow::Cow::Borrowed("via_upstream");
+    if let Some(upload) = &x.upload {
+        upload.release();
+    }
+    if !x.manager.suppresses() {
+        let millis = took.as_millis() as u64;
+        response.headers_mut().insert(X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(millis));
+    }
+    if tells_attempts(x) {
+        response.headers_mut().insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(x.info.upstream.attempts));
+    }
+    finish::edit_response(x, &mut response);
+    let limits = Limits {
+        route: plan.timeouts.route,
+        per_try_idle: plan.timeouts.per_try_idle,
+        cluster: plan.cluster.clone(),
+        host,
+    };
+    Answer::Upstream(response, Box::new(limits))
+}

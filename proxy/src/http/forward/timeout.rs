@@ -1,0 +1,108 @@
+//! The time limits of a request: the route's, what internal callers ask for in headers, and what the upstream is told.
+
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue};
+use sidemesh_config::resource::route::{Forward, RetryPolicy};
+
+use crate::http::exchange::Exchange;
+use crate::http::names::*;
+
+/// `None`: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timeouts {
+    /// From the end of the request to the end of the response.
+    pub route: Option<Duration>,
+    /// From the start of an attempt to its response head.
+    pub per_try: Option<Duration>,
+    pub per_try_idle: Option<Duration>,
+    /// A hedge leaves the whole route timeout to each attempt.
+    pub hedged: bool,
+}
+
+impl Timeouts {
+    /// Reads the configuration and the caller's headers, which are consumed.
+    pub fn new(x: &mut Exchange, forward: &Forward, policy: Option<&RetryPolicy>) -> Self {
+        let mut timeouts = Timeouts {
+            route: forward.timeout,
+            per_try: policy.and_then(|p| p.per_try_timeout),
+            per_try_idle: policy.and_then(|p| p.per_try_idle_timeout),
+            hedged: forward.hedge.is_some_and(|h| h.hedge_on_per_try_timeout),
+        };
+        let expected = if x.manager.router.respect_expected_rq_timeout {
+            take_millis(x, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS)
+        } else {
+            None
+        };
+        let asked = take_millis(x, X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS);
+        if let Some(asked) = expected.or(asked) {
+            timeouts.route = some(asked);
+        }
+        if let Some(asked) = take_millis(x, X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS) {
+            timeouts.per_try = some(asked);
+        }
+        if let Some(value) = x.parts.headers.get(X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT) {
+            timeouts.hedged = value == "true";
+        }
+        if let (Some(per_try), Some(route)) = (timeouts.per_try, timeouts.route)
+            && per_try >= route
+        {
+            timeouts.per_try = None;
+        }
+        timeouts
+    }
+
+    /// What the upstream may take, `elapsed` after the request's arrival (`x-envoy-expected-rq-timeout-ms`).
+    pub fn expected(&self, elapsed: Duration) -> Option<Duration> {
+        let expected = match self.per_try {
+            Some(per_try) if !self.hedged => per_try,
+            _ => self.route?,
+        };
+        let Some(route) = self.route else { return Some(expected) };
+        let left = route.checked_sub(elapsed).filter(|d| !d.is_zero());
+        // Out of time: zero would stand for no limit.
+        Some(left.map_or(Duration::from_millis(1), |left| expected.min(left)))
+    }
+
+    /// Tells the upstream.
+    pub fn announce(&self, x: &mut Exchange, elapsed: Duration) {
+        if x.manager.suppresses() {
+            return;
+        }
+        if let Some(expected) = self.expected(elapsed) {
+            let value = HeaderValue::from(expected.as_millis() as u64);
+            x.parts.headers.insert(X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, value);
+        }
+    }
+}
+
+fn some(limit: Duration) -> Option<Duration> {
+    Some(limit).filter(|d| !d.is_zero())
+}
+
+fn take_millis(x: &mut Exchange, name: HeaderName) -> Option<Duration> {
+    let value = x.parts.headers.remove(name)?;
+    value.to_str().ok()?.parse().ok().map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn the_upstream_is_told_what_is_left() {
+        let route = Timeouts { route: Some(ms(1000)), ..Timeouts::default() };
+        assert_eq!(route.expected(ms(0)), Some(ms(1000)));
+        assert_eq!(route.expected(ms(300)), Some(ms(700)));
+        assert_eq!(route.expected(ms(1500)), Some(ms(1)));
+        let tries = Timeouts { per_try: Some(ms(400)), ..route };
+        assert_eq!(tries.expected(ms(0)), Some(ms(400)));
+        assert_eq!(tries.expected(ms(800)), Some(ms(200)));
+        assert_eq!(Timeouts { hedged: true, ..tries }.expected(ms(0)), Some(ms(1000)));
+        assert_eq!(Timeouts::default().expected(ms(0)), None);
+    }
+}

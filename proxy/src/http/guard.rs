@@ -1,0 +1,174 @@
+//! Time limits on an upstream's response body: the route's timeout, the stream's idle and longest duration, the per-try idle
+//! timeout. One timer serves them all; it is moved only when it goes off.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use super::exchange::Exchange;
+use super::finish::Outcome;
+use super::upload::Upload;
+use crate::body::{Body, Error, HttpBody};
+use crate::clock::{Clock, Sleep};
+use crate::upstream::{Cluster, Host};
+
+/// Which limit ended a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// The route's timeout.
+    Route,
+    /// The per-try timeout (before the response only).
+    PerTry,
+    PerTryIdle,
+    StreamIdle,
+    /// `max_stream_duration`.
+    Duration,
+    /// The connection manager's `request_timeout`.
+    Request,
+}
+
+impl Limit {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Limit::Route => "the route's timeout",
+            Limit::PerTry => "the per-try timeout",
+            Limit::PerTryIdle => "the per-try idle timeout",
+            Limit::StreamIdle => "the stream idle timeout",
+            Limit::Duration => "the longest stream duration",
+            Limit::Request => "the request timeout",
+        }
+    }
+}
+
+/// What still limits an upstream response.
+pub struct Limits {
+    /// The route's timeout; it starts with the end of the request.
+    pub route: Option<Duration>,
+    pub per_try_idle: Option<Duration>,
+    pub cluster: Rc<Cluster>,
+    pub host: Rc<Host>,
+}
+
+impl Limits {
+    pub fn any(&self, x: &Exchange) -> bool {
+        self.route.is_some() || self.per_try_idle.is_some() || x.idle.is_some() || x.duration_ends.is_some()
+    }
+}
+
+/// The body within its limits.
+pub struct Guard {
+    body: Body,
+    limits: Limits,
+    clock: Clock,
+    sleep: Sleep,
+    started: Instant,
+    active: Instant,
+    idle: Option<Duration>,
+    duration_ends: Option<Instant>,
+    upload: Option<Rc<Upload>>,
+    request_ended: Option<Instant>,
+    outcome: Outcome,
+}
+
+impl Guard {
+    pub fn new(body: Body, x: &Exchange, limits: Limits, outcome: Outcome) -> Self {
+        let local = &x.manager.worker.local;
+        let now = local.clock.coarse();
+        let mut guard = Guard {
+            body,
+            limits,
+            clock: local.clock.clone(),
+            sleep: local.timers.until(now),
+            started: now,
+            active: now,
+            idle: x.idle,
+            duration_ends: x.duration_ends,
+            upload: x.upload.clone(),
+            request_ended: x.request_ended(),
+            outcome,
+        };
+        if let Some((at, _)) = guard.next() {
+            guard.sleep.reset(at);
+        }
+        guard
+    }
+
+    /// The next limit to be reached as things stand.
+    fn next(&self) -> Option<(Instant, Limit)> {
+        let ended = self.request_ended.or_else(|| self.upload.as_ref()?.ended());
+        let route = self.limits.route.and_then(|t| ended?.checked_add(t)).map(|at| (at, Limit::Route));
+        let mut active = self.active;
+        if let Some(upload) = &self.upload {
+            active = active.max(upload.active());
+        }
+        let idle = self.idle.and_then(|t| active.checked_add(t)).map(|at| (at, Limit::StreamIdle));
+        let per_try =
+            self.limits.per_try_idle.and_then(|t| self.active.checked_add(t)).map(|at| (at, Limit::PerTryIdle));
+        let duration = self.duration_ends.map(|at| (at, Limit::Duration));
+        // A request that is not complete yet may arm the route's timeout any moment: look again soon enough.
+        let pending = (self.limits.route.is_some() && ended.is_none())
+            .then(|| self.limits.route.and_then(|t| self.started.max(active).checked_add(t)))
+            .flatten()
+            .map(|at| (at, Limit::Route));
+        [route, idle, per_try, duration, pending].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        loop {
+            if Pin::new(&mut self.sleep).poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = self.clock.now();
+            match self.next() {
+                Some((at, limit)) if at <= now => {
+                    let waits_for_request = limit == Limit::Route
+                        && self.request_ended.is_none()
+                        && self.upload.as_ref().is_some_and(|u| u.ended().is_none());
+                    if waits_for_request {
+                        self.started = now;
+                        continue;
+                    }
+                    if matches!(limit, Limit::Route | Limit::PerTryIdle) {
+                        self.limits.cluster.on_timeout(&self.limits.host);
+                    }
+                    self.outcome.set(Some(limit));
+                    return Poll::Ready(Error::Timeout(limit.as_str()));
+                }
+                Some((at, _)) => self.sleep.reset(at),
+                None => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl HttpBody for Guard {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let guard = self.get_mut();
+        match guard.body.poll_next(cx) {
+            Poll::Ready(frame) => {
+                guard.active = guard.clock.coarse();
+                Poll::Ready(frame)
+            }
+            Poll::Pending => guard.poll_limits(cx).map(|error| {
+                guard.body = Body::empty();
+                Some(Err(error))
+            }),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.exact_len().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

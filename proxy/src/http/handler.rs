@@ -1,0 +1,266 @@
+//! The steps of one request, in order: hygiene, who calls, route, trace, filters, action.
+
+use std::rc::Rc;
+
+use http::header::{HOST, HeaderValue};
+use http::{Request, Response, StatusCode};
+use sidemesh_config::resource::cluster::UnderscoresAction;
+use sidemesh_config::resource::route::RouteAction;
+
+use super::exchange::Exchange;
+use super::finish::{self, Answer};
+use super::normalize::Normalized;
+use super::reply::LocalReply;
+use super::request_id::{self, TraceReason};
+use super::upload::Upload;
+use super::{Connection, filter, forward, forwarded, headers, record, route, upgrade};
+use crate::body::Body;
+use crate::codec::{self, Handler, Protocol, Rejection, RequestMeta};
+use crate::telemetry::trace;
+
+impl Handler for Connection {
+    async fn handle(&self, request: Request<Body>, meta: RequestMeta) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let mut x = Exchange::begin(self, parts, meta);
+        record::started(&x);
+        if !body.is_end() {
+            x.upload = Some(Upload::new(body, self.manager.worker.local.clock.clone()));
+        }
+        let answer = answer(&mut x).await;
+        finish::respond(x, answer)
+    }
+
+    fn reject(&self, rejection: Rejection) -> Response<Body> {
+        record::rejected(self, &rejection)
+    }
+}
+
+/// Everything between the request's head and the answer's.
+async fn answer(x: &mut Exchange) -> Answer {
+    if let Some(refused) = hygiene(x) {
+        return refused;
+    }
+    identify(x);
+    loop {
+        match route_and_act(x).await {
+            // An internal redirect: the request it has become takes the same way from here.
+            Answer::Again(_) => {}
+            answer => return answer,
+        }
+    }
+}
+
+/// Route, trace, filters, action.
+async fn route_and_act(x: &mut Exchange) -> Answer {
+    select_route(x);
+    let chain = match upgrade::admit(x) {
+        Ok(chain) => chain,
+        Err(reply) => return Answer::Local(reply),
+    };
+    if x.redirects == 0 {
+        decide_trace(x);
+    }
+    arm_duration(x);
+    x.chain = Some(chain.clone());
+    if let Some(answer) = filter::run_request(&chain, x).await {
+        return answer;
+    }
+    act(x).await
+}
+
+/// Underscores, path, host.
+fn hygiene(x: &mut Exchange) -> Option<Answer> {
+    let manager = x.manager.clone();
+    match manager.config.common.headers_with_underscores {
+        UnderscoresAction::Allow => {}
+        action => {
+            if let Some(refused) = underscores(x, action) {
+                return Some(refused);
+            }
+        }
+    }
+    if !manager.path_rules.is_off() && !x.target().is_empty() && x.target() != "*" {
+        let changed = match manager.path_rules.apply(x.target()) {
+            Normalized::Path(std::borrow::Cow::Borrowed(_)) => None,
+            Normalized::Path(std::borrow::Cow::Owned(path)) => Some(path),
+            Normalized::Redirect(location) => {
+                let reply = LocalReply::new(
+                    StatusCode::TEMPORARY_REDIRECT,
+                    "path_normalization_failed",
+                    "request.path_redirect",
+                );
+                let location = HeaderValue::try_from(location).ok()?;
+                return Some(Answer::Local(reply.header(http::header::LOCATION, location)));
+            }
+            Normalized::Rejected => {
+                manager.stats.downstream_rq_failed_path_normalization.inc();
+                return Some(Answer::Local(LocalReply::bad_request("path_normalization_failed")));
+            }
+        };
+        if let Some(path) = changed
+            && !codec::set_path_and_query(&mut x.parts, &path)
+        {
+            return Some(Answer::Local(LocalReply::bad_request("path_normalization_failed")));
+        }
+    }
+    if !manager.host_rules.is_off()
+        && let Some(host) = manager.host_rules.apply(x.authority())
+    {
+        let old = x.parts.headers.insert(HOST, host);
+        if x.is_connect() {
+            x.stripped_host = old;
+        }
+    }
+    None
+}
+
+/// `headers_with_underscores_action`.
+fn underscores(x: &mut Exchange, action: UnderscoresAction) -> Option<Answer> {
+    let names: Vec<_> = x.parts.headers.keys().filter(|k| k.as_str().contains('_')).cloned().collect();
+    if names.is_empty() {
+        return None;
+    }
+    if action == UnderscoresAction::RejectRequest {
+        if x.protocol == Protocol::Http2 {
+            x.info.details = "http2.unexpected_underscore".into();
+            return Some(Answer::Abort(crate::body::Error::Malformed("header name with an underscore")));
+        }
+        return Some(Answer::Local(LocalReply::bad_request("http1.unexpected_underscore")));
+    }
+    headers::remove(&mut x.parts.headers, &names);
+    None
+}
+
+/// Who calls, and by which id the request is known.
+fn identify(x: &mut Exchange) {
+    let manager = x.manager.clone();
+    let config = x.config.clone();
+    let table = route::table(&manager.config.routes, &config, &x.parts.headers);
+    let internal_only = table.map_or(&[][..], |t| &t.internal_only_headers);
+    let node = &manager.worker.shared.node;
+    x.caller = forwarded::apply(&mut x.parts.headers, &manager.config, &x.info.connection, node, internal_only);
+    x.info.remote = x.caller.address;
+    request_id::apply(&mut x.parts.headers, &manager.config, &x.caller, &manager.worker.local.random);
+    if !manager.config.early_header_mutation.is_empty() {
+        filter::mutate_request(x, &manager.config.early_header_mutation);
+    }
+}
+
+/// Runs the matcher; also what filters call that clear the route cache.
+pub(super) fn select_route(x: &mut Exchange) {
+    let manager = x.manager.clone();
+    let config = x.config.clone();
+    let Some(table) = route::table(&manager.config.routes, &config, &x.parts.headers) else { return };
+    let selected = route::select(table, &x.view(), x.caller.internal);
+    x.info.vhost = selected.vhost.clone();
+    x.info.route = selected.route.clone();
+    if let Some(forward) = selected.forward() {
+        if let Some(idle) = forward.idle_timeout {
+            x.idle = idle;
+        }
+        x.info.cluster = route::cluster_name(&selected, |name| x.header(name));
+    }
+    x.selected = Some(selected);
+}
+
+/// Joins or starts a trace, where tracing is configured.
+fn decide_trace(x: &mut Exchange) {
+    let manager = x.manager.clone();
+    let Some(tracing) = &manager.config.tracing else { return };
+    let route = x.info.route.clone();
+    let random = &manager.worker.local.random;
+    let decision = trace::decide(tracing, route.as_deref().and_then(|r| r.tracing.as_ref()), &x.parts.headers, || {
+        random.next_u64()
+    });
+    x.info.trace = decision.context;
+    x.trace_state = decision.state;
+    let stats = &manager.stats;
+    let reason = match decision.context.sampled {
+        true => TraceReason::Sampled,
+        false => TraceReason::NotTraced,
+    };
+    match decision.context.sampled {
+        true => stats.tracing_random_sampling.inc(),
+        false => stats.tracing_not_traceable.inc(),
+    }
+    if manager.config.request_id_pack_trace_reason {
+        request_id::pack(&mut x.parts.headers, reason);
+    }
+}
+
+/// `max_stream_duration` and `grpc-timeout` run from the request's head.
+fn arm_duration(x: &mut Exchange) {
+    let own = x.manager.config.common.max_stream_duration;
+    let forward = x.selected.as_ref().and_then(|s| s.forward());
+    if let Some(limit) = route::max_duration(forward, own, &x.parts.headers) {
+        x.duration_ends = x.info.start.checked_add(limit);
+    }
+}
+
+/// What the route says.
+async fn act(x: &mut Exchange) -> Answer {
+    let manager = x.manager.clone();
+    let Some(selected) = &x.selected else {
+        manager.stats.no_route.inc();
+        return Answer::Local(LocalReply::no_route());
+    };
+    if selected.to_https {
+        return Answer::Local(to_https(x));
+    }
+    let Some(route) = selected.route.clone() else {
+        manager.stats.no_route.inc();
+        return Answer::Local(LocalReply::no_route());
+    };
+    match &route.action {
+        RouteAction::Forward(forward) => {
+            manager.stats.rq_total.inc();
+            forward::forward(x, forward).await
+        }
+        RouteAction::Redirect(redirect) => {
+            manager.stats.rq_redirect.inc();
+            let location = route::location(redirect, &route, x.caller.scheme, x.authority(), x.target());
+            Answer::Local(redirect_reply(redirect.status, location))
+        }
+        RouteAction::DirectResponse(direct) => {
+            manager.stats.rq_direct_response.inc();
+            Answer::Local(direct_reply(x, direct))
+        }
+        RouteAction::NonForwarding => {
+            manager.stats.no_route.inc();
+            Answer::Local(LocalReply::no_route())
+        }
+    }
+}
+
+fn to_https(x: &Exchange) -> LocalReply {
+    x.manager.stats.rq_redirect.inc();
+    redirect_reply(301, format!("https://{}{}", x.authority(), x.target()))
+}
+
+fn redirect_reply(status: u16, location: String) -> LocalReply {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
+    let reply = LocalReply::new(status, "direct_response", "");
+    match HeaderValue::try_from(location) {
+        Ok(location) => reply.header(http::header::LOCATION, location),
+        Err(_) => LocalReply::bad_request("redirect_location_invalid"),
+    }
+}
+
+fn direct_reply(x: &mut Exchange, direct: &sidemesh_config::resource::route::DirectResponse) -> LocalReply {
+    let status = StatusCode::from_u16(direct.status).unwrap_or(StatusCode::OK);
+    let mut reply = LocalReply::new(status, "direct_response", "");
+    if let Some(body) = direct.body.as_ref().and_then(|b| x.manager.sources.text(b)) {
+        reply = reply.body(body);
+    }
+    if let Some(format) = &direct.body_format {
+        x.info.status = direct.status;
+        x.local_body = reply.body.clone();
+        let content_type = super::reply::apply_format(x, format);
+        reply.body = std::mem::take(&mut x.local_body);
+        reply = reply.header(http::header::CONTENT_TYPE, content_type);
+    }
+    reply
+}
+
+/// The chain of filters a request runs through.
+pub(super) type Filters = Rc<filter::Chain>;

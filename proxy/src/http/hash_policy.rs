@@ -1,0 +1,89 @@
+//! The request's hash for consistent balancing (`hash_policy` of a route): headers, cookies, the client's address, query
+//! parameters. xxHash64, as Envoy computes it, so that affinity survives a mixed fleet.
+
+use http::HeaderValue;
+use sidemesh_config::matcher::cookie::cookie;
+use sidemesh_config::matcher::header::HeaderName as AnyHeader;
+use sidemesh_config::matcher::query::parameter;
+use sidemesh_config::resource::route::{HashPolicy, HashSource};
+
+use super::exchange::Exchange;
+use crate::upstream::hash;
+
+/// Combines the policies in order; a terminal one that finds something ends the list.
+pub fn hash(x: &mut Exchange, policies: &[HashPolicy]) -> Option<u64> {
+    let mut all = None;
+    for policy in policies {
+        if let Some(one) = of(x, &policy.source) {
+            all = Some(hash::combine(all, one));
+        }
+        if policy.terminal && all.is_some() {
+            break;
+        }
+    }
+    all
+}
+
+fn of(x: &mut Exchange, source: &HashSource) -> Option<u64> {
+    match source {
+        HashSource::Header { name, rewrite } => of_header(x, name, rewrite.as_ref()),
+        HashSource::Cookie { name, path, ttl, attributes } => {
+            if let Some(value) = cookie(&x.parts.headers, name) {
+                return Some(hash::of(value.as_bytes()));
+            }
+            let ttl = (*ttl)?;
+            let value = format!("{:016x}", hash::of(connection_text(x).as_bytes()));
+            let mut text = format!("{name}=\"{value}\"");
+            if !ttl.is_zero() {
+                text += &format!("; Max-Age={}", ttl.as_secs());
+            }
+            if !path.is_empty() {
+                text += &format!("; Path={path}");
+            }
+            for (key, value) in attributes {
+                text += &if value.is_empty() { format!("; {key}") } else { format!("; {key}={value}") };
+            }
+            text += "; HttpOnly";
+            x.hash_cookie = HeaderValue::try_from(text).ok();
+            Some(hash::of(value.as_bytes()))
+        }
+        HashSource::SourceIp => Some(hash::of(x.info.remote.ip().to_string().as_bytes())),
+        HashSource::QueryParameter(name) => {
+            let query = x.view().query()?;
+            Some(hash::of(parameter(query, name)?.as_bytes()))
+        }
+        // Nothing on this way sets hashable filter state.
+        HashSource::FilterState(_) => None,
+    }
+}
+
+fn of_header(
+    x: &Exchange,
+    name: &AnyHeader,
+    rewrite: Option<&(sidemesh_config::resource::route::RegexPattern, String)>,
+) -> Option<u64> {
+    let mut values: Vec<&[u8]> = match name {
+        AnyHeader::Header(name) => x.parts.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect(),
+        pseudo => x.header(pseudo).into_iter().map(str::as_bytes).collect(),
+    };
+    match (values.as_slice(), rewrite) {
+        ([], _) => None,
+        ([one], None) => Some(hash::of(one)),
+        ([one], Some((pattern, with))) => {
+            let text = std::str::from_utf8(one).ok()?;
+            Some(hash::of(pattern.0.replace_all(text, with.as_str()).as_bytes()))
+        }
+        _ => {
+            // Several values count whatever their order.
+            values.sort_unstable();
+            let joined: Vec<u8> = values.concat();
+            Some(hash::of(&joined))
+        }
+    }
+}
+
+/// What a generated cookie is made from: both ends of the connection.
+fn connection_text(x: &Exchange) -> String {
+    let connection = &x.info.connection;
+    format!("{}{}{:x}", connection.direct_remote, connection.direct_local, x.random)
+}

@@ -1,0 +1,215 @@
+//! The end of a request: counters, access log, span. And the requests that never became one.
+
+use http::header::{CONTENT_TYPE, HeaderValue, SERVER};
+use http::{HeaderMap, Response};
+use sidemesh_config::resource::listener::TrafficDirection;
+
+use super::Connection;
+use super::exchange::Exchange;
+use super::guard::Limit;
+use super::names::*;
+use crate::body::{Body, End, Error};
+use crate::codec::{Protocol, Rejection};
+use crate::telemetry::flags::ResponseFlags;
+use crate::telemetry::stream_info::{self, LogContext, StreamInfo};
+use crate::telemetry::trace::{Kind, Span, describe};
+
+pub fn started(x: &Exchange) {
+    let stats = &x.manager.stats;
+    stats.downstream_rq_total.inc();
+    stats.downstream_rq_active.inc();
+    match x.protocol {
+        Protocol::Http2 => stats.downstream_rq_http2_total.inc(),
+        _ => stats.downstream_rq_http1_total.inc(),
+    }
+}
+
+/// The answer is through, or broke, or lost its reader.
+pub fn ended(x: &mut Exchange, end: End, limit: Option<Limit>) {
+    match (&end, limit) {
+        (_, Some(limit)) => cut(x, limit),
+        (End::Complete, None) => {}
+        (End::Dropped, None) => gone(x),
+        (End::Failed(error), None) => broke(x, error),
+    }
+    complete(x);
+}
+
+/// A limit cut the body off.
+fn cut(x: &mut Exchange, limit: Limit) {
+    let stats = x.manager.stats.clone();
+    let (flag, details) = match limit {
+        Limit::Route | Limit::PerTry => (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout"),
+        Limit::PerTryIdle => (ResponseFlags::STREAM_IDLE_TIMEOUT, "upstream_per_try_idle_timeout"),
+        Limit::StreamIdle => {
+            stats.downstream_rq_idle_timeout.inc();
+            (ResponseFlags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout")
+        }
+        Limit::Duration => {
+            stats.downstream_rq_max_duration_reached.inc();
+            (ResponseFlags::DURATION_TIMEOUT, "max_duration_timeout")
+        }
+        Limit::Request => (ResponseFlags::STREAM_IDLE_TIMEOUT, "request_overall_timeout"),
+    };
+    stats.downstream_rq_tx_reset.inc();
+    x.flag(flag);
+    x.info.details = details.into();
+}
+
+/// The client left before the end.
+fn gone(x: &mut Exchange) {
+    x.manager.stats.downstream_rq_rx_reset.inc();
+    x.flag(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+    x.info.details = match x.protocol {
+        Protocol::Http2 => "http2.remote_reset".into(),
+        _ => "downstream_remote_disconnect".into(),
+    };
+}
+
+/// The response body failed: the upstream broke it, or it could not be written.
+fn broke(x: &mut Exchange, error: &Error) {
+    if x.info.upstream.endpoint.is_none() {
+        return gone(x);
+    }
+    x.manager.stats.downstream_rq_tx_reset.inc();
+    let (flag, reason) = match error {
+        Error::Reset(_) => (ResponseFlags::UPSTREAM_REMOTE_RESET, "remote reset"),
+        Error::Malformed(_) | Error::TooLarge(_) => (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol error"),
+        Error::Canceled => return gone(x),
+        _ => (ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, "connection termination"),
+    };
+    x.manager.stats.rq_reset_after_downstream_response_started.inc();
+    x.flag(flag);
+    x.info.details = format!("upstream_reset_after_response_started{{{}}}", reason.replace(' ', "_")).into();
+}
+
+/// The exchange was dropped before it had an answer: the client is gone.
+pub fn abandoned(x: &mut Exchange) {
+    gone(x);
+    complete(x);
+}
+
+/// The stream is reset instead of answered.
+pub fn aborted(x: &mut Exchange) {
+    x.manager.stats.downstream_rq_tx_reset.inc();
+    complete(x);
+}
+
+/// Counts, logs, traces.
+fn complete(x: &mut Exchange) {
+    x.done = true;
+    let now = x.now();
+    x.info.timing.downstream_tx_end = Some(now);
+    if let Some(upload) = &x.upload {
+        x.info.request_body_bytes = upload.bytes();
+        x.info.timing.downstream_rx_end = upload.ended();
+    } else {
+        x.info.timing.downstream_rx_end = Some(x.info.start);
+    }
+    x.retry_permit = None;
+    let manager = x.manager.clone();
+    let stats = &manager.stats;
+    stats.downstream_rq_active.dec();
+    if x.upgrade.is_some() && x.info.status == 101 {
+        stats.downstream_cx_upgrades_active.dec();
+    }
+    if x.info.status != 0 && !x.info.health_check {
+        stats.downstream_rq.record(x.info.status);
+        manager.listener_stats.downstream_rq.record(x.info.status);
+        stats.downstream_rq_time.record_duration(now.saturating_duration_since(x.info.start));
+    }
+    let logs = &manager.config.access_logs;
+    if !logs.is_empty() {
+        manager.worker.log.log(logs, &x.log_context(), &x.config.runtime, x.random.rotate_left(32));
+    }
+    if x.info.trace.sampled && manager.config.tracing.is_some() {
+        span(x);
+    }
+}
+
+/// Sends the request's span to the exporter.
+fn span(x: &Exchange) {
+    let manager = &x.manager;
+    let Some(tracing) = &manager.config.tracing else { return };
+    let Some(provider) = &tracing.provider else { return };
+    let inbound = x.info.connection.listener.direction == TrafficDirection::Inbound;
+    let kind = if inbound || !tracing.spawn_upstream_span { Kind::Server } else { Kind::Client };
+    let decorated = x.info.route.as_ref().and_then(|r| r.decorator.as_ref()).map(|d| d.operation.to_string());
+    let asked = x.parts.headers.get(X_ENVOY_DECORATOR_OPERATION).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let formatted = tracing.operation.as_ref().map(|f| x.format(f));
+    let name = asked.or(decorated).or(formatted).unwrap_or_else(|| {
+        let direction = if inbound { "ingress" } else { "egress" };
+        format!("{direction} {}", x.authority())
+    });
+    let route_tags = x.info.route.as_ref().and_then(|r| r.tracing.as_ref()).map_or(&[][..], |t| &t.custom_tags);
+    let context = x.log_context();
+    let mut attributes = Vec::new();
+    describe(&context, &[&tracing.custom_tags, route_tags], tracing.max_path_tag_length, kind, &mut attributes);
+    let now = manager.worker.local.clock.system();
+    manager.worker.spans.send(Span {
+        provider: provider.clone(),
+        context: x.info.trace,
+        state: x.trace_state.clone(),
+        name,
+        kind,
+        start: x.info.start_time,
+        end: now,
+        error: x.info.status >= 500 || x.info.status == 0,
+        attributes,
+    });
+}
+
+/// Answers what the codec refused; it is counted and logged like a request.
+pub fn rejected(connection: &Connection, rejection: &Rejection) -> Response<Body> {
+    let manager = &connection.manager;
+    let stats = &manager.stats;
+    let status = rejection.status.as_u16();
+    if !rejection.in_request {
+        stats.downstream_rq_total.inc();
+        stats.downstream_rq.record(status);
+        manager.listener_stats.downstream_rq.record(status);
+    }
+    match status {
+        431 => stats.downstream_rq_too_large.inc(),
+        408 => stats.downstream_rq_header_timeout.inc(),
+        _ => stats.downstream_cx_protocol_error.inc(),
+    }
+    let mut response = rejection.response();
+    let headers = response.headers_mut();
+    headers.insert(SERVER, manager.server_name.clone());
+    headers.insert(http::header::DATE, manager.date.at(manager.worker.local.clock.system()));
+    if headers.contains_key(CONTENT_TYPE) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    log_rejected(connection, rejection, &response);
+    response
+}
+
+fn log_rejected(connection: &Connection, rejection: &Rejection, response: &Response<Body>) {
+    let manager = &connection.manager;
+    if manager.config.access_logs.is_empty() {
+        return;
+    }
+    let local = &manager.worker.local;
+    let now = local.clock.now();
+    let protocol = match rejection.protocol {
+        Protocol::Http10 => stream_info::Protocol::Http10,
+        Protocol::Http11 => stream_info::Protocol::Http11,
+        Protocol::Http2 => stream_info::Protocol::Http2,
+    };
+    let mut info = StreamInfo::new(connection.info.clone(), Some(protocol), now, local.clock.system());
+    info.status = rejection.status.as_u16();
+    info.details = rejection.details.into();
+    info.request_header_bytes = rejection.head_bytes as u64;
+    info.timing.downstream_tx_end = Some(now);
+    info.response_body_bytes = rejection.body.len() as u64;
+    info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+    let none: Option<&HeaderMap> = None;
+    let context = LogContext {
+        response_headers: Some(response.headers()).or(none),
+        local_reply_body: rejection.body,
+        ..LogContext::of(&info, now)
+    };
+    let config = manager.worker.config();
+    manager.worker.log.log(&manager.config.access_logs, &context, &config.runtime, local.random.next_u64());
+}

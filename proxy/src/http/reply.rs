@@ -1,0 +1,333 @@
+//! Answers that the proxy makes itself: the one place where errors become statuses, texts, flags and details.
+//!
+//! Statuses, bodies and details are Envoy's. A gRPC request gets status 200 with `grpc-status`. The connection manager's
+//! `local_reply_config` has the last word. Under our own control plane (it sends revisions) an answer that tells of an
+//! error carries `x-sidemesh-error: <code>`.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{HeaderName, Response, StatusCode};
+use sidemesh_config::resource::http_connection_manager::{BodyFormat, BodyFormatKind, LocalReplyMapper};
+
+use super::exchange::Exchange;
+use super::headers;
+use super::names::*;
+use crate::body::Body;
+use crate::telemetry::access_log::admits;
+use crate::telemetry::flags::ResponseFlags;
+use crate::telemetry::format::{render, render_json};
+use crate::upstream::{AttemptError, Overflow, PickError};
+
+/// An answer before it is written.
+#[derive(Debug, Clone)]
+pub struct LocalReply {
+    pub status: StatusCode,
+    pub body: Cow<'static, str>,
+    pub details: Cow<'static, str>,
+    pub flags: &'static [ResponseFlags],
+    /// Overrides the mapping from the status.
+    pub grpc_status: Option<u32>,
+    /// Ours: a stable code for programs.
+    pub code: &'static str,
+    pub headers: Option<Box<HeaderMap>>,
+}
+
+impl LocalReply {
+    pub fn new(status: StatusCode, details: &'static str, code: &'static str) -> Self {
+        LocalReply {
+            status,
+            body: Cow::Borrowed(""),
+            details: Cow::Borrowed(details),
+            flags: &[],
+            grpc_status: None,
+            code,
+            headers: None,
+        }
+    }
+
+    pub fn body(mut self, body: impl Into<Cow<'static, str>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    pub fn flags(mut self, flags: &'static [ResponseFlags]) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    pub fn details(mut self, details: String) -> Self {
+        self.details = Cow::Owned(details);
+        self
+    }
+
+    pub fn grpc(mut self, status: u32) -> Self {
+        self.grpc_status = Some(status);
+        self
+    }
+
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.get_or_insert_default().append(name, value);
+        self
+    }
+
+    // What may go wrong, in the order of a request's way.
+
+    pub fn bad_request(details: &'static str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, details, "request.malformed")
+            .flags(&[ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR])
+    }
+
+    pub fn no_route() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "route_not_found", "route.none").flags(&[ResponseFlags::NO_ROUTE_FOUND])
+    }
+
+    pub fn upgrade_refused() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "upgrade_failed", "upgrade.not_allowed")
+    }
+
+    pub fn no_cluster(status: u16) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        Self::new(status, "cluster_not_found", "cluster.unknown").flags(&[ResponseFlags::NO_CLUSTER_FOUND])
+    }
+
+    pub fn no_host(error: &PickError) -> Self {
+        let reply = Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream", "upstream.no_host");
+        match error {
+            PickError::Dropped(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "drop_overload", "upstream.dropped")
+                .body("drop overload")
+                .flags(&[ResponseFlags::DROP_OVERLOAD])
+                .header(X_ENVOY_OVERLOADED, HeaderValue::from_static("true")),
+            _ => reply.body("no healthy upstream").flags(&[ResponseFlags::NO_HEALTHY_UPSTREAM]),
+        }
+    }
+
+    /// The route's timeout, or the per-try timeout of the last attempt.
+    pub fn upstream_timeout(per_try: bool) -> Self {
+        let (details, code) = match per_try {
+            true => ("upstream_per_try_timeout", "timeout.per_try"),
+            false => ("response_timeout", "timeout.route"),
+        };
+        Self::new(StatusCode::GATEWAY_TIMEOUT, details, code)
+            .body("upstream request timeout")
+            .flags(&[ResponseFlags::UPSTREAM_REQUEST_TIMEOUT])
+    }
+
+    pub fn per_try_idle_timeout() -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_per_try_idle_timeout", "timeout.per_try_idle")
+            .body("upstream request timeout")
+            .flags(&[ResponseFlags::STREAM_IDLE_TIMEOUT])
+    }
+
+    pub fn stream_idle(status: StatusCode) -> Self {
+        Self::new(status, "stream_idle_timeout", "timeout.stream_idle")
+            .body("stream timeout")
+            .flags(&[ResponseFlags::STREAM_IDLE_TIMEOUT])
+    }
+
+    pub fn request_timeout() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "request_overall_timeout", "timeout.request").body("request timeout")
+    }
+
+    pub fn max_duration(status: StatusCode) -> Self {
+        Self::new(status, "max_duration_timeout", "timeout.max_duration")
+            .body("downstream duration timeout")
+            .flags(&[ResponseFlags::DURATION_TIMEOUT])
+            .grpc(4)
+    }
+
+    /// An attempt that brought no response head.
+    pub fn upstream_failure(error: &AttemptError, retried: bool, was_tls: bool) -> Self {
+        let reason = error.reason();
+        let mut body = String::from("upstream connect error or disconnect/reset before headers. ");
+        if retried {
+            body.push_str("retried and the latest ");
+        }
+        body.push_str("reset reason: ");
+        body.push_str(reason);
+        let detail = error.detail();
+        if was_tls && let Some(text) = &detail {
+            body.push_str(", transport failure reason: ");
+            body.push_str(text);
+        }
+        let mut details = format!("upstream_reset_before_response_started{{{reason}");
+        if let Some(text) = &detail {
+            details.push('|');
+            details.push_str(text);
+        }
+        details.push('}');
+        // One word for log fields, as the details are documented.
+        let details = details.replace(' ', "_");
+        let (status, flags, code): (_, &'static [ResponseFlags], _) = match error.flag() {
+            "UO" => (StatusCode::SERVICE_UNAVAILABLE, &[ResponseFlags::UPSTREAM_OVERFLOW], "upstream.overflow"),
+            "UF" => {
+                (StatusCode::SERVICE_UNAVAILABLE, &[ResponseFlags::UPSTREAM_CONNECTION_FAILURE], "upstream.connect")
+            }
+            "UR" => (StatusCode::SERVICE_UNAVAILABLE, &[ResponseFlags::UPSTREAM_REMOTE_RESET], "upstream.reset"),
+            "UPE" => (StatusCode::BAD_GATEWAY, &[ResponseFlags::UPSTREAM_PROTOCOL_ERROR], "upstream.protocol"),
+            "LR" => (StatusCode::SERVICE_UNAVAILABLE, &[ResponseFlags::LOCAL_RESET], "upstream.local_reset"),
+            _ => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                &[ResponseFlags::UPSTREAM_CONNECTION_TERMINATION],
+                "upstream.terminated",
+            ),
+        };
+        let mut reply = Self::new(status, "", code).body(body).flags(flags).details(details);
+        if let AttemptError::Overflow(overflow) = error {
+            reply = reply.header(X_ENVOY_OVERLOADED, HeaderValue::from_static("true"));
+            reply.code = overflow_code(overflow);
+        }
+        reply
+    }
+}
+
+fn overflow_code(overflow: &Overflow) -> &'static str {
+    match overflow {
+        Overflow::Connections => "upstream.overflow.connections",
+        Overflow::Pending => "upstream.overflow.pending",
+        Overflow::Requests => "upstream.overflow.requests",
+        Overflow::Retries => "upstream.overflow.retries",
+    }
+}
+
+/// gRPC's status for an HTTP status (Envoy's table).
+pub fn grpc_status(status: u16) -> u32 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
+/// Writes the answer down; the record says what happened.
+pub fn render_reply(x: &mut Exchange, reply: LocalReply) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = reply.status;
+    if let Some(headers) = reply.headers {
+        *response.headers_mut() = *headers;
+    }
+    x.info.details = reply.details;
+    for flag in reply.flags {
+        x.info.flags.insert(*flag);
+    }
+    x.info.error_code = (!reply.code.is_empty()).then_some(reply.code);
+    x.info.status = reply.status.as_u16();
+    if x.manager.router.suppress_envoy_headers {
+        response.headers_mut().remove(X_ENVOY_OVERLOADED);
+    }
+    if x.config.revision.is_some() && !reply.code.is_empty() {
+        response.headers_mut().insert(X_SIDEMESH_ERROR, HeaderValue::from_static(reply.code));
+    }
+    let content_type = map(x, &mut response, reply.body);
+    let body = std::mem::take(&mut x.local_body);
+    if x.is_grpc() {
+        make_grpc(&mut response, x.info.status, reply.grpc_status, &body);
+        x.local_body = body;
+        return response;
+    }
+    if !body.is_empty() {
+        if !response.headers().contains_key(CONTENT_TYPE) {
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+        }
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let bytes = match &body {
+            Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
+            Cow::Owned(text) => Bytes::copy_from_slice(text.as_bytes()),
+        };
+        *response.body_mut() = Body::full(bytes);
+    }
+    x.local_body = body;
+    response
+}
+
+fn make_grpc(response: &mut Response<Body>, status: u16, given: Option<u32>, body: &str) {
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(given.unwrap_or_else(|| grpc_status(status))));
+    if !body.is_empty()
+        && let Ok(message) = HeaderValue::try_from(percent_encode_message(body))
+    {
+        headers.insert(GRPC_MESSAGE, message);
+    }
+}
+
+/// `grpc-message` holds printable ASCII, the rest (and `%`) percent-encoded.
+fn percent_encode_message(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for b in text.bytes() {
+        match b {
+            b'%' | 0..=0x1f | 0x7f..=0xff => out.push_str(&format!("%{b:02X}")),
+            _ => out.push(char::from(b)),
+        }
+    }
+    out
+}
+
+/// Applies `local_reply_config`; leaves the text in `x.local_body` and returns its type.
+fn map(x: &mut Exchange, response: &mut Response<Body>, body: Cow<'static, str>) -> HeaderValue {
+    x.local_body = body;
+    let text = HeaderValue::from_static("text/plain");
+    let Some(config) = x.manager.config.local_reply.clone() else { return text };
+    let mapper = config.mappers.iter().find(|m| admits(&m.filter, &x.log_context(), &x.config.runtime, x.random));
+    if let Some(mapper) = mapper {
+        apply_mapper(x, response, mapper);
+    }
+    let format = mapper.and_then(|m| m.body_format.as_ref()).or(config.body_format.as_ref());
+    match format {
+        Some(format) => apply_format(x, format),
+        None => text,
+    }
+}
+
+fn apply_mapper(x: &mut Exchange, response: &mut Response<Body>, mapper: &LocalReplyMapper) {
+    if let Some(status) = mapper.status.and_then(|s| StatusCode::from_u16(s).ok()) {
+        *response.status_mut() = status;
+        x.info.status = status.as_u16();
+    }
+    if let Some(body) = mapper.body.as_ref().and_then(|source| x.manager.sources.text(source)) {
+        x.local_body = Cow::Owned(body);
+    }
+    let mut changes = headers::Changes::new();
+    headers::evaluate(&mapper.headers.add, response.headers(), &x.log_context(), &mut changes);
+    headers::apply(changes, response.headers_mut());
+}
+
+/// Formats the body; returns its content type.
+pub fn apply_format(x: &mut Exchange, format: &BodyFormat) -> HeaderValue {
+    let mut out = String::new();
+    let absent = if format.omit_empty { "" } else { "-" };
+    let default = match &format.kind {
+        BodyFormatKind::Text(f) => {
+            render(f, &x.log_context(), absent, &mut out);
+            HeaderValue::from_static("text/plain")
+        }
+        BodyFormatKind::Json(f) => {
+            render_json(f, &x.log_context(), format.omit_empty, &mut out);
+            out.push('\n');
+            HeaderValue::from_static("application/json")
+        }
+    };
+    x.local_body = Cow::Owned(out);
+    format.content_type.as_ref().and_then(|t| HeaderValue::from_str(t).ok()).unwrap_or(default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_map_to_grpc() {
+        let got: Vec<u32> = [400, 401, 403, 404, 429, 500, 502, 503, 504].into_iter().map(grpc_status).collect();
+        assert_eq!(got, [13, 16, 7, 12, 14, 2, 14, 14, 14]);
+    }
+
+    #[test]
+    fn messages_are_percent_encoded() {
+        assert_eq!(percent_encode_message("50% é\n"), "50%25 %C3%A9%0A");
+    }
+}

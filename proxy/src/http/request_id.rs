@@ -1,0 +1,116 @@
+//! `x-request-id`: made for requests that have none (or come from outside), with the trace decision packed into the UUID's
+//! version digit as Envoy's UUID extension does.
+
+use http::header::{HeaderMap, HeaderValue};
+use sidemesh_config::resource::http_connection_manager::HttpConnectionManager;
+
+use super::forwarded::Caller;
+use super::names::X_REQUEST_ID;
+use crate::clock::Random;
+
+/// Why a request is traced, as the fifteenth character of its id tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceReason {
+    NotTraced,
+    Sampled,
+    Client,
+    Forced,
+}
+
+impl TraceReason {
+    fn digit(self) -> u8 {
+        match self {
+            TraceReason::NotTraced => b'4',
+            TraceReason::Sampled => b'9',
+            TraceReason::Forced => b'a',
+            TraceReason::Client => b'b',
+        }
+    }
+}
+
+/// Where the version digit stands.
+const REASON_AT: usize = 14;
+
+/// Sets the id where the configuration wants one.
+pub fn apply(headers: &mut HeaderMap, hcm: &HttpConnectionManager, caller: &Caller, random: &Random) {
+    if !hcm.generate_request_id {
+        return;
+    }
+    let replace = caller.edge && !hcm.preserve_external_request_id;
+    if !replace && headers.contains_key(X_REQUEST_ID) {
+        return;
+    }
+    headers.insert(X_REQUEST_ID, fresh(random));
+}
+
+/// Packs the trace decision into an id that is a UUID.
+pub fn pack(headers: &mut HeaderMap, reason: TraceReason) {
+    let Some(id) = headers.get(X_REQUEST_ID) else { return };
+    let bytes = id.as_bytes();
+    if bytes.len() != 36 || bytes[REASON_AT] == reason.digit() {
+        return;
+    }
+    let mut packed = [0u8; 36];
+    packed.copy_from_slice(bytes);
+    packed[REASON_AT] = reason.digit();
+    if let Ok(value) = HeaderValue::from_bytes(&packed) {
+        headers.insert(X_REQUEST_ID, value);
+    }
+}
+
+/// The reason an id carries, when it is a UUID of ours.
+pub fn reason(headers: &HeaderMap) -> Option<TraceReason> {
+    let bytes = headers.get(X_REQUEST_ID)?.as_bytes();
+    match (bytes.len(), bytes.get(REASON_AT)?) {
+        (36, b'9') => Some(TraceReason::Sampled),
+        (36, b'a') => Some(TraceReason::Forced),
+        (36, b'b') => Some(TraceReason::Client),
+        (36, b'4') => Some(TraceReason::NotTraced),
+        _ => None,
+    }
+}
+
+/// A random UUID, version 4.
+fn fresh(random: &Random) -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let bits = (u128::from(random.next_u64()) << 64) | u128::from(random.next_u64());
+    let mut text = [b'-'; 36];
+    let mut nibble = 0;
+    for (at, c) in text.iter_mut().enumerate() {
+        if matches!(at, 8 | 13 | 18 | 23) {
+            continue;
+        }
+        let value = (bits >> (124 - 4 * nibble)) as usize & 15;
+        nibble += 1;
+        *c = match at {
+            REASON_AT => b'4',
+            19 => HEX[8 | (value & 3)],
+            _ => HEX[value],
+        };
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_uuids_and_carry_the_reason() {
+        let mut headers = HeaderMap::new();
+        headers.insert(X_REQUEST_ID, fresh(&Random::seeded(7)));
+        let id = headers[X_REQUEST_ID].to_str().unwrap_or("").to_owned();
+        assert_eq!((id.len(), id.matches('-').count()), (36, 4));
+        assert_eq!(reason(&headers), Some(TraceReason::NotTraced));
+        pack(&mut headers, TraceReason::Sampled);
+        assert_eq!(reason(&headers), Some(TraceReason::Sampled));
+    }
+
+    #[test]
+    fn foreign_ids_are_left_alone() {
+        let mut headers = HeaderMap::new();
+        headers.insert(X_REQUEST_ID, HeaderValue::from_static("mine-123"));
+        pack(&mut headers, TraceReason::Sampled);
+        assert_eq!(headers[X_REQUEST_ID], "mine-123");
+    }
+}

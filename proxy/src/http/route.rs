@@ -1,0 +1,317 @@
+//! Where a request goes: the live matcher call and what follows from the route it finds (`route.v3.RouteConfiguration`).
+//!
+//! Everything here is callable without a connection: it reads a [`RequestView`] and the snapshot's tables and changes nothing.
+//! Sending, retrying and answering are the business of `forward` and `reply`.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::HeaderMap;
+use sidemesh_config::matcher::RequestView;
+use sidemesh_config::matcher::header::HeaderName as AnyHeader;
+use sidemesh_config::matcher::path::PathMatcher;
+use sidemesh_config::resource::http_connection_manager::{RouteSource, ScopeExtract, ScopeKeyPart, ScopeSource};
+use sidemesh_config::resource::route::{
+    ClusterChoice, ClusterChoiceLeaf, Forward, HostRewrite, PathRewrite, Redirect, RedirectPath, RequireTls, Route,
+    RouteAction, RouteConfig, TemplatePiece, VirtualHost, WeightedCluster,
+};
+use sidemesh_config::snapshot::Snapshot;
+use sidemesh_config::value::Name;
+
+use super::normalize::split_port;
+use crate::codec::Scheme;
+
+/// What the table says about a request.
+#[derive(Debug, Clone)]
+pub struct Selected {
+    pub table: Arc<RouteConfig>,
+    pub vhost: Option<Arc<VirtualHost>>,
+    pub route: Option<Arc<Route>>,
+    /// `require_tls`: answer 301 to https instead of anything else.
+    pub to_https: bool,
+    /// The branch of `weighted_clusters`.
+    pub branch: Option<usize>,
+}
+
+impl Selected {
+    pub fn forward(&self) -> Option<&Forward> {
+        match &self.route.as_ref()?.action {
+            RouteAction::Forward(forward) => Some(forward),
+            _ => None,
+        }
+    }
+
+    /// The chosen branch of `weighted_clusters`.
+    pub fn weighted(&self) -> Option<&WeightedCluster> {
+        match &self.forward()?.cluster {
+            ClusterChoice::Weighted(w) => w.clusters.get(self.branch?),
+            _ => None,
+        }
+    }
+}
+
+/// The route table in force for a request, `None` when it has not arrived.
+pub fn table<'a>(source: &'a RouteSource, snapshot: &'a Snapshot, headers: &HeaderMap) -> Option<&'a Arc<RouteConfig>> {
+    match source {
+        RouteSource::Inline(table) => Some(table),
+        RouteSource::Rds { name, .. } => snapshot.route_config(name),
+        RouteSource::Scoped { key, scopes, .. } => {
+            let scopes = match scopes {
+                ScopeSource::Inline(scopes) => scopes,
+                ScopeSource::Srds { resource_prefix, .. } => snapshot.scopes.get(resource_prefix)?.as_ref(),
+            };
+            let wanted = scope_key(key, headers)?;
+            let scope = scopes.iter().find(|s| s.key == wanted)?;
+            match &scope.inline {
+                Some(table) => Some(table),
+                None => snapshot.route_config(&scope.route_config_name),
+            }
+        }
+    }
+}
+
+/// The key that a scoped route is found by; `None` when a fragment is absent.
+fn scope_key(parts: &[ScopeKeyPart], headers: &HeaderMap) -> Option<Vec<String>> {
+    parts
+        .iter()
+        .map(|part| {
+            let value = headers.get(&part.header)?.to_str().ok()?;
+            let mut elements = value.split(part.element_separator.as_str());
+            match &part.extract {
+                ScopeExtract::Index(i) if part.element_separator.is_empty() => (*i == 0).then(|| value.to_owned()),
+                ScopeExtract::Index(i) => elements.nth(*i as usize).map(str::to_owned),
+                ScopeExtract::Element { separator, key } => elements.find_map(|e| {
+                    let (k, v) = e.split_once(separator.as_str())?;
+                    (k == key).then(|| v.to_owned())
+                }),
+            }
+        })
+        .collect()
+}
+
+/// Runs the matcher.
+pub fn select(table: &Arc<RouteConfig>, view: &RequestView<'_>, internal: bool) -> Selected {
+    let Some(vhost) = table.virtual_host(view.authority) else {
+        return Selected { table: table.clone(), vhost: None, route: None, to_https: false, branch: None };
+    };
+    let to_https = view.scheme != "https"
+        && match vhost.require_tls {
+            RequireTls::None => false,
+            RequireTls::ExternalOnly => !internal,
+            RequireTls::All => true,
+        };
+    let route = if to_https { None } else { vhost.select(view, table.ignore_path_parameters).cloned() };
+    let branch = route.as_ref().and_then(|r| match &r.action {
+        RouteAction::Forward(forward) => branch(forward, view.headers, view.random),
+        _ => None,
+    });
+    Selected { table: table.clone(), vhost: Some(vhost.clone()), route, to_https, branch }
+}
+
+/// Draws a branch of `weighted_clusters`.
+fn branch(forward: &Forward, headers: &HeaderMap, random: u64) -> Option<usize> {
+    let ClusterChoice::Weighted(weighted) = &forward.cluster else { return None };
+    let given =
+        weighted.random_value_header.as_ref().and_then(|name| headers.get(name)?.to_str().ok()?.parse::<u64>().ok());
+    // The low bits decided runtime fractions already.
+    let mut point = given.unwrap_or(random >> 20).checked_rem(weighted.total_weight)?;
+    weighted.clusters.iter().position(|c| {
+        let weight = u64::from(c.weight);
+        let taken = point < weight;
+        point = point.saturating_sub(weight);
+        taken
+    })
+}
+
+/// The cluster a request goes to; `None`: the header that names it is absent.
+pub fn cluster_name<'a>(selected: &Selected, header: impl Fn(&AnyHeader) -> Option<&'a str>) -> Option<Name> {
+    let forward = selected.forward()?;
+    let by_header = |name: &AnyHeader| header(name).filter(|v| !v.is_empty()).map(Name::from);
+    match &forward.cluster {
+        ClusterChoice::Cluster(name) => Some(name.clone()),
+        ClusterChoice::Header(name) => by_header(name),
+        ClusterChoice::Weighted(_) => match &selected.weighted()?.cluster {
+            ClusterChoiceLeaf::Cluster(name) => Some(name.clone()),
+            ClusterChoiceLeaf::Header(name) => by_header(name),
+        },
+    }
+}
+
+/// A leaf choice, as mirrors have it.
+pub fn leaf_name<'a>(choice: &ClusterChoiceLeaf, header: impl Fn(&AnyHeader) -> Option<&'a str>) -> Option<Name> {
+    match choice {
+        ClusterChoiceLeaf::Cluster(name) => Some(name.clone()),
+        ClusterChoiceLeaf::Header(name) => header(name).filter(|v| !v.is_empty()).map(Name::from),
+    }
+}
+
+/// The rewritten `/path?query`, when the route rewrites it; `format` evaluates `path_rewrite`.
+pub fn rewrite_path(
+    route: &Route,
+    target: &str,
+    format: impl Fn(&sidemesh_config::format::Format) -> String,
+) -> Option<String> {
+    let RouteAction::Forward(forward) = &route.action else { return None };
+    let rewrite = forward.path_rewrite.as_ref()?;
+    let (path, query) = split_query(target);
+    let new = match rewrite {
+        PathRewrite::Prefix(prefix) => replace_prefix(&route.matcher.path, path, prefix),
+        PathRewrite::Regex { pattern, substitution } => pattern.0.replace_all(path, substitution.as_str()).into_owned(),
+        PathRewrite::Template { rewrite, from } => {
+            let captures = from.regex.captures(path)?;
+            rewrite.iter().fold(String::new(), |mut out: String, piece| {
+                match piece {
+                    TemplatePiece::Text(text) => out.push_str(text),
+                    TemplatePiece::Variable(name) => out.push_str(captures.name(name).map_or("", |m| m.as_str())),
+                }
+                out
+            })
+        }
+        PathRewrite::Format(f) => return Some(format(f)).filter(|p| p.starts_with('/')),
+    };
+    Some(new + query)
+}
+
+/// Splits `/path?query`; the query keeps its question mark.
+pub fn split_query(target: &str) -> (&str, &str) {
+    target.find('?').map_or((target, ""), |at| target.split_at(at))
+}
+
+/// Replaces the part of `path` that the matcher took.
+fn replace_prefix(matcher: &PathMatcher, path: &str, with: &str) -> String {
+    let matched = match matcher {
+        PathMatcher::Prefix { value, .. } | PathMatcher::SeparatedPrefix { value, .. } => value.len().min(path.len()),
+        _ => path.len(),
+    };
+    format!("{with}{}", path.get(matched..).unwrap_or(""))
+}
+
+/// The rewritten host; `Auto` is decided when a host is chosen.
+pub fn rewrite_host<'a>(
+    selected: &'a Selected,
+    headers: &'a HeaderMap,
+    path: &str,
+    format: impl Fn(&sidemesh_config::format::Format) -> String,
+) -> Option<Cow<'a, str>> {
+    if let Some(host) = selected.weighted().and_then(|w| w.host_rewrite.as_deref()) {
+        return Some(Cow::Borrowed(host));
+    }
+    match selected.forward()?.host_rewrite.as_ref()? {
+        HostRewrite::Literal(host) => Some(Cow::Borrowed(host)),
+        HostRewrite::Auto => None,
+        HostRewrite::Header(name) => headers.get(name)?.to_str().ok().filter(|v| !v.is_empty()).map(Cow::Borrowed),
+        HostRewrite::PathRegex { pattern, substitution } => {
+            let path = split_query(path).0;
+            Some(Cow::Owned(pattern.0.replace_all(path, substitution.as_str()).into_owned()))
+        }
+        HostRewrite::Format(f) => Some(format(f)).filter(|h| !h.is_empty()).map(Cow::Owned),
+    }
+}
+
+/// The `location` of a redirect.
+pub fn location(redirect: &Redirect, route: &Route, scheme: Scheme, host: &str, target: &str) -> String {
+    let new_scheme: &str = match (&redirect.scheme, redirect.https) {
+        (Some(scheme), _) => scheme,
+        (None, true) => "https",
+        (None, false) => scheme.as_str(),
+    };
+    let (name, port) = split_port(host);
+    let mut out = format!("{new_scheme}://");
+    match (&redirect.host, redirect.port) {
+        (Some(new), Some(port)) => out += &format!("{new}:{port}"),
+        (Some(new), None) => out += new,
+        (None, Some(port)) => out += &format!("{name}:{port}"),
+        // A scheme that changes takes its predecessor's default port away.
+        (None, None) => {
+            let default = match scheme {
+                Scheme::Http => "80",
+                Scheme::Https => "443",
+            };
+            let drop = new_scheme != scheme.as_str() && port == Some(default);
+            out += if drop { name } else { host };
+        }
+    }
+    let (path, query) = split_query(target);
+    let query = if redirect.strip_query { "" } else { query };
+    match &redirect.path {
+        RedirectPath::Keep => out += path,
+        RedirectPath::Path(new) if new.contains('?') => return out + new,
+        RedirectPath::Path(new) => out += new,
+        RedirectPath::Prefix(new) => out += &replace_prefix(&route.matcher.path, path, new),
+        RedirectPath::Regex { pattern, substitution } => {
+            out += &pattern.0.replace_all(path, substitution.as_str());
+        }
+    }
+    out + query
+}
+
+/// `grpc-timeout`: digits and a unit (gRPC over HTTP/2, "Requests").
+pub fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(super::names::GRPC_TIMEOUT)?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(n * 3600),
+        "M" => Duration::from_secs(n * 60),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+/// How long the whole stream may last: `max_stream_duration` of the route with `grpc-timeout` taken into account, else the
+/// connection manager's. The flag: the limit comes from `grpc-timeout`.
+pub fn max_duration(forward: Option<&Forward>, own: Option<Duration>, headers: &HeaderMap) -> Option<Duration> {
+    let Some(limits) = forward.and_then(|f| f.max_stream_duration.as_ref()) else {
+        return own.filter(|d| !d.is_zero());
+    };
+    let asked = grpc_timeout(headers);
+    match (asked, limits.grpc_timeout_header_max) {
+        (Some(mut timeout), Some(max)) => {
+            if !max.is_zero() {
+                timeout = timeout.min(max);
+            }
+            if let Some(offset) = limits.grpc_timeout_header_offset
+                && offset < timeout
+            {
+                timeout -= offset;
+            }
+            Some(timeout)
+        }
+        _ => limits.max_stream_duration.or(own).filter(|d| !d.is_zero()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts_have_units() {
+        let parse = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(super::super::names::GRPC_TIMEOUT, http::HeaderValue::from_static(text));
+            grpc_timeout(&headers)
+        };
+        assert_eq!(parse("400m"), Some(Duration::from_millis(400)));
+        assert_eq!(parse("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(parse("1H"), Some(Duration::from_secs(3600)));
+        assert_eq!(parse("m"), None);
+        assert_eq!(parse("999999999m"), None);
+        assert_eq!(parse("5x"), None);
+    }
+
+    #[test]
+    fn a_prefix_is_replaced_where_it_matched() {
+        let prefix = PathMatcher::Prefix { value: "/old".into(), case_sensitive: true };
+        let exact = PathMatcher::Exact { value: "/old".into(), case_sensitive: true };
+        assert_eq!(replace_prefix(&prefix, "/older", "/new"), "/newer");
+        assert_eq!(replace_prefix(&exact, "/old", "/new"), "/new");
+    }
+}

@@ -1,0 +1,146 @@
+//! Upgrades (RFC 9110 section 7.8), CONNECT (RFC 9110 section 9.3.6) and extended CONNECT (RFC 8441); and the look at a connection's first
+//! bytes that tells HTTP/2 with prior knowledge from HTTP/1.
+//!
+//! Once accepted, the bodies are the raw bytes; the codecs translate between the protocols' forms.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::{Response, StatusCode};
+use sidemesh_config::resource::route::Forward;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::exchange::Exchange;
+use super::finish::Answer;
+use super::forward::{self, Plan};
+use super::guard::Limits;
+use super::handler::Filters;
+use super::reply::LocalReply;
+use crate::body::Body;
+use crate::codec::{Local, Protocol, Tunnel, Upgrade};
+use crate::io::Io;
+use crate::upstream::AttemptInfo;
+
+/// What an HTTP/2 connection with prior knowledge starts with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Reads until the protocol is clear and gives the bytes back. `None`: the client left or kept silent for too long.
+pub async fn sniff(io: &mut Io, local: &Local, limit: Option<Duration>) -> Option<Protocol> {
+    let limit = limit.unwrap_or(Duration::from_secs(3600));
+    let mut seen = BytesMut::with_capacity(PREFACE.len());
+    let look = async {
+        while seen.len() < PREFACE.len() && PREFACE.starts_with(&seen) {
+            if read_some(io, &mut seen, PREFACE.len()).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    };
+    local.timers.timeout(limit, look).await.ok()?.ok()?;
+    if seen.is_empty() {
+        return None;
+    }
+    let http2 = seen.as_ref() == PREFACE;
+    let bytes = seen.freeze();
+    let taken = std::mem::replace(io, Io::boxed(tokio::io::empty()));
+    *io = taken.rewind(bytes);
+    Some(if http2 { Protocol::Http2 } else { Protocol::Http11 })
+}
+
+async fn read_some(io: &mut Io, into: &mut BytesMut, upto: usize) -> io::Result<usize> {
+    let mut space = [0u8; 24];
+    let room = upto.saturating_sub(into.len()).min(space.len());
+    let mut buf = ReadBuf::new(&mut space[..room]);
+    poll_fn(|cx| Pin::new(&mut *io).poll_read(cx, &mut buf)).await?;
+    into.extend_from_slice(buf.filled());
+    Ok(buf.filled().len())
+}
+
+/// Whether a request that asks for an upgrade may have it, and which filters it runs through.
+pub fn admit(x: &mut Exchange) -> Result<Filters, LocalReply> {
+    let manager = x.manager.clone();
+    let kind = match &x.upgrade {
+        None => return Ok(manager.chain.clone()),
+        Some(Upgrade::Connect) => "connect".to_owned(),
+        Some(Upgrade::Protocol(name)) => String::from_utf8_lossy(name.as_bytes()).to_ascii_lowercase(),
+    };
+    let of_route =
+        x.selected.as_ref().and_then(|s| s.forward()).and_then(|f| f.upgrades.iter().find(|u| *u.kind == *kind));
+    let of_manager = manager.config.upgrades.iter().find(|u| *u.config.kind == *kind);
+    let allowed = match (of_route, of_manager) {
+        (Some(route), _) => route.enabled,
+        (None, Some(own)) => own.config.enabled,
+        (None, None) => false,
+    };
+    if !allowed {
+        let routed = x.selected.as_ref().is_some_and(|s| s.route.is_some());
+        if x.is_connect() && !routed {
+            manager.stats.no_route.inc();
+            return Err(LocalReply::no_route());
+        }
+        manager.stats.downstream_rq_ws_on_non_ws_route.inc();
+        return Err(LocalReply::upgrade_refused());
+    }
+    manager.stats.downstream_cx_upgrades_total.inc();
+    let chain = manager.upgrade_chains.iter().find(|(k, _)| **k == *kind).map(|(_, c)| c);
+    Ok(chain.unwrap_or(&manager.chain).clone())
+}
+
+/// Whether the route ends a CONNECT here (`connect_config`) and passes its bytes on as plain TCP.
+pub fn terminates_connect(x: &Exchange, forward: &Forward) -> bool {
+    if x.upgrade.is_none() {
+        return false;
+    }
+    let config = forward.upgrades.iter().find(|u| &*u.kind == "connect").and_then(|u| u.connect);
+    config.is_some_and(|c| x.is_connect() || (c.allow_post && x.parts.method == http::Method::POST))
+}
+
+/// Opens the TCP connection and makes the bodies its two directions.
+pub async fn connect(x: &mut Exchange, plan: &mut Plan) -> Answer {
+    let host = match forward::pick(x, plan) {
+        Ok(host) => host,
+        Err(reply) => return Answer::Local(reply),
+    };
+    x.info.upstream.attempts += 1;
+    x.info.upstream.endpoint = Some(host.endpoint().clone());
+    let info = AttemptInfo::default();
+    let downstream = forward::downstream(x);
+    let opened = plan.cluster.connect_tcp(&host, plan.priority, downstream.as_ref(), &info).await;
+    forward::note(x, &info);
+    match opened {
+        Ok(upstream) => {
+            let request = x.upload.as_ref().map_or_else(Body::empty, |u| u.reader());
+            let buffers = x.manager.worker.local.buffers.clone();
+            let tunnel = Tunnel::new(upstream.io, request, buffers);
+            let body = Body::boxed(Held { body: Body::from(tunnel), _guard: upstream.guard });
+            let mut response = Response::new(body);
+            *response.status_mut() = StatusCode::OK;
+            x.info.details = "via_upstream".into();
+            let limits = Limits { route: None, per_try_idle: None, cluster: plan.cluster.clone(), host };
+            Answer::Upstream(response, Box::new(limits))
+        }
+        Err(error) => Answer::Local(LocalReply::upstream_failure(&error, false, false)),
+    }
+}
+
+/// A tunnel that keeps the upstream connection's accounting to its end.
+struct Held<G> {
+    body: Body,
+    _guard: G,
+}
+
+impl<G: Unpin> http_body::Body for Held<G> {
+    type Data = bytes::Bytes;
+    type Error = crate::body::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, crate::body::Error>>> {
+        self.get_mut().body.poll_next(cx)
+    }
+}
