@@ -193,8 +193,9 @@ impl State {
             .dangerous()
             .with_custom_certificate_verifier(judge);
         let mut base = match &identity {
-            Some(identity) => builder
-                .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from((*identity.key).clone()))),
+            Some(identity) => {
+                builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(identity.key.clone())))
+            }
             None => builder.with_no_client_auth(),
         };
         base.alpn_protocols.clone_from(&config.common.alpn);

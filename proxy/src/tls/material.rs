@@ -1,7 +1,8 @@
 //! Bytes of certificates, keys, CAs, CRLs: from where a [`DataSource`] says, as rustls wants them. The only file access here.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use rustls::InconsistentKeys;
@@ -14,6 +15,7 @@ use sidemesh_config::value::DataSource;
 
 use super::error::Error;
 use super::peer::Certificate;
+use super::verify::sha256;
 
 /// Where distributions keep the CAs of the system, after `SSL_CERT_FILE`.
 const SYSTEM_ROOTS: [&str; 5] = [
@@ -56,15 +58,15 @@ impl Reader {
         Ok(content)
     }
 
-    /// The certificates of the first file of the system's that is there.
-    pub(super) fn system_roots(&mut self) -> Result<Vec<CertificateDer<'static>>, Error> {
+    /// The first file of the system's that is there.
+    pub(super) fn system_roots(&mut self) -> Result<Bytes, Error> {
         let given = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
         let all = given.into_iter().chain(SYSTEM_ROOTS.iter().map(PathBuf::from));
         let path = all
             .into_iter()
             .find(|p| p.is_file())
             .ok_or_else(|| Error::material("system_root_certs", "there is no CA file; name one in SSL_CERT_FILE"))?;
-        certificates(&self.file(&path, "system_root_certs")?, "system_root_certs")
+        self.file(&path, "system_root_certs")
     }
 }
 
@@ -98,15 +100,41 @@ pub(super) struct Identity {
     pub(super) certificate: Arc<Certificate>,
 }
 
+type Cache = HashMap<[u8; 32], (Weak<CertifiedKey>, Weak<Certificate>)>;
+
+/// Parsed once for all contexts that present the same certificate.
 pub(super) fn identity(
     reader: &mut Reader,
     certificate: &TlsCertificate,
     provider: &CryptoProvider,
 ) -> Result<Identity, Error> {
-    let chain = certificates(&reader.read(&certificate.chain, "certificate_chain")?, "certificate_chain")?;
-    let pem = reader.read(&certificate.key, "private_key")?;
+    static CACHE: LazyLock<Mutex<Cache>> = LazyLock::new(Mutex::default);
+    let chain = reader.read(&certificate.chain, "certificate_chain")?;
+    let key = reader.read(&certificate.key, "private_key")?;
+    let staple = certificate.ocsp_staple.as_ref().map(|s| reader.read(s, "ocsp_staple")).transpose()?;
+    let digest = sha256(&[sha256(&chain), sha256(&key), sha256(staple.as_deref().unwrap_or_default())].concat());
+
+    let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((key, certificate)) = cache.get(&digest)
+        && let (Some(key), Some(certificate)) = (key.upgrade(), certificate.upgrade())
+    {
+        return Ok(Identity { key, certificate });
+    }
+    let identity = parse_identity(&chain, &key, staple.as_deref(), provider)?;
+    cache.retain(|_, (key, _)| key.strong_count() > 0);
+    cache.insert(digest, (Arc::downgrade(&identity.key), Arc::downgrade(&identity.certificate)));
+    Ok(identity)
+}
+
+fn parse_identity(
+    chain: &[u8],
+    key: &[u8],
+    staple: Option<&[u8]>,
+    provider: &CryptoProvider,
+) -> Result<Identity, Error> {
+    let chain = certificates(chain, "certificate_chain")?;
     // The reason may quote nothing of the key.
-    let key = PrivateKeyDer::from_pem_slice(&pem)
+    let key = PrivateKeyDer::from_pem_slice(key)
         .map_err(|_| Error::material("private_key", "holds no unencrypted private key in PEM"))?;
     let key = provider
         .key_provider
@@ -122,8 +150,6 @@ pub(super) fn identity(
         }
         Err(e) => return Err(Error::material("certificate_chain", e)),
     }
-    if let Some(staple) = &certificate.ocsp_staple {
-        certified.ocsp = Some(reader.read(staple, "ocsp_staple")?.to_vec());
-    }
+    certified.ocsp = staple.map(<[u8]>::to_vec);
     Ok(Identity { key: Arc::new(certified), certificate: Arc::new(leaf) })
 }

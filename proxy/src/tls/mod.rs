@@ -15,6 +15,7 @@ mod material;
 mod merge;
 mod params;
 mod peer;
+mod roots;
 mod san;
 mod server;
 mod store;

@@ -1,26 +1,35 @@
 //! `TlsParameters` → rustls provider and versions.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 use sidemesh_config::resource::tls::{CIPHER_SUITES, TlsParams, TlsVersion};
+use sidemesh_config::value::Name;
 
 /// rustls' suites of TLS 1.3 with those of 1.2 that are asked for, in the order asked for. Without curves asked for, the hybrid
 /// post-quantum group comes first.
 pub(super) fn provider(params: &TlsParams) -> Arc<CryptoProvider> {
+    static USUAL: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(build(&[], &[])));
+    match (params.cipher_suites.as_slice(), params.ecdh_curves.as_slice()) {
+        ([], []) => USUAL.clone(),
+        (suites, curves) => Arc::new(build(suites, curves)),
+    }
+}
+
+fn build(suites: &[Name], curves: &[Name]) -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.retain(|s| s.tls13().is_some());
-    if params.cipher_suites.is_empty() {
+    if suites.is_empty() {
         provider.cipher_suites.extend(CIPHER_SUITES.iter().filter_map(|n| suite(n)));
     } else {
-        provider.cipher_suites.extend(params.cipher_suites.iter().filter_map(|n| suite(n)));
+        provider.cipher_suites.extend(suites.iter().filter_map(|n| suite(n)));
     }
-    if !params.ecdh_curves.is_empty() {
-        provider.kx_groups = params.ecdh_curves.iter().filter_map(|n| group(n)).collect();
+    if !curves.is_empty() {
+        provider.kx_groups = curves.iter().filter_map(|n| group(n)).collect();
     }
-    Arc::new(provider)
+    provider
 }
 
 /// OpenSSL's name.

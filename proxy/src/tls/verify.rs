@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
 use sidemesh_config::resource::tls::{SanMatcher, ValidationContext};
@@ -20,6 +20,7 @@ use x509_parser::prelude::FromDer;
 
 use super::error::Error;
 use super::material::{self, Reader};
+use super::roots::{self, Roots};
 use super::san::Names;
 
 /// `allow_expired_certificate`: so many certificates of a chain may be out of date.
@@ -42,23 +43,12 @@ pub(super) enum Peer {
     Server,
 }
 
-#[derive(Debug)]
-struct Anchor {
-    anchor: TrustAnchor<'static>,
-    certificate: CertificateDer<'static>,
-    not_before: i64,
-    not_after: i64,
-}
-
 /// What one context asks of its peers.
 #[derive(Debug)]
 pub(super) struct Verifier {
     provider: Arc<CryptoProvider>,
     peer: Peer,
-    anchors: Vec<Anchor>,
-    /// The same, as webpki takes them.
-    trust: Vec<TrustAnchor<'static>>,
-    hints: Vec<DistinguishedName>,
+    roots: Arc<Roots>,
     crls: Vec<CertRevocationList<'static>>,
     rules: ValidationContext,
     /// A client's certificate must be there.
@@ -76,17 +66,12 @@ impl Verifier {
         peer: Peer,
     ) -> Result<Self, Error> {
         let rules = validation.cloned().unwrap_or_default();
-        let mut roots = Vec::new();
-        if let Some(source) = &rules.trusted_ca {
-            roots = material::certificates(&reader.read(source, "trusted_ca")?, "trusted_ca")?;
-        } else if rules.system_root_certs {
-            roots = reader.system_roots()?;
-        }
-        let anchors: Vec<Anchor> = roots.into_iter().filter_map(anchor).collect();
-        if rules.trusted_ca.is_some() && anchors.is_empty() {
-            return Err(Error::material("trusted_ca", "holds no certificate that can be a trust anchor"));
-        }
-        if anchors.is_empty() && !rules.san_matchers.is_empty() {
+        let roots = match &rules.trusted_ca {
+            Some(source) => roots::load(&reader.read(source, "trusted_ca")?, "trusted_ca")?,
+            None if rules.system_root_certs => roots::load(&reader.system_roots()?, "system_root_certs")?,
+            None => Arc::default(),
+        };
+        if roots.is_empty() && !rules.san_matchers.is_empty() {
             let reason = "names of a certificate prove nothing without a trusted_ca";
             return Err(Error::material("match_typed_subject_alt_names", reason));
         }
@@ -94,13 +79,7 @@ impl Verifier {
             Some(source) => material::revocation_lists(&reader.read(source, "crl")?)?,
             None => Vec::new(),
         };
-        let hints = if rules.suppress_client_ca_list {
-            Vec::new()
-        } else {
-            anchors.iter().map(|a| DistinguishedName::in_sequence(a.anchor.subject.as_ref())).collect()
-        };
-        let trust = anchors.iter().map(|a| a.anchor.clone()).collect();
-        Ok(Verifier { provider, peer, anchors, trust, hints, crls, rules, mandatory: false, match_server_name: false })
+        Ok(Verifier { provider, peer, roots, crls, rules, mandatory: false, match_server_name: false })
     }
 
     /// Clients: `require` a certificate. One is necessary also where names or pins are asked for.
@@ -119,13 +98,13 @@ impl Verifier {
 
     /// Whether a client is asked for a certificate at all.
     pub(super) fn asks(&self) -> bool {
-        self.mandatory || self.rules.accept_untrusted || !self.anchors.is_empty()
+        self.mandatory || self.rules.accept_untrusted || !self.roots.is_empty()
     }
 
     /// Whether passing means anything.
     fn proves(&self) -> bool {
         let r = &self.rules;
-        !(self.anchors.is_empty() && r.spki_hashes.is_empty() && r.certificate_hashes.is_empty())
+        !(self.roots.is_empty() && r.spki_hashes.is_empty() && r.certificate_hashes.is_empty())
     }
 
     /// Whether a chain that the handshake let pass is a validated one.
@@ -138,8 +117,7 @@ impl Verifier {
 
     /// What tells this verifier's trust from another's: resumption must not carry a session over.
     pub(super) fn fingerprint(&self) -> String {
-        let roots: Vec<&[u8]> = self.anchors.iter().map(|a| a.certificate.as_ref()).collect();
-        format!("{:?}{:?}{}", self.rules, roots, self.mandatory)
+        format!("{:?}{:?}{}", self.rules, self.roots.digest, self.mandatory)
     }
 
     fn judge(
@@ -153,7 +131,7 @@ impl Verifier {
         if !may_sign(&parsed) {
             return Err(broken(Broken::KeyUsage));
         }
-        if !self.anchors.is_empty() {
+        if !self.roots.is_empty() {
             self.verify_chain(leaf, intermediates, &parsed, now)?;
         }
         self.verify_names(&parsed, host)?;
@@ -168,7 +146,7 @@ impl Verifier {
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
         // A certificate that is itself among the trusted ones needs no issuer.
-        if self.anchors.iter().any(|a| a.certificate.as_ref() == leaf.as_ref()) {
+        if self.roots.holds(leaf) {
             let validity = parsed.validity();
             let (from, to) = (validity.not_before.timestamp(), validity.not_after.timestamp());
             return self.in_date(from, to, now).map_err(|e| certificate_error(e).into());
@@ -211,7 +189,7 @@ impl Verifier {
         end_entity
             .verify_for_usage(
                 self.provider.signature_verification_algorithms.all,
-                &self.trust,
+                &self.roots.trust,
                 intermediates,
                 at,
                 usage,
@@ -227,12 +205,8 @@ impl Verifier {
         if self.rules.max_verify_depth.is_some_and(|most| depth > most as usize) {
             return Err(webpki::Error::UnknownIssuer);
         }
-        let used = path.anchor();
-        let same = |a: &&Anchor| {
-            a.anchor.subject == used.subject && a.anchor.subject_public_key_info == used.subject_public_key_info
-        };
-        match self.anchors.iter().find(same) {
-            Some(anchor) => self.in_date(anchor.not_before, anchor.not_after, at),
+        match self.roots.validity(path.anchor()) {
+            Some((from, to)) => self.in_date(from, to, at),
             None => Ok(()),
         }
     }
@@ -269,13 +243,6 @@ impl Verifier {
             || (!keys.is_empty() && keys.contains(&sha256(parsed.public_key().raw)));
         if good { Ok(()) } else { Err(broken(Broken::Pins)) }
     }
-}
-
-fn anchor(certificate: CertificateDer<'static>) -> Option<Anchor> {
-    let anchor = webpki::anchor_from_trusted_cert(&certificate).ok()?.to_owned();
-    let (_, parsed) = X509Certificate::from_der(&certificate).ok()?;
-    let (not_before, not_after) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-    Some(Anchor { anchor, not_before, not_after, certificate: certificate.clone() })
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
@@ -322,7 +289,7 @@ impl ClientCertVerifier for Verifier {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &self.hints
+        if self.rules.suppress_client_ca_list { &[] } else { &self.roots.subjects }
     }
 
     fn verify_client_cert(
