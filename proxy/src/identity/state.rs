@@ -40,7 +40,6 @@ impl Svid {
         let certificate = TlsCertificate {
             chain: inline(&self.chain_pem),
             key: inline(&self.key_pem),
-            password: None,
             ocsp_staple: None,
         };
         let validation = ValidationContext { trusted_ca: Some(inline(&self.bundle_pem)), ..ValidationContext::default() };
