@@ -5,8 +5,11 @@
 //! never each other, and nothing imports `app` or `admin`.
 #![forbid(unsafe_code)]
 
+// Puts the rest together.
+pub mod app;
 
 // A connection's and a request's way.
+pub mod downstream;
 pub mod http;
 pub mod tcp;
 pub mod upstream;
@@ -20,6 +23,7 @@ pub mod worker;
 pub mod connection;
 pub mod rbac;
 pub mod tls;
+pub mod identity;
 pub mod shutdown;
 pub mod body;
 pub mod codec;

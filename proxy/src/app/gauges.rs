@@ -61,7 +61,8 @@ fn state(phase: Phase) -> i64 {
 
 /// Resident memory; zero where the kernel does not say.
 fn resident_bytes() -> i64 {
-    let pages = std::fs::read_to_string("/proc/self/statm").ok();
-    let pages = pages.and_then(|text| text.split(' ').nth(1).and_then(|n| n.parse::<i64>().ok())).unwrap_or(0);
-    pages * nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096)
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()).and_then(|n| n.parse::<i64>().ok());
+    kib.unwrap_or(0) * 1024
 }

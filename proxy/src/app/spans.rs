@@ -6,12 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
+use http::uri::PathAndQuery;
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use sidemesh_config::bootstrap::{Bootstrap, RuntimeOrigin};
 use sidemesh_config::resource::http_connection_manager::OpenTelemetryProvider;
 use sidemesh_config::value::{GrpcService, Name, RuntimeValue};
 use tonic::transport::Channel;
+use tonic_prost::ProstCodec;
 
 use crate::telemetry::stats::Scope;
 use crate::telemetry::trace::export::{self, Collector, SpanQueue, TraceStats};
@@ -20,6 +21,7 @@ use crate::xds::Connect;
 
 /// How long an export may take when the provider says nothing.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 const FLUSH_KEY: &str = "tracing.opentelemetry.flush_interval_ms";
 const DEFAULT_FLUSH_MS: f64 = 5000.0;
 
@@ -47,7 +49,8 @@ impl Collector for Grpc {
         request: ExportTraceServiceRequest,
     ) -> Result<(), String> {
         let service = provider.service.as_ref().ok_or("the provider has no grpc_service")?;
-        let mut client = TraceServiceClient::new(self.channel(service)?);
+        let mut client = tonic::client::Grpc::new(self.channel(service)?);
+        client.ready().await.map_err(|e| e.to_string())?;
         let mut request = tonic::Request::new(request);
         request.set_timeout(service.timeout.unwrap_or(DEFAULT_TIMEOUT));
         for (name, value) in &service.initial_metadata {
@@ -56,7 +59,9 @@ impl Collector for Grpc {
                 request.metadata_mut().insert(key, value);
             }
         }
-        client.export(request).await.map(drop).map_err(|status| status.to_string())
+        let codec: ProstCodec<ExportTraceServiceRequest, ExportTraceServiceResponse> = ProstCodec::default();
+        let path = PathAndQuery::from_static(EXPORT);
+        client.unary(request, path, codec).await.map(drop).map_err(|status| status.to_string())
     }
 }
 

@@ -56,6 +56,8 @@ pub(super) struct Listener {
 /// One accept loop; dropping it ends the loop after what the queue holds.
 struct Accepting {
     address: SocketAddr,
+    /// Tells sockets apart, whatever their descriptors.
+    inode: u64,
     _stop: watch::Sender<()>,
 }
 
@@ -97,7 +99,8 @@ impl Listener {
         let mut accepting = Vec::with_capacity(sockets.len());
         for socket in sockets {
             let address = socket.local_addr()?;
-            let held = self.sockets.borrow_mut().extract_if(.., |a| a.address == address).next();
+            let inode = nix::sys::stat::fstat(&socket)?.st_ino;
+            let held = self.sockets.borrow_mut().extract_if(.., |a| a.inode == inode).next();
             if let Some(held) = held {
                 // The same socket under another descriptor: its loop goes on.
                 accepting.push(held);
@@ -106,7 +109,7 @@ impl Listener {
             let socket = TcpListener::from_std(socket)?;
             let (stop, stopped) = watch::channel(());
             tokio::task::spawn_local(accept_loop(self.clone(), socket, stopped));
-            accepting.push(Accepting { address, _stop: stop });
+            accepting.push(Accepting { address, inode, _stop: stop });
         }
         *self.sockets.borrow_mut() = accepting;
         Ok(())

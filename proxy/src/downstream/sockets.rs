@@ -107,13 +107,14 @@ impl Sockets {
             let found =
                 self.bound.iter_mut().find(|b| b.owner == listener.name && b.wanted == wanted && b.options == options);
             let Some(bound) = found else { continue };
-            for (worker, socket) in bound.sockets.iter().enumerate() {
-                if !bound.listening {
-                    socket.listen(backlog)?;
-                }
-                by_worker[worker % self.workers].push(socket.try_clone()?.into());
+            if !bound.listening {
+                bound.sockets.iter().try_for_each(|socket| socket.listen(backlog))?;
+                bound.listening = true;
             }
-            bound.listening = true;
+            // Without SO_REUSEPORT all workers accept on the one socket.
+            for (sockets, socket) in by_worker.iter_mut().zip(bound.sockets.iter().cycle()) {
+                sockets.push(socket.try_clone()?.into());
+            }
         }
         Ok(by_worker)
     }

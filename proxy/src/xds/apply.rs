@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime};
 use prost::Message;
 use sidemesh_config::resource::http_connection_manager::RouteSource;
 use sidemesh_config::resource::listener::Listener;
+use sidemesh_config::resource::network_filter::NetworkFilter;
 use sidemesh_config::resource::route::{ClusterChoice, ClusterChoiceLeaf, Forward, RouteAction, RouteConfig};
 use sidemesh_config::resource::secret::Secret;
 use sidemesh_config::resource::{self, Resource, ResourceKind};
@@ -24,6 +25,7 @@ use super::filesystem;
 use super::manager::{Manager, StartError, clock};
 use super::state::{Accepted, Rejected};
 use super::stream::Response;
+use crate::tls;
 
 /// `type_url` of a resource in its envelope (state of the world with a time to live).
 const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
@@ -36,6 +38,15 @@ struct Item {
     /// `None`: a heartbeat, which only renews the time to live.
     any: Option<Any>,
     ttl: Option<std::time::Duration>,
+}
+
+impl Item {
+    fn resource_name(&self) -> Name {
+        match &self.any {
+            Some(any) if self.name.is_empty() => resource_name(any).into(),
+            _ => self.name.as_str().into(),
+        }
+    }
 }
 
 /// What became of an update.
@@ -107,10 +118,13 @@ impl Manager {
             Response::Delta(r) => {
                 let Some(kind) = self.expected(channel, &r.type_url) else { return };
                 let items = r.resources.into_iter().map(envelope).collect();
-                let taken = self.take(kind, source, items);
                 for name in &r.removed_resources {
                     self.take_removed(kind, source, name);
                 }
+                if kind == ResourceKind::Listener {
+                    self.release_ports();
+                }
+                let taken = self.take(kind, source, items);
                 let error = self.conclude(kind, &taken, &r.system_version_info);
                 if let Some(subscription) = channel.subscription(kind) {
                     let accepted = taken.accepted.iter().map(|(n, v)| (&**n, v.as_str()));
@@ -144,12 +158,17 @@ impl Manager {
 
     /// An update that holds everything of its kind (what is missing is removed, of the kinds where that is said so).
     fn take_whole(&mut self, kind: ResourceKind, source: &Source, items: Vec<Item>, version: &str) -> Option<String> {
-        let taken = self.take(kind, source, items);
+        // Removal goes first, so that a new listener may take the address of one that goes.
+        let there: BTreeSet<Name> = items.iter().map(Item::resource_name).collect();
         for name in self.assembler.names_from(kind, source) {
-            if !taken.seen.contains(&name) {
+            if !there.contains(&name) {
                 self.take_removed(kind, source, &name);
             }
         }
+        if kind == ResourceKind::Listener {
+            self.release_ports();
+        }
+        let taken = self.take(kind, source, items);
         if kind == ResourceKind::ScopedRoute {
             self.assembler.handle_settled(kind, "");
         }
@@ -159,7 +178,6 @@ impl Manager {
     /// Counts the update and makes its NACK text.
     fn conclude(&mut self, kind: ResourceKind, taken: &Taken, version: &str) -> Option<String> {
         self.answered.insert(kind);
-        self.dirty = true;
         let error = taken.error(kind);
         if matches!(kind, ResourceKind::Cluster | ResourceKind::Listener) {
             let stats = self.stats.subscription(kind, &Name::from(""), None);
@@ -178,10 +196,7 @@ impl Manager {
     fn take(&mut self, kind: ResourceKind, source: &Source, items: Vec<Item>) -> Taken {
         let mut taken = Taken::default();
         for item in items {
-            let name: Name = match &item.any {
-                Some(any) if item.name.is_empty() => resource_name(any).into(),
-                _ => item.name.as_str().into(),
-            };
+            let name = item.resource_name();
             self.renew(kind, &name, item.ttl);
             let Some(any) = item.any else {
                 taken.seen.insert(name);
@@ -198,6 +213,7 @@ impl Manager {
                 Ok(()) => taken.accepted.push((name, item.version)),
                 Err(reason) => {
                     self.assembler.handle_settled(kind, &name);
+                    self.dirty = true;
                     self.count_leaf(kind, &name, None);
                     let now = SystemTime::now();
                     let details = reason.clone();
@@ -231,6 +247,9 @@ impl Manager {
         version: &str,
     ) -> Result<(), String> {
         let same = self.resources.borrow().is_accepted(kind, name, any);
+        // Content that is there already still ends a wait, which may warm what waited.
+        let waiting = self.assembler.warming(ResourceKind::Cluster) + self.assembler.warming(ResourceKind::Listener);
+        self.dirty |= !same || waiting > 0;
         if same {
             self.assembler.handle_settled(kind, name);
         } else {
@@ -242,6 +261,7 @@ impl Manager {
             if resource.kind() != kind {
                 return Err(format!("is a {}, expected a {}", singular(resource.kind()), singular(kind)));
             }
+            tls::check(&resource).map_err(|rejection| rejection.to_string())?;
             self.check(&resource, source)?;
             let known = self.assembler.source_of(kind, name).is_some();
             if kind == ResourceKind::Cluster {
@@ -264,6 +284,7 @@ impl Manager {
             Resource::Listener(listener) => {
                 self.check_needs(&cascade::of_listener(listener, source))?;
                 self.check_tables(listener)?;
+                check_tunneling(listener)?;
                 self.host.reserve(listener)
             }
             Resource::Cluster(cluster) => self.check_needs(&cascade::of_cluster(cluster, source)),
@@ -285,6 +306,13 @@ impl Manager {
                     let what = singular(need.kind);
                     return Err(format!(
                         "{what} `{}`: config_source.ads, but the bootstrap has no dynamic_resources.ads_config",
+                        need.name
+                    ));
+                }
+                Source::Static if need.kind != ResourceKind::Secret => {
+                    return Err(format!(
+                        "{} `{}`: a static resource has no source of its own",
+                        singular(need.kind),
                         need.name
                     ));
                 }
@@ -326,6 +354,7 @@ impl Manager {
     }
 
     fn take_removed(&mut self, kind: ResourceKind, source: &Source, name: &str) {
+        self.dirty = true;
         if self.assembler.source_of(kind, name).is_some_and(|s| s != source) {
             return;
         }
@@ -384,6 +413,16 @@ impl Manager {
             self.resources.borrow_mut().remove(kind, &name);
             self.dirty = true;
         }
+    }
+}
+
+fn check_tunneling(listener: &Listener) -> Result<(), String> {
+    let chains = listener.chains.iter().chain(&listener.default_chain);
+    let tunneled = chains.flat_map(|c| &c.filters).any(|f| matches!(f, NetworkFilter::Tcp(t) if t.tunneling.is_some()));
+    if tunneled {
+        Err("tcp_proxy.tunneling_config: not supported: use an HTTP connection manager with CONNECT".to_owned())
+    } else {
+        Ok(())
     }
 }
 

@@ -161,8 +161,15 @@ impl Collector<'_> {
 
     fn tls(&mut self, tls: &CommonTls) {
         for secret in tls.certificate_secrets.iter().chain(&tls.validation_secret) {
-            if let Some(source) = &secret.source {
-                self.add(ResourceKind::Secret, &secret.name, source);
+            match &secret.source {
+                Some(source) => self.add(ResourceKind::Secret, &secret.name, source),
+                // Of the bootstrap, or this proxy's own identity.
+                None => self.needs.push(Need {
+                    kind: ResourceKind::Secret,
+                    name: secret.name.clone(),
+                    source: Source::Static,
+                    timeout: Duration::ZERO,
+                }),
             }
         }
     }

@@ -66,10 +66,6 @@ impl Channel {
         self
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.subscriptions.is_empty()
-    }
-
     pub(super) fn subscription(&mut self, kind: ResourceKind) -> Option<&mut Subscription> {
         self.subscriptions.get_mut(&kind)
     }

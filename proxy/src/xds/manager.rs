@@ -221,7 +221,7 @@ impl Manager {
                 self.take_response(&mut channel, &source, response);
                 self.channels.push(channel);
             }
-            Event::Closed(_) => {
+            Event::Closed => {
                 self.channels[at].handle_closed();
                 let connected = self.channels.iter().any(|c| c.connected);
                 self.stats.control_plane.connected_state.set(i64::from(connected));
@@ -251,11 +251,11 @@ impl Manager {
         self.expire(now);
         let late = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         match self.start {
-            Start::Clusters(at) if late(at) => {
+            Start::Clusters(at) if late(at) && !self.answered.contains(&ResourceKind::Cluster) => {
                 tracing::warn!("no answer to CDS within initial_fetch_timeout; going on without it");
                 self.answered.insert(ResourceKind::Cluster);
             }
-            Start::Listeners(at) if late(at) => {
+            Start::Listeners(at) if late(at) && !self.answered.contains(&ResourceKind::Listener) => {
                 tracing::warn!("no answer to LDS within initial_fetch_timeout; going on without it");
                 self.answered.insert(ResourceKind::Listener);
             }
@@ -407,6 +407,11 @@ impl Manager {
         self.stats.clusters.active_clusters.set(snapshot.clusters.len() as i64);
         self.stats.clusters.warming_clusters.set(self.assembler.warming(ResourceKind::Cluster) as i64);
         self.host.publish(snapshot);
+        self.release_ports();
+    }
+
+    /// Gives up the ports of listeners that are gone.
+    pub(super) fn release_ports(&mut self) {
         let wanted: Vec<_> = self.assembler.listeners().cloned().collect();
         self.host.retain(&wanted);
     }

@@ -43,7 +43,7 @@ pub(super) enum Event {
     /// The server has accepted the stream.
     Connected,
     Response(Response),
-    Closed(String),
+    Closed,
 }
 
 /// Opens a connection to the cluster of a gRPC service.
@@ -81,7 +81,7 @@ pub(super) async fn run(
         }
         let wait = backoff.next(&random);
         tracing::warn!(cluster = %service.cluster, retry_in_ms = wait.as_millis() as u64, "management server stream ended: {reason}");
-        if events.send((id, Event::Closed(reason))).await.is_err() {
+        if events.send((id, Event::Closed)).await.is_err() {
             return;
         }
         tokio::time::sleep(wait).await;

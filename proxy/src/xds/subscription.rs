@@ -74,15 +74,6 @@ impl Subscription {
         }
     }
 
-    pub fn variant(&self) -> Variant {
-        self.variant
-    }
-
-    /// Version of the last accepted state-of-the-world response.
-    pub fn version(&self) -> &str {
-        &self.version
-    }
-
     /// The names wanted from now on. Versions of what is no longer wanted are forgotten.
     pub fn set_names(&mut self, names: BTreeSet<Name>) {
         if !self.wildcard && names != self.names {
