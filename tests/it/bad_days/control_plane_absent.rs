@@ -1,0 +1,36 @@
+//! No control plane at the start: the proxy stays up, is not ready, says why, and recovers.
+
+use sidemesh_tests::control_plane::ControlPlane;
+use sidemesh_tests::http;
+use sidemesh_tests::proxy::Proxy;
+use sidemesh_tests::shop::{Instance, simple_service, wait_for_200};
+
+#[test]
+fn the_proxy_stays_says_why_and_recovers() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut control_plane = ControlPlane::start(dir.path(), &[]);
+    control_plane.apply(&[simple_service("order"), simple_service("user")]);
+    let user = Instance::new("user-1", "user", "v1", &[]);
+    let order = Instance::new("order-1", "order", "v1", &["user"]);
+    let _app = user.start_app(dir.path());
+    let _user_sidecar = user.start_sidecar(dir.path(), &control_plane);
+
+    let token = dir.path().join("order.token");
+    std::fs::write(&token, control_plane.token("order")).expect("token file");
+    let (token, state) = (token.display().to_string(), dir.path().join("order-state").display().to_string());
+    control_plane.process.kill();
+
+    let flags = ["--mesh", "--state-dir", &state, "--join-token-file", &token];
+    let mut sidecar = Proxy::spawn(dir.path(), &order.bootstrap(control_plane.address), &flags);
+    sidecar.process.wait_for_log("control-plane");
+    sidecar.process.wait_for_log("onnection refused");
+    let ready = sidecar.admin("/ready");
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert!(http::get(order.towards("user"), "/").is_err(), "no listener without configuration");
+    sidecar.process.assert_running();
+
+    control_plane.restart();
+    sidecar.wait_ready();
+    let answer = wait_for_200(order.towards("user"), "/users/ada");
+    assert_eq!(answer.json()["name"], "ada");
+}

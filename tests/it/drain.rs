@@ -1,0 +1,83 @@
+//! SIGTERM: no new work, the old work to its end, exit 0.
+
+use std::io::Write;
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use sidemesh_tests::http::{self, Connection};
+use sidemesh_tests::origin::Origin;
+use sidemesh_tests::proxy::{Proxy, all_to, cluster, fixed, http_listener};
+use sidemesh_tests::{ports, wait};
+
+const HALF: &str = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nfirst";
+
+/// An origin that answers `/slow` in two halves: the second when the test says so.
+fn halting(release: Arc<Barrier>) -> Origin {
+    Origin::start(move |request, stream| {
+        if request.path() != "/slow" {
+            return sidemesh_tests::origin::ok(stream, "fast");
+        }
+        let begun = stream.write_all(HALF.as_bytes()).is_ok();
+        release.wait();
+        begun && stream.write_all(b"-last").is_ok()
+    })
+}
+
+fn start(dir: &std::path::Path, origin: &Origin, flags: &[&str]) -> (Proxy, std::net::SocketAddr) {
+    let at = ports::free();
+    let listener = http_listener("ingress", at, &all_to("origin"), &serde_json::json!({}));
+    let mut proxy = Proxy::spawn(dir, &fixed(&[listener], &[cluster("origin", &[origin.address])]), flags);
+    proxy.wait_ready();
+    (proxy, at)
+}
+
+#[test]
+fn a_request_under_way_is_finished() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let release = Arc::new(Barrier::new(2));
+    let origin = halting(release.clone());
+    let (mut proxy, at) = start(dir.path(), &origin, &["--drain-time-s", "20"]);
+    let mut kept = Connection::open(at).expect("connects");
+    kept.send("GET /fast HTTP/1.1\r\nhost: a\r\n\r\n").expect("sent");
+    assert_eq!(kept.receive().expect("answered").text(), "fast");
+
+    let slow = std::thread::spawn(move || http::get(at, "/slow"));
+    wait::until_true("the slow request is with the origin", || {
+        proxy.stat("cluster.origin.", ".upstream_rq_active") == 1
+    });
+    proxy.process.signal(Signal::SIGTERM);
+    wait::until_true("readiness is gone", || {
+        http::get(proxy.admin, "/ready").is_ok_and(|answer| answer.status == 503)
+    });
+    // A client that keeps its connection is told to go, with its next answer or by a close.
+    if kept.send("GET /fast HTTP/1.1\r\nhost: a\r\n\r\n").is_ok()
+        && let Ok(answer) = kept.receive()
+    {
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{answer:?}");
+    }
+    assert!(proxy.process.poll().is_none(), "it waits for the slow request");
+    release.wait();
+    let answer = slow.join().expect("no panic").expect("the slow request is answered");
+    assert!(answer.complete && answer.text() == "first-last", "{answer:?}");
+    assert_eq!(proxy.process.wait(Duration::from_secs(15)).code(), Some(0), "{}", proxy.process.log());
+}
+
+#[test]
+fn a_request_without_end_does_not_hold_it_for_ever() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let release = Arc::new(Barrier::new(2));
+    let origin = halting(release.clone());
+    let (mut proxy, at) = start(dir.path(), &origin, &["--drain-time-s", "1"]);
+    let slow = std::thread::spawn(move || http::get(at, "/slow"));
+    wait::until_true("the slow request is with the origin", || {
+        proxy.stat("cluster.origin.", ".upstream_rq_active") == 1
+    });
+    let begun = Instant::now();
+    proxy.process.signal(Signal::SIGTERM);
+    assert_eq!(proxy.process.wait(Duration::from_secs(15)).code(), Some(0), "{}", proxy.process.log());
+    assert!(begun.elapsed() >= Duration::from_millis(900), "it gave the request its time: {:?}", begun.elapsed());
+    release.wait();
+    let answer = slow.join().expect("no panic");
+    assert!(!answer.is_ok_and(|a| a.complete), "the cut request does not look complete");
+}

@@ -1,0 +1,74 @@
+//! An xDS client written by the test: state of the world over ADS, acknowledging or refusing as told.
+
+use std::net::SocketAddr;
+
+use sidemesh_proto::envoy::config::core::v3 as core;
+use sidemesh_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use sidemesh_proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use sidemesh_proto::{google, rpc};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// An open ADS stream.
+pub struct XdsClient {
+    requests: mpsc::Sender<DiscoveryRequest>,
+    responses: tonic::Streaming<DiscoveryResponse>,
+}
+
+impl XdsClient {
+    /// Connects as a node whose `metadata.sidemesh` has these text fields, and subscribes to one kind of resource.
+    pub async fn connect(
+        server: SocketAddr,
+        node: &str,
+        metadata: &[(&str, &str)],
+        type_url: &str,
+        names: &[&str],
+    ) -> XdsClient {
+        let mut client = AggregatedDiscoveryServiceClient::connect(format!("http://{server}")).await.expect("connects");
+        let (requests, receiver) = mpsc::channel(16);
+        let first = DiscoveryRequest {
+            node: Some(node_of(node, metadata)),
+            type_url: type_url.to_owned(),
+            resource_names: names.iter().map(|n| (*n).to_owned()).collect(),
+            ..DiscoveryRequest::default()
+        };
+        requests.send(first).await.expect("the queue is open");
+        let stream = client.stream_aggregated_resources(ReceiverStream::new(receiver)).await.expect("a stream");
+        XdsClient { requests, responses: stream.into_inner() }
+    }
+
+    /// The next response.
+    pub async fn next(&mut self) -> DiscoveryResponse {
+        let message = tokio::time::timeout(crate::wait::PATIENCE, self.responses.message());
+        message.await.expect("a response in time").expect("no error").expect("the stream stays open")
+    }
+
+    pub async fn ack(&self, response: &DiscoveryResponse) {
+        self.answer(response, &response.version_info, None).await;
+    }
+
+    /// Refuses it with `text`; the accepted version stays `version`.
+    pub async fn nack(&self, response: &DiscoveryResponse, version: &str, text: &str) {
+        let error = rpc::Status { code: 3, message: text.to_owned(), details: Vec::new() };
+        self.answer(response, version, Some(error)).await;
+    }
+
+    async fn answer(&self, response: &DiscoveryResponse, version: &str, error_detail: Option<rpc::Status>) {
+        let request = DiscoveryRequest {
+            type_url: response.type_url.clone(),
+            version_info: version.to_owned(),
+            response_nonce: response.nonce.clone(),
+            error_detail,
+            ..DiscoveryRequest::default()
+        };
+        self.requests.send(request).await.expect("the stream is open");
+    }
+}
+
+fn node_of(id: &str, metadata: &[(&str, &str)]) -> core::Node {
+    let text = |value: &str| google::Value { kind: Some(google::value::Kind::StringValue(value.to_owned())) };
+    let fields = metadata.iter().map(|(k, v)| ((*k).to_owned(), text(v))).collect();
+    let ours = google::Value { kind: Some(google::value::Kind::StructValue(google::Struct { fields })) };
+    let metadata = google::Struct { fields: [("sidemesh".to_owned(), ours)].into_iter().collect() };
+    core::Node { id: id.to_owned(), metadata: Some(metadata), ..core::Node::default() }
+}
