@@ -180,7 +180,7 @@ impl Control {
             Some(check) => {
                 tasks.push(Task::spawn(health::run(context.clone(), shared.clone(), check.clone(), stats.clone())));
             }
-            None => shared.health_round_done(),
+            None => shared.unchecked(),
         }
         if let Some(outlier) = &config.outlier {
             tasks.push(Task::spawn(sweep(context.clone(), shared.clone(), outlier.clone())));

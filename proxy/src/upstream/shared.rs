@@ -241,10 +241,17 @@ impl SharedCluster {
         self.ready.send_if_modified(|r| !std::mem::replace(&mut r.discovered, true));
     }
 
+    /// Nobody checks the hosts: discovery alone makes the cluster ready.
+    pub(super) fn unchecked(&self) {
+        self.ready.send_if_modified(|r| !std::mem::replace(&mut r.checked, true));
+    }
+
+    pub(super) fn is_discovered(&self) -> bool {
+        self.ready.borrow().discovered
+    }
+
     pub(super) fn health_round_done(&self) {
-        // Hosts are checked as they are found: a round over none of them says nothing before discovery has answered.
-        let discovered = self.ready.borrow().discovered;
-        self.ready.send_if_modified(|r| discovered && !std::mem::replace(&mut r.checked, true));
+        self.ready.send_if_modified(|r| !std::mem::replace(&mut r.checked, true));
     }
 
     /// Whether any connection to it was ever made.

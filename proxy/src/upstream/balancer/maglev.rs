@@ -52,14 +52,6 @@ impl Table {
         let slot = hash.checked_rem(self.slots.len() as u64)?;
         Some(self.slots[slot as usize] as usize)
     }
-
-    pub fn len(&self) -> usize {
-        self.slots.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
-    }
 }
 
 fn fill(entries: &mut [Entry], size: u64, most: f64) -> Vec<u32> {

@@ -112,7 +112,8 @@ impl Balancer {
         &self.members
     }
 
-    pub fn load(&self) -> &PriorityLoad {
+    #[cfg(test)]
+    fn load(&self) -> &PriorityLoad {
         &self.whole.load
     }
 

@@ -49,12 +49,4 @@ impl Ring {
         let at = at.checked_rem(self.points.len())?;
         Some(self.points[at].1 as usize)
     }
-
-    pub fn len(&self) -> usize {
-        self.points.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.points.is_empty()
-    }
 }

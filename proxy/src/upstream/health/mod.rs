@@ -64,7 +64,8 @@ pub async fn run(
             tasks.insert(state.address.clone(), (endpoint.clone(), task));
         }
         drop(known);
-        if tasks.is_empty() {
+        // Before discovery has answered, a round over no hosts says nothing.
+        if tasks.is_empty() && shared.is_discovered() {
             shared.health_round_done();
         }
         if changed.changed().await.is_err() {

@@ -58,10 +58,6 @@ impl ConnectionGuard {
         &self.facts
     }
 
-    pub(in crate::upstream) fn host(&self) -> &Rc<Host> {
-        &self.host
-    }
-
     pub(in crate::upstream) fn stats(&self) -> &ClusterStats {
         self.cluster.stats()
     }

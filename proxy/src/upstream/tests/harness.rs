@@ -44,7 +44,7 @@ impl World {
         let stats = Arc::new(stats::Registry::default());
         let shared =
             Shared::new(Arc::new(Live::default()), stats.clone(), Shutdown::default(), Arc::new(Node::default()));
-        let log = access_log::Logger::new(access_log::Writer::start(), Arc::default());
+        let log = access_log::Logger::new(access_log::Writer::start().expect("a writer"), Arc::default());
         let worker = Worker::new(0, 1, shared, log, trace::export::queue().0);
         let registry = Registry::new(1, stats.clone(), None);
         let control = Control::new(registry.clone(), Local::new(crate::clock::Random::seeded(1)));
@@ -171,8 +171,7 @@ impl Origin {
                 let local = local.clone();
                 tokio::task::spawn_local(async move {
                     if http2 {
-                        h2::server::serve(stream.into(), Default::default(), local, Rc::new(answer), Drain::never())
-                            .await;
+                        h2::server::serve(stream.into(), Default::default(), local, &answer, Drain::never()).await;
                     } else {
                         h1::server::serve(stream.into(), Default::default(), local, &answer, Drain::never()).await;
                     }
