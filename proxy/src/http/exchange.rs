@@ -53,6 +53,10 @@ pub struct Exchange {
     /// The stream's idle limit.
     pub idle: Option<Duration>,
     pub trace_state: Option<http::HeaderValue>,
+    /// The span's name, where something gave it one.
+    pub operation: Option<Box<str>>,
+    /// Tells the client the operation (`decorator.propagate`).
+    pub tells_operation: bool,
     /// Held until the retry that is under way is over.
     pub retry_permit: Option<RetryPermit>,
     /// A host port that was stripped for matching and goes back on a CONNECT.
@@ -111,6 +115,8 @@ impl Exchange {
             duration_ends: None,
             idle,
             trace_state: None,
+            operation: None,
+            tells_operation: false,
             retry_permit: None,
             stripped_host: None,
             response_headers: HeaderMap::new(),

@@ -89,6 +89,7 @@ pub fn edit_response(x: &mut Exchange, response: &mut Response<Body>) {
             continue;
         }
         x.info.status = response.status().as_u16();
+        x.info.request_body_bytes = x.upload.as_ref().map_or(0, |u| u.bytes());
         // Formats may name response headers: they see the map as it stands.
         let held = std::mem::take(response.headers_mut());
         let held = std::mem::replace(&mut x.response_headers, held);
@@ -109,6 +110,16 @@ fn own_headers(x: &mut Exchange, response: &mut Response<Body>) {
         && let Some(id) = x.parts.headers.get(X_REQUEST_ID)
     {
         headers.insert(X_REQUEST_ID, id.clone());
+    }
+    if x.tells_operation
+        && let Some(value) = x.operation.as_deref().and_then(|o| HeaderValue::from_str(o).ok())
+    {
+        headers.insert(X_ENVOY_DECORATOR_OPERATION, value);
+    } else if manager.config.tracing.is_some()
+        && let Some(named) = headers.remove(X_ENVOY_DECORATOR_OPERATION)
+    {
+        // The callee's word for what it did.
+        x.operation = named.to_str().ok().map(Box::from).or(x.operation.take());
     }
     if let Some(via) = &manager.config.via {
         append_joined(headers, VIA, via, ", ");

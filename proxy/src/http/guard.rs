@@ -154,7 +154,7 @@ impl HttpBody for Guard {
         let guard = self.get_mut();
         match guard.body.poll_next(cx) {
             Poll::Ready(frame) => {
-                guard.active = guard.clock.coarse();
+                guard.active = guard.clock.now();
                 Poll::Ready(frame)
             }
             Poll::Pending => guard.poll_limits(cx).map(|error| {

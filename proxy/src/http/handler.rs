@@ -5,10 +5,12 @@ use std::rc::Rc;
 use http::header::{HOST, HeaderValue};
 use http::{Request, Response, StatusCode};
 use sidemesh_config::resource::cluster::UnderscoresAction;
+use sidemesh_config::resource::listener::TrafficDirection;
 use sidemesh_config::resource::route::RouteAction;
 
 use super::exchange::Exchange;
 use super::finish::{self, Answer};
+use super::names::X_ENVOY_DECORATOR_OPERATION;
 use super::normalize::Normalized;
 use super::reply::LocalReply;
 use super::request_id::{self, TraceReason};
@@ -186,6 +188,25 @@ fn decide_trace(x: &mut Exchange) {
     if manager.config.request_id_pack_trace_reason {
         request_id::pack(&mut x.parts.headers, reason);
     }
+    name_operation(x);
+}
+
+/// The span's operation: the route's decorator; towards us a caller may name it, from us the callee is told.
+fn name_operation(x: &mut Exchange) {
+    let decorator = x.info.route.as_ref().and_then(|r| r.decorator.clone());
+    if x.info.connection.listener.direction == TrafficDirection::Outbound {
+        if let Some(d) = decorator.as_ref().filter(|d| d.propagate)
+            && let Ok(value) = HeaderValue::from_str(&d.operation)
+        {
+            x.parts.headers.insert(X_ENVOY_DECORATOR_OPERATION, value);
+        }
+        x.operation = decorator.map(|d| Box::from(&*d.operation));
+        return;
+    }
+    let asked = x.parts.headers.remove(X_ENVOY_DECORATOR_OPERATION);
+    let asked = asked.and_then(|v| Some(Box::from(v.to_str().ok().filter(|v| !v.is_empty())?)));
+    x.tells_operation = asked.is_none() && decorator.as_ref().is_some_and(|d| d.propagate);
+    x.operation = asked.or_else(|| decorator.map(|d| Box::from(&*d.operation)));
 }
 
 /// `max_stream_duration` and `grpc-timeout` run from the request's head.

@@ -7,7 +7,6 @@ use sidemesh_config::resource::listener::TrafficDirection;
 use super::Connection;
 use super::exchange::Exchange;
 use super::guard::Limit;
-use super::names::*;
 use crate::body::{Body, End, Error};
 use crate::codec::{Protocol, Rejection};
 use crate::telemetry::flags::ResponseFlags;
@@ -132,14 +131,15 @@ fn span(x: &Exchange) {
     let manager = &x.manager;
     let Some(tracing) = &manager.config.tracing else { return };
     let Some(provider) = &tracing.provider else { return };
-    let inbound = x.info.connection.listener.direction == TrafficDirection::Inbound;
-    let kind = if inbound || !tracing.spawn_upstream_span { Kind::Server } else { Kind::Client };
-    let decorated = x.info.route.as_ref().and_then(|r| r.decorator.as_ref()).map(|d| d.operation.to_string());
-    let asked = x.parts.headers.get(X_ENVOY_DECORATOR_OPERATION).and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let formatted = tracing.operation.as_ref().map(|f| x.format(f));
-    let name = asked.or(decorated).or(formatted).unwrap_or_else(|| {
-        let direction = if inbound { "ingress" } else { "egress" };
-        format!("{direction} {}", x.authority())
+    let kind = match x.info.connection.listener.direction {
+        TrafficDirection::Outbound => Kind::Client,
+        _ => Kind::Server,
+    };
+    let named = x.operation.as_deref().map(str::to_owned);
+    let formatted = || tracing.operation.as_ref().map(|f| x.format(f));
+    let name = named.or_else(formatted).unwrap_or_else(|| match x.info.connection.listener.direction {
+        TrafficDirection::Outbound => format!("egress {}", x.authority()),
+        _ => "ingress".to_owned(),
     });
     let route_tags = x.info.route.as_ref().and_then(|r| r.tracing.as_ref()).map_or(&[][..], |t| &t.custom_tags);
     let context = x.log_context();

@@ -16,6 +16,9 @@ use http_body::{Frame, SizeHint};
 use crate::body::{Body, Error, HttpBody};
 use crate::clock::Clock;
 
+/// What is kept of a body that came before its connection was there.
+const AHEAD_BYTES: usize = 64 * 1024;
+
 /// One request body, shared by its readers.
 pub struct Upload {
     clock: Clock,
@@ -136,6 +139,19 @@ impl Upload {
             }
             std::task::ready!(self.poll_source(cx));
         }
+    }
+
+    /// Takes what has come already, without waiting for a reader: a connection that is still being made should not hold
+    /// the client up.
+    pub fn poll_ahead(&self, cx: &mut Context<'_>) {
+        {
+            let mut state = self.state.borrow_mut();
+            if state.end.is_some() || state.overflowed || !state.kept.is_empty() {
+                return;
+            }
+            state.limit = state.limit.max(AHEAD_BYTES);
+        }
+        let _ = self.poll_source(cx);
     }
 
     /// At most `limit` bytes of what is kept so far.

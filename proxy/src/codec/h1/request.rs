@@ -178,7 +178,11 @@ fn note(
             return Ok(None);
         }
         "keep-alive" | "http2-settings" => return Ok(None),
-        "te" if value.as_bytes() != b"trailers" => return Ok(None),
+        // Other transfer codings are this hop's alone; what says `trailers` is passed on as that.
+        "te" if value.as_bytes() != b"trailers" => {
+            let trailers = head::tokens(value.as_bytes()).any(|t| t.eq_ignore_ascii_case(b"trailers"));
+            return Ok(trailers.then(|| (name, HeaderValue::from_static("trailers"))));
+        }
         "expect" if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
             notes.expect_continue = !settings.proxy_100_continue;
             return Ok(settings.proxy_100_continue.then_some((name, value)));

@@ -3,11 +3,12 @@
 use std::future::poll_fn;
 
 use http::StatusCode;
-use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use sidemesh_config::resource::http_filter::FilterOverride;
 use sidemesh_config::resource::http_filter::buffer::Buffer;
 
 use super::{Exchange, Flow};
+use crate::codec::Protocol;
 use crate::http::reply::LocalReply;
 
 fn limit(own: &Buffer, over: Option<&FilterOverride>) -> u32 {
@@ -35,12 +36,17 @@ pub async fn wait(_own: &Buffer, x: &mut Exchange, _over: Option<&FilterOverride
             }
             Flow::Continue
         }
-        Err(_) => Flow::Answer(too_large()),
+        Err(_) => Flow::Answer(too_large(x)),
     }
 }
 
 /// 413, as every limit on a request's body answers.
-pub fn too_large() -> LocalReply {
-    LocalReply::new(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large", "request.body_too_large")
-        .body("Payload Too Large")
+pub fn too_large(x: &Exchange) -> LocalReply {
+    let reply = LocalReply::new(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large", "request.body_too_large")
+        .body("Payload Too Large");
+    // What is left of the body would have to be read before the next request.
+    match x.protocol {
+        Protocol::Http2 => reply,
+        _ => reply.header(CONNECTION, HeaderValue::from_static("close")),
+    }
 }

@@ -124,7 +124,7 @@ async fn take_body(x: &Exchange, wanted: &RequestBody) -> Result<(), LocalReply>
     }
     upload.keep(wanted.max_request_bytes as usize);
     match poll_fn(|cx| upload.poll_fill(cx)).await {
-        Err(crate::body::Error::TooLarge(_)) if !wanted.allow_partial_message => Err(buffer::too_large()),
+        Err(crate::body::Error::TooLarge(_)) if !wanted.allow_partial_message => Err(buffer::too_large(x)),
         _ => Ok(()),
     }
 }

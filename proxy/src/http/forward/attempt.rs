@@ -44,7 +44,15 @@ pub async fn run(x: &Exchange, plan: &Plan, host: &Rc<Host>, info: &AttemptInfo)
     poll_fn(|cx| match request.as_mut().poll(cx) {
         Poll::Ready(Ok(response)) => Poll::Ready(Outcome::Response(response)),
         Poll::Ready(Err(error)) => Poll::Ready(Outcome::Failed(error)),
-        Poll::Pending => waiting.poll(x, plan, cx).map(Outcome::Limit),
+        Poll::Pending => {
+            if let Some(upload) = &x.upload
+                && info.sent_start.get().is_none()
+                && x.upgrade.is_none()
+            {
+                upload.poll_ahead(cx);
+            }
+            waiting.poll(x, plan, cx).map(Outcome::Limit)
+        }
     })
     .await
 }
@@ -88,7 +96,7 @@ pub struct Waiting {
 
 impl Waiting {
     pub fn new(x: &Exchange, _plan: &Plan) -> Self {
-        Waiting { sleep: None, started: x.manager.worker.local.clock.coarse() }
+        Waiting { sleep: None, started: x.now() }
     }
 
     pub fn poll(&mut self, x: &Exchange, plan: &Plan, cx: &mut Context<'_>) -> Poll<Limit> {

@@ -35,7 +35,7 @@ pub fn finish(x: &mut Exchange, forward: &Forward, plan: &Plan) {
 pub fn for_attempt(x: &mut Exchange, forward: &Forward, plan: &Plan, host: &Rc<Host>) {
     let attempts = x.info.upstream.attempts;
     if attempts > 1 {
-        let elapsed = x.manager.worker.local.clock.coarse().saturating_duration_since(x.info.start);
+        let elapsed = x.now().saturating_duration_since(x.info.start);
         plan.timeouts.announce(x, elapsed);
     }
     if x.info.vhost.as_ref().is_some_and(|v| v.include_request_attempt_count) {
