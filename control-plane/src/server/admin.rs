@@ -288,6 +288,11 @@ impl Watcher {
         if commit.revision <= self.sent {
             return true;
         }
+        if commit.revision > self.sent + 1 {
+            let text = format!("changes after revision {} are not known: list again and watch from there", self.sent);
+            let _receiver_gone = self.sender.send(Err(Status::out_of_range(text))).await;
+            return false;
+        }
         self.sent = commit.revision;
         for change in &commit.changes {
             let Some(key) = Key::from_raw(&change.key).filter(|key| self.scope.holds(key)) else { continue };

@@ -101,6 +101,16 @@ impl World {
     }
 
     fn apply(&mut self, commit: &Commit) {
+        if commit.revision <= self.model.revision {
+            return;
+        }
+        if commit.revision > self.model.revision + 1 {
+            // A write was not announced (see `Store::begin`): read everything.
+            match self.reload() {
+                Ok(()) => return,
+                Err(e) => tracing::error!("{e}"),
+            }
+        }
         for change in &commit.changes {
             if let Some(line) = take_in(&mut self.model, &change.key, change.now.as_deref()) {
                 tracing::error!("stored object left out: {line}");

@@ -88,7 +88,7 @@ pub enum StoreError {
     Unusable { path: String, reason: String },
     #[error("store {path}: no space left on the disk; nothing was written: free some space and try again")]
     DiskFull { path: String },
-    #[error("store {path}: {reason}; the control plane must be restarted before it can write again")]
+    #[error("store {path}: {reason}; nothing was written: the next write opens the file again")]
     Failed { path: String, reason: String },
     #[error("{key}: somebody else changed it meanwhile (now at revision {actual}, expected {expected}); read it again")]
     Conflict { key: RawKey, expected: u64, actual: u64 },

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -43,13 +43,22 @@ struct HistoryRecord {
 
 /// The store. Writes block on the disk: call them off the runtime's threads.
 pub struct Store {
-    db: Database,
+    /// `None`: it failed and could not be opened again yet.
+    db: RwLock<Option<Database>>,
     path: PathBuf,
-    /// Serialises writers and holds what watchers need; readers go to the database.
+    /// Held for the length of a write: one at a time.
+    writer: Mutex<Writer>,
+    /// Held for moments; never while the disk works.
     recent: Mutex<Recent>,
     announce: broadcast::Sender<Arc<Commit>>,
     /// Held for as long as the store is open; the kernel lets go of it when the process dies.
     _lock: File,
+}
+
+#[derive(Default)]
+struct Writer {
+    /// A write failed: redb wants the file opened again before the next.
+    broken: bool,
 }
 
 struct Recent {
@@ -62,27 +71,13 @@ struct Recent {
 impl Store {
     /// Opens the file, making it when it is absent.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
-        let name = path.display().to_string();
         let lock = lock(path)?;
         verify::verify(path)?;
-        let db = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|e| match e {
-            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Locked { path: name.clone() },
-            redb::DatabaseError::Storage(redb::StorageError::Io(e)) if is_full(&e) => {
-                StoreError::DiskFull { path: name.clone() }
-            }
-            redb::DatabaseError::Storage(redb::StorageError::Io(e)) => {
-                StoreError::Unusable { path: name.clone(), reason: e.to_string() }
-            }
-            other => StoreError::Corrupt { path: name.clone(), reason: other.to_string() },
-        })?;
-        let revision = prepare(&db).map_err(|e| failed(path, &e))?;
-        if revision.1 != FORMAT_VERSION {
-            let reason = format!("it has format {}, this program reads {FORMAT_VERSION}", revision.1);
-            return Err(StoreError::Corrupt { path: name, reason });
-        }
-        let recent = Recent { revision: revision.0, commits: VecDeque::new(), since: revision.0 };
+        let (db, revision) = open(path)?;
+        let recent = Recent { revision, commits: VecDeque::new(), since: revision };
         let (announce, _) = broadcast::channel(WATCH_QUEUE);
-        Ok(Store { db, path: path.to_owned(), recent: Mutex::new(recent), announce, _lock: lock })
+        let (db, path) = (RwLock::new(Some(db)), path.to_owned());
+        Ok(Store { db, path, writer: Mutex::default(), recent: Mutex::new(recent), announce, _lock: lock })
     }
 
     /// The revision of the last acknowledged write.
@@ -139,21 +134,21 @@ impl Store {
 
     /// Writes all or nothing. Returns after the disk has it.
     pub fn commit(&self, writes: Vec<Write>, actor: &str) -> Result<Arc<Commit>, StoreError> {
-        let mut recent = self.recent();
-        let revision = recent.revision + 1;
+        let mut writer = self.begin()?;
+        let revision = self.revision() + 1;
         let at = SystemTime::now();
-        let txn = self.db.begin_write().map_err(|e| self.failed(&e.into()))?;
-        let mut changes = Vec::with_capacity(writes.len());
-        for write in writes {
-            changes.push(self.put(&txn, write, revision, at, actor)?);
-        }
-        {
+        let changes = self.transact(&mut writer, |txn| {
+            let mut changes = Vec::with_capacity(writes.len());
+            for write in writes {
+                changes.push(self.put(txn, write, revision, at, actor)?);
+            }
             let mut meta = txn.open_table(META).map_err(|e| self.failed(&e.into()))?;
             meta.insert(REVISION, revision).map_err(|e| self.failed(&e.into()))?;
-        }
-        txn.commit().map_err(|e| self.failed(&e.into()))?;
+            Ok(changes)
+        })?;
 
         let commit = Arc::new(Commit { revision, at, changes });
+        let mut recent = self.recent();
         recent.revision = revision;
         if recent.commits.len() == WATCH_QUEUE
             && let Some(oldest) = recent.commits.pop_front()
@@ -164,6 +159,48 @@ impl Store {
         // No receiver is no error; sent under the lock so that watchers see revisions in order.
         let _receivers = self.announce.send(commit.clone());
         Ok(commit)
+    }
+
+    /// Waits for the turn to write; after a failed write, opens the file again first.
+    fn begin(&self) -> Result<MutexGuard<'_, Writer>, StoreError> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if writer.broken {
+            let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+            // Closed before it is opened: redb locks the file.
+            *db = None;
+            let (fresh, revision) = open(&self.path)?;
+            *db = Some(fresh);
+            writer.broken = false;
+            let mut recent = self.recent();
+            if recent.revision != revision {
+                // The failed write had reached the disk after all. Watchers see the gap in the revisions.
+                recent.revision = revision;
+                recent.since = revision;
+                recent.commits.clear();
+            }
+        }
+        Ok(writer)
+    }
+
+    fn transact<T>(
+        &self,
+        writer: &mut Writer,
+        work: impl FnOnce(&redb::WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        let db = db.as_ref().ok_or_else(|| self.closed())?;
+        let result = db.begin_write().map_err(|e| self.failed(&e.into())).and_then(|txn| {
+            let value = work(&txn)?;
+            txn.commit().map_err(|e| self.failed(&e.into()))?;
+            Ok(value)
+        });
+        writer.broken |= result.as_ref().is_err_and(StoreError::is_storage);
+        result
+    }
+
+    fn closed(&self) -> StoreError {
+        let reason = "it failed and could not be opened again".to_owned();
+        StoreError::Failed { path: self.path.display().to_string(), reason }
     }
 
     /// Changes after `from`, then all later ones through the receiver, without a gap.
@@ -183,40 +220,32 @@ impl Store {
 
     /// Notes that a token was used. False: it was used before. Forgets the ids of tokens that have expired.
     pub fn use_token(&self, id: &str, expires_unix_s: u64, now_unix_s: u64) -> Result<bool, StoreError> {
-        let _writers = self.recent();
+        let mut writer = self.begin()?;
         let wrap = |e: redb::Error| self.failed(&e);
-        let txn = self.db.begin_write().map_err(|e| wrap(e.into()))?;
-        let fresh = {
+        self.transact(&mut writer, |txn| {
             let mut table = txn.open_table(USED_TOKENS).map_err(|e| wrap(e.into()))?;
             table.retain(|_, expires| expires >= now_unix_s).map_err(|e| wrap(e.into()))?;
-            table.insert(id, expires_unix_s).map_err(|e| wrap(e.into()))?.is_none()
-        };
-        txn.commit().map_err(|e| wrap(e.into()))?;
-        Ok(fresh)
+            Ok(table.insert(id, expires_unix_s).map_err(|e| wrap(e.into()))?.is_none())
+        })
     }
 
     /// Notes that a token belongs to one node from now on. False: it was used before, by another.
     pub fn bind_token(&self, id: &str, node: &str, expires_unix_s: u64) -> Result<bool, StoreError> {
-        let _writers = self.recent();
+        let mut writer = self.begin()?;
         let wrap = |e: redb::Error| self.failed(&e);
-        let txn = self.db.begin_write().map_err(|e| wrap(e.into()))?;
-        let bound = {
+        self.transact(&mut writer, |txn| {
             let mut table = txn.open_table(NODE_TOKENS).map_err(|e| wrap(e.into()))?;
             let owner = table.get(id).map_err(|e| wrap(e.into()))?.map(|guard| guard.value().to_owned());
-            match owner {
-                Some(owner) => owner == node,
-                None => {
-                    let mut used = txn.open_table(USED_TOKENS).map_err(|e| wrap(e.into()))?;
-                    let fresh = used.insert(id, expires_unix_s).map_err(|e| wrap(e.into()))?.is_none();
-                    if fresh {
-                        table.insert(id, node).map_err(|e| wrap(e.into()))?;
-                    }
-                    fresh
-                }
+            if let Some(owner) = owner {
+                return Ok(owner == node);
             }
-        };
-        txn.commit().map_err(|e| wrap(e.into()))?;
-        Ok(bound)
+            let mut used = txn.open_table(USED_TOKENS).map_err(|e| wrap(e.into()))?;
+            let fresh = used.insert(id, expires_unix_s).map_err(|e| wrap(e.into()))?.is_none();
+            if fresh {
+                table.insert(id, node).map_err(|e| wrap(e.into()))?;
+            }
+            Ok(fresh)
+        })
     }
 
     /// Is this token bound to this node already?
@@ -264,7 +293,9 @@ impl Store {
     }
 
     fn read<T>(&self, work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        let txn = self.db.begin_read().map_err(|e| self.failed(&e.into()))?;
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        let db = db.as_ref().ok_or_else(|| self.closed())?;
+        let txn = db.begin_read().map_err(|e| self.failed(&e.into()))?;
         work(&txn).map_err(|e| self.failed(&e))
     }
 
@@ -305,6 +336,27 @@ fn lock(path: &Path) -> Result<File, StoreError> {
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: name }),
         Err(TryLockError::Error(e)) => Err(unusable(e)),
     }
+}
+
+/// Opens the file and makes its tables; with the revision that it is at.
+fn open(path: &Path) -> Result<(Database, u64), StoreError> {
+    let name = path.display().to_string();
+    let db = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|e| match e {
+        redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Locked { path: name.clone() },
+        redb::DatabaseError::Storage(redb::StorageError::Io(e)) if is_full(&e) => {
+            StoreError::DiskFull { path: name.clone() }
+        }
+        redb::DatabaseError::Storage(redb::StorageError::Io(e)) => {
+            StoreError::Unusable { path: name.clone(), reason: e.to_string() }
+        }
+        other => StoreError::Corrupt { path: name.clone(), reason: other.to_string() },
+    })?;
+    let (revision, format) = prepare(&db).map_err(|e| failed(path, &e))?;
+    if format != FORMAT_VERSION {
+        let reason = format!("it has format {format}, this program reads {FORMAT_VERSION}");
+        return Err(StoreError::Corrupt { path: name, reason });
+    }
+    Ok((db, revision))
 }
 
 fn prepare(db: &Database) -> Result<(u64, u64), redb::Error> {

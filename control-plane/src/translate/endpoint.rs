@@ -50,6 +50,5 @@ fn lb_endpoint(from: &Endpoint) -> endpoint::LbEndpoint {
         health_status: core::HealthStatus::Healthy.into(),
         load_balancing_weight: wire::u32_value(1),
         metadata: (!filter_metadata.is_empty()).then(|| core::Metadata { filter_metadata, ..Default::default() }),
-        ..Default::default()
     }
 }
