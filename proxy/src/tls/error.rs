@@ -101,6 +101,7 @@ fn certificate_reason(why: &CertificateError) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "unsupported certificate purpose"
         }
+        CertificateError::Other(rule) => return rule.0.to_string(),
         other => return other.to_string(),
     };
     format!("X509_verify_cert: certificate verification error: {known}")

@@ -95,21 +95,6 @@ impl PeerInfo {
         }
     }
 
-    /// Of a connection that never was: for tests of those who read it.
-    #[cfg(test)]
-    pub(crate) fn of_chain(chain: Vec<CertificateDer<'static>>) -> Self {
-        PeerInfo {
-            version: Some(ProtocolVersion::TLSv1_3),
-            cipher: "TLS_AES_128_GCM_SHA256",
-            server_name: None,
-            alpn: None,
-            validated: !chain.is_empty(),
-            chain: chain.into(),
-            local: None,
-            leaf: OnceLock::new(),
-        }
-    }
-
     fn peer(&self) -> Option<&Certificate> {
         let der = self.chain.first()?;
         Some(self.leaf.get_or_init(|| Box::new(Certificate::parse(der).unwrap_or_default())))
