@@ -31,7 +31,7 @@ impl Service for Product {
         };
         self.served.fetch_add(1, Relaxed);
         if self.failing.load(Relaxed) {
-            return (StatusCode::INTERNAL_SERVER_ERROR, json!({"error": "told to fail", "instance": self.instance}));
+            return (StatusCode::SERVICE_UNAVAILABLE, json!({"error": "told to fail", "instance": self.instance}));
         }
         (StatusCode::OK, json!({"name": name, "price": 42, "version": self.version, "instance": self.instance}))
     }

@@ -29,7 +29,8 @@ pub const IDEMPOTENT_METHODS: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "P
 pub const CONSECUTIVE_5XX: u32 = 5;
 pub const EJECTION_INTERVAL: Duration = Duration::from_secs(10);
 pub const BASE_EJECTION_TIME: Duration = Duration::from_secs(30);
-pub const MAX_EJECTION_PERCENT: u32 = 50;
+/// A host is ejected while the share that is out stays below this: half of them, and one of two.
+pub const MAX_EJECTION_PERCENT: u32 = 51;
 /// Below this share of healthy endpoints all are used again.
 pub const PANIC_THRESHOLD_PERCENT: u32 = 50;
 

@@ -12,6 +12,9 @@ use super::schedule::{renewal_delay, retry_delay};
 use super::{Error, Svid, SvidStore, request};
 use crate::clock::Random;
 
+/// Between two certificates there is at least this, whatever their dates say.
+const RENEWAL_PAUSE: Duration = Duration::from_millis(500);
+
 /// What the agent knows, for readiness, `/certs` and the registration.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
@@ -53,7 +56,8 @@ impl Agent {
             let svid = self.status.borrow().svid.clone();
             let wait = match &svid {
                 Some(svid) if failures == 0 => {
-                    renewal_delay(svid.not_before, svid.not_after, SystemTime::now(), self.random.fraction())
+                    renewal_delay(svid.issued, svid.not_after, SystemTime::now(), self.random.fraction())
+                        .max(RENEWAL_PAUSE)
                 }
                 _ if failures == 0 => Duration::ZERO,
                 _ => retry_delay(failures, self.random.fraction()),

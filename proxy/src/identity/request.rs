@@ -55,7 +55,8 @@ fn accept(answer: SignCertificateResponse, key_pem: String) -> Result<Svid, Erro
         key_pem,
         bundle_pem: answer.trust_bundle_pem,
         renewal_token: answer.renewal_token,
-        not_before: answer.not_before.as_ref().and_then(moment).ok_or_else(|| missing("not_before"))?,
+        // The certificate is dated back for clocks that differ; its life, which is renewed at half, begins now.
+        issued: now,
         not_after: answer.not_after.as_ref().and_then(moment).filter(|t| *t > now).ok_or_else(|| {
             Error::BadAnswer("it is out of date on this machine's clock: set the clocks of both machines".to_owned())
         })?,

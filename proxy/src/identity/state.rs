@@ -23,7 +23,8 @@ pub struct Svid {
     pub key_pem: String,
     pub bundle_pem: String,
     pub renewal_token: String,
-    pub not_before: SystemTime,
+    /// When this proxy got it.
+    pub issued: SystemTime,
     pub not_after: SystemTime,
 }
 
@@ -86,7 +87,7 @@ impl SvidStore {
             key_pem: field("key")?,
             bundle_pem: field("bundle")?,
             renewal_token: field("renewal_token")?,
-            not_before: moment("not_before")?,
+            issued: moment("issued")?,
             not_after: moment("not_after")?,
         }))
     }
@@ -96,7 +97,7 @@ impl SvidStore {
         let seconds = |t: SystemTime| t.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let value = json!({
             "spiffe_id": svid.spiffe_id, "chain": svid.chain_pem, "key": svid.key_pem, "bundle": svid.bundle_pem,
-            "renewal_token": svid.renewal_token, "not_before": seconds(svid.not_before), "not_after": seconds(svid.not_after),
+            "renewal_token": svid.renewal_token, "issued": seconds(svid.issued), "not_after": seconds(svid.not_after),
         });
         let temporary = self.path.with_extension("new");
         let write = || {

@@ -18,7 +18,7 @@ fn svid() -> Svid {
         key_pem: "key".to_owned(),
         bundle_pem: "bundle".to_owned(),
         renewal_token: "token".to_owned(),
-        not_before: at(1000),
+        issued: at(1000),
         not_after: at(2000),
     }
 }

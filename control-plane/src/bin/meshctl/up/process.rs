@@ -63,9 +63,19 @@ impl Process {
         let _ = self.child.wait().await;
     }
 
-    /// SIGTERM, and SIGKILL when that takes too long.
-    pub async fn stop(mut self) {
+    /// Asks it to end.
+    pub fn terminate(&self) {
         self.signal(Signal::SIGTERM);
+    }
+
+    /// SIGTERM, and SIGKILL when that takes too long.
+    pub async fn stop(self) {
+        self.terminate();
+        self.ended().await;
+    }
+
+    /// Waits for the end that was asked for; SIGKILL when that takes too long.
+    pub async fn ended(mut self) {
         if tokio::time::timeout(PATIENCE, self.child.wait()).await.is_err() {
             self.kill().await;
         }

@@ -173,8 +173,12 @@ impl World {
 
     /// Ends everything: sidecars and services first, the control plane last.
     pub async fn stop(mut self) {
+        // All drain at the same time.
+        for process in &self.others {
+            process.terminate();
+        }
         for process in self.others.drain(..).rev() {
-            process.stop().await;
+            process.ended().await;
         }
         if let Some(process) = self.control_plane.take() {
             process.stop().await;
