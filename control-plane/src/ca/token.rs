@@ -13,7 +13,7 @@ use super::CLOCK_SKEW;
 /// `meshctl token create` by default.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 pub const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Accepted after the end, for clocks that differ.
+/// Accepted after the end, for clocks that differ; at most a tenth of the lifetime.
 const GRACE: Duration = Duration::from_secs(60);
 const MAX_BYTES: usize = 4096;
 
@@ -108,7 +108,8 @@ impl Tokens {
     pub fn verify(&self, purpose: Use, token: &str, now: SystemTime) -> Result<Claims, TokenError> {
         let claims = self.verify_origin(purpose, token)?;
         let now_s = unix_s(now);
-        if now_s > claims.expires_unix_s + GRACE.as_secs() {
+        let lifetime = claims.expires_unix_s.saturating_sub(claims.issued_unix_s);
+        if now_s > claims.expires_unix_s + GRACE.as_secs().min(lifetime / 10) {
             return Err(TokenError::Expired { ago_s: now_s - claims.expires_unix_s });
         }
         if now_s + CLOCK_SKEW.as_secs() < claims.issued_unix_s {

@@ -104,6 +104,10 @@ impl Bootstrap {
         } else {
             yaml(text).map_err(|reason| BootstrapError::Syntax { file: file(), reason })?
         };
+        if value.as_object().is_some_and(serde_json::Map::is_empty) {
+            let reason = "it is empty: give at least `static_resources` or `dynamic_resources`".to_owned();
+            return Err(BootstrapError::Syntax { file: file(), reason });
+        }
         let bytes = json::to_bytes(&wire_bootstrap::Bootstrap::full_name(), &value)
             .map_err(|error| BootstrapError::Json { file: file(), error })?;
         Bootstrap::decode(&bytes).map_err(|rejection| BootstrapError::Rejected { file: file(), rejection })

@@ -78,7 +78,9 @@ fn flattens_runtime_layers() {
 fn reads_json_and_an_empty_file() {
     let read = Bootstrap::parse(r#"{"node": {"id": "a"}}"#, "b.json").expect("valid");
     assert_eq!(&*read.node.id, "a");
-    assert!(Bootstrap::parse("", "b.yaml").expect("valid").admin.is_none());
+    assert!(Bootstrap::parse("node: {id: a}", "b.yaml").expect("valid").admin.is_none());
+    let empty = Bootstrap::parse("", "b.yaml").expect_err("must fail").to_string();
+    assert!(empty.contains("b.yaml: it is empty"), "{empty}");
 }
 
 #[test]

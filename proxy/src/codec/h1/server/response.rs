@@ -150,7 +150,13 @@ impl Pump<'_> {
         loop {
             let more = match self.gather(cx) {
                 Ok(more) => more,
-                Err(error) => return Poll::Ready(Err(Failure::Body(error))),
+                Err(error) => {
+                    // What came before the failure is the client's; as much as the socket takes at once.
+                    let mut conn = self.conn.borrow_mut();
+                    let conn = &mut *conn;
+                    let _flushed_or_not = conn.out.poll_flush(&mut conn.io, cx);
+                    return Poll::Ready(Err(Failure::Body(error)));
+                }
             };
             let mut conn = self.conn.borrow_mut();
             let conn = &mut *conn;
