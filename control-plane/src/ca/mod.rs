@@ -4,8 +4,8 @@
 //! their own keys; only requests come here. What identity a certificate gets is decided by the token, never by the
 //! request. (SPIFFE X.509-SVID, RFC 2986, RFC 5280.)
 //!
-//! Clocks: certificates and tokens are valid from five minutes before now, so a workload whose clock is that much
-//! behind accepts them; tokens are accepted up to one minute after their end.
+//! Clocks: certificates and tokens are valid from five minutes before now (certificates that live for less than twenty
+//! minutes: a quarter of that), so a workload whose clock is that much behind accepts them; tokens are accepted up to one minute after their end.
 
 mod files;
 mod request;
@@ -161,7 +161,8 @@ impl Ca {
     ) -> Result<Signed, CaError> {
         let ttl = ttl.unwrap_or(self.leaf_ttl).min(self.leaf_ttl).max(MIN_LEAF_TTL);
         let now = SystemTime::now();
-        let (not_before, not_after) = (now - CLOCK_SKEW, now + ttl);
+        // A short life must not lie mostly in the past: clients renew at half of what they read here.
+        let (not_before, not_after) = (now - CLOCK_SKEW.min(ttl / 4), now + ttl);
         let uri = spiffe_id.clone().try_into().map_err(sign_error)?;
         sans.insert(0, SanType::URI(uri));
         let mut params = CertificateParams::default();
