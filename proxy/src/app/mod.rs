@@ -6,10 +6,12 @@
 
 mod args;
 mod bootstrap;
+mod channels;
 mod gauges;
 mod grpc;
 mod install;
 mod lifecycle;
+mod logs;
 mod mesh;
 mod spans;
 mod workers;
@@ -18,7 +20,7 @@ use std::cell::{Cell, RefCell};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use sidemesh_config::value::Address;
@@ -32,7 +34,7 @@ use crate::codec::Local;
 use crate::downstream::Sockets;
 use crate::live::Live;
 use crate::shutdown::Shutdown;
-use crate::telemetry::access_log::Writer;
+use crate::telemetry::access_log::{self, Writer};
 use crate::telemetry::stats::{Registry, Scope};
 use crate::telemetry::trace::export;
 use crate::upstream;
@@ -49,6 +51,9 @@ enum Error {
     #[error("{0}")]
     Start(String),
 }
+
+/// How long the collectors may take with the last spans.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -130,6 +135,7 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
     let count = args.workers();
     let writer = Writer::start().map_err(|e| Error::Start(format!("cannot start the access log thread: {e}")))?;
     let (spans, span_queue) = export::queue();
+    let (records, record_queue) = access_log::queue();
     let zone = loaded.bootstrap.cluster_manager.local_cluster_name.clone();
     let zone = zone.map(|cluster| upstream::LocalZone { cluster, locality: loaded.node.locality.clone() });
     let clusters = upstream::Registry::new(count, shared.stats.clone(), zone);
@@ -138,6 +144,7 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
         shared: shared.clone(),
         upstream: clusters.clone(),
         writer: writer.clone(),
+        records,
         spans,
         drain_time: args.drain_time(),
     };
@@ -173,12 +180,16 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
     };
     start_admin(handle)?;
     gauges::start(&shared, started, count);
-    spans::start(span_queue, &shared, &bootstrap, connect.clone());
+    let spans = spans::start(span_queue, &shared, &bootstrap, connect.clone());
+    let logs = logs::start(record_queue, &shared, loaded.wire, connect.clone());
     let member = mesh::start(args, &bootstrap, &shared, &manager, &connect)?;
     tokio::task::spawn_local(manager.run());
     let process =
         lifecycle::Process { shared, workers, sockets, closed, writer, drain_time: args.drain_time(), member };
-    lifecycle::run(process).await
+    lifecycle::run(process).await?;
+    // The workers are gone, and with them the queues' senders: what is left goes out, each within its time.
+    let _ = tokio::join!(tokio::time::timeout(LAST_SPANS, spans), logs);
+    Ok(())
 }
 
 fn start_admin(handle: admin::Handle) -> Result<(), Error> {

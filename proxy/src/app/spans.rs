@@ -1,7 +1,5 @@
 //! Spans to their collectors: OTLP over the gRPC channels of [`super::grpc`].
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +8,11 @@ use http::uri::PathAndQuery;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use sidemesh_config::bootstrap::{Bootstrap, RuntimeOrigin};
 use sidemesh_config::resource::http_connection_manager::OpenTelemetryProvider;
-use sidemesh_config::value::{GrpcService, Name, RuntimeValue};
-use tonic::transport::Channel;
+use sidemesh_config::value::RuntimeValue;
+use tokio::task::JoinHandle;
 use tonic_prost::ProstCodec;
 
+use super::channels::{Channels, call};
 use crate::telemetry::stats::Scope;
 use crate::telemetry::trace::export::{self, Collector, SpanQueue, TraceStats};
 use crate::worker::Shared;
@@ -25,22 +24,7 @@ const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Expor
 const FLUSH_KEY: &str = "tracing.opentelemetry.flush_interval_ms";
 const DEFAULT_FLUSH_MS: f64 = 5000.0;
 
-struct Grpc {
-    connect: Rc<Connect>,
-    /// By cluster; a channel reconnects by itself.
-    channels: RefCell<HashMap<Name, Channel>>,
-}
-
-impl Grpc {
-    fn channel(&self, service: &GrpcService) -> Result<Channel, String> {
-        if let Some(channel) = self.channels.borrow().get(&service.cluster) {
-            return Ok(channel.clone());
-        }
-        let channel = (self.connect)(service)?;
-        self.channels.borrow_mut().insert(service.cluster.clone(), channel.clone());
-        Ok(channel)
-    }
-}
+struct Grpc(Channels);
 
 impl Collector for Grpc {
     async fn export(
@@ -49,27 +33,20 @@ impl Collector for Grpc {
         request: ExportTraceServiceRequest,
     ) -> Result<(), String> {
         let service = provider.service.as_ref().ok_or("the provider has no grpc_service")?;
-        let mut client = tonic::client::Grpc::new(self.channel(service)?);
+        let mut client = tonic::client::Grpc::new(self.0.to(service)?);
         client.ready().await.map_err(|e| e.to_string())?;
-        let mut request = tonic::Request::new(request);
+        let mut request = call(service, request);
         request.set_timeout(service.timeout.unwrap_or(DEFAULT_TIMEOUT));
-        for (name, value) in &service.initial_metadata {
-            let key = tonic::metadata::MetadataKey::from_bytes(name.as_str().as_bytes());
-            if let (Ok(key), Ok(value)) = (key, value.parse()) {
-                request.metadata_mut().insert(key, value);
-            }
-        }
         let codec: ProstCodec<ExportTraceServiceRequest, ExportTraceServiceResponse> = ProstCodec::default();
         let path = PathAndQuery::from_static(EXPORT);
         client.unary(request, path, codec).await.map(drop).map_err(|status| status.to_string())
     }
 }
 
-pub(super) fn start(queue: SpanQueue, shared: &Shared, bootstrap: &Bootstrap, connect: Rc<Connect>) {
+pub(super) fn start(queue: SpanQueue, shared: &Shared, bootstrap: &Bootstrap, connect: Rc<Connect>) -> JoinHandle<()> {
     let stats: Arc<TraceStats> = shared.stats.shard(Scope::Fixed("tracing.opentelemetry"));
     let flush = Duration::from_millis(flush_ms(bootstrap).max(1.0) as u64);
-    let collector = Grpc { connect, channels: RefCell::default() };
-    tokio::task::spawn_local(export::run(queue, collector, flush, stats));
+    tokio::task::spawn_local(export::run(queue, Grpc(Channels::new(connect)), flush, stats))
 }
 
 /// Read once: the bootstrap's static layers alone.

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::Error;
 use crate::downstream::Listeners;
-use crate::telemetry::access_log::{FLUSH_INTERVAL, Logger, Writer};
+use crate::telemetry::access_log::{FLUSH_INTERVAL, Logger, RecordSender, Writer};
 use crate::telemetry::stats::Scope;
 use crate::telemetry::trace::export::SpanSender;
 use crate::upstream::{self, Upstream};
@@ -32,6 +32,7 @@ pub struct Equipment {
     pub shared: Shared,
     pub upstream: Arc<upstream::Registry>,
     pub writer: Writer,
+    pub records: RecordSender,
     pub spans: SpanSender,
     pub drain_time: Duration,
 }
@@ -100,8 +101,8 @@ fn run(index: usize, count: usize, equipment: Equipment, commands: mpsc::Unbound
 }
 
 async fn serve(index: usize, count: usize, equipment: Equipment, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let Equipment { shared, upstream, writer, spans, drain_time } = equipment;
-    let log = Logger::new(writer, shared.stats.shard(Scope::Fixed("access_log")));
+    let Equipment { shared, upstream, writer, records, spans, drain_time } = equipment;
+    let log = Logger::with_services(writer, shared.stats.shard(Scope::Fixed("access_log")), records);
     let worker = Worker::new(index, count, shared, log.clone(), spans);
     let upstream = Upstream::new(worker.clone(), upstream);
     let listeners = Listeners::new(worker, upstream, drain_time);

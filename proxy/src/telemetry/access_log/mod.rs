@@ -2,10 +2,17 @@
 //!
 //! A worker appends lines to a buffer per file and hands whole buffers over a bounded queue, so that a slow disk never
 //! holds a request up. A full queue drops the buffer and counts it (`access_log.lines_dropped`): the bound is
-//! [`writer::QUEUED_BUFFERS`] buffers.
+//! [`writer::QUEUED_BUFFERS`] buffers. Logs that go to a service (gRPC, OpenTelemetry) are records in a queue of their own,
+//! sent by the control thread: see [`export`].
 
+mod entry;
+pub mod export;
 mod filter;
 mod line;
+mod otlp;
+mod record;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -18,6 +25,7 @@ use sidemesh_config::resource::access_log::{AccessLog, AccessLogSink, LogFormat}
 use sidemesh_config::value::Runtime;
 
 pub use filter::admits;
+pub use record::{QUEUED_RECORDS, Record, RecordQueue, RecordSender, queue};
 pub use writer::{FLUSH_INTERVAL, Target, Writer};
 
 use super::stream_info::LogContext;
@@ -29,12 +37,16 @@ stats_group! {
         lines_written: Counter,
         lines_dropped: Counter,
         flushed_by_timer: Counter,
+        /// Records for log services that found no room in their queue.
+        records_dropped: Counter,
     }
 }
 
 /// A worker's side of all access logs.
 pub struct Logger {
     writer: Writer,
+    /// `None`: nobody sends to log services.
+    records: Option<RecordSender>,
     stats: Arc<AccessLogStats>,
     buffers: RefCell<Vec<(Target, Vec<u8>)>>,
 }
@@ -43,8 +55,14 @@ pub struct Logger {
 const FLUSH_BYTES: usize = 32 * 1024;
 
 impl Logger {
+    /// Without log services: records for them are dropped and counted.
     pub fn new(writer: Writer, stats: Arc<AccessLogStats>) -> Rc<Self> {
-        Rc::new(Logger { writer, stats, buffers: RefCell::default() })
+        Rc::new(Logger { writer, records: None, stats, buffers: RefCell::default() })
+    }
+
+    /// With log services behind `records`.
+    pub fn with_services(writer: Writer, stats: Arc<AccessLogStats>, records: RecordSender) -> Rc<Self> {
+        Rc::new(Logger { writer, records: Some(records), stats, buffers: RefCell::default() })
     }
 
     /// Writes the request to each log whose filter admits it. `random` feeds runtime filters.
@@ -57,8 +75,15 @@ impl Logger {
                 AccessLogSink::File { path, format } => self.append(&Target::File(path.clone()), format, ctx),
                 AccessLogSink::Stdout(format) => self.append(&Target::Stdout, format, ctx),
                 AccessLogSink::Stderr(format) => self.append(&Target::Stderr, format, ctx),
-                AccessLogSink::Grpc(_) | AccessLogSink::OpenTelemetry(_) => {}
+                AccessLogSink::Grpc(log) => self.send(Record::grpc(log, ctx)),
+                AccessLogSink::OpenTelemetry(log) => self.send(Record::open_telemetry(log, ctx)),
             }
+        }
+    }
+
+    fn send(&self, record: Record) {
+        if !self.records.as_ref().is_some_and(|r| r.send(record)) {
+            self.stats.records_dropped.inc();
         }
     }
 

@@ -172,7 +172,7 @@ fn open_telemetry(
         service,
         flush_interval,
         buffer_bytes,
-        resource_attributes: key_values(&config.resource_attributes).within("resource_attributes")?,
+        resource_attributes: key_values(&config.resource_attributes).and_then(plain).within("resource_attributes")?,
         body: body.transpose()?,
         attributes: key_values(&config.attributes).within("attributes")?,
         disable_builtin_labels: config.disable_builtin_labels,
@@ -190,6 +190,25 @@ fn key_values(list: &Option<otel::KeyValueList>) -> Result<Vec<(Name, JsonFormat
         Ok((name(&kv.key), value.within_index("values", i)?))
     };
     list.values.iter().enumerate().map(one).collect()
+}
+
+/// Attributes that belong to no request: no operator has a value there.
+fn plain(list: Vec<(Name, JsonFormat)>) -> Result<Vec<(Name, JsonFormat)>, Rejection> {
+    fn is_plain(format: &JsonFormat) -> bool {
+        match format {
+            JsonFormat::Value(format) => format.as_static().is_some(),
+            JsonFormat::Object(fields) => fields.iter().all(|(_, f)| is_plain(f)),
+            JsonFormat::List(items) => items.iter().all(is_plain),
+            JsonFormat::Literal(_) => true,
+        }
+    }
+    match list.iter().position(|(_, format)| !is_plain(format)) {
+        Some(i) => {
+            let reason = "has an operator, but a resource belongs to no request; put it into attributes";
+            Err(Rejection::unsupported(format!("values[{i}].value"), reason))
+        }
+        None => Ok(list),
+    }
 }
 
 fn any_value(v: &otel::AnyValue, depth: usize) -> Result<JsonFormat, Rejection> {
