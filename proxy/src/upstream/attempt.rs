@@ -255,7 +255,7 @@ impl Cluster {
             dialling.succeeded();
             return Ok(Some(Lease::Http1(h1::client::Connection::new(dialled.io, settings.h1.clone(), local), guard)));
         }
-        let connection = match h2::client::connect(dialled.io, settings.h2.clone(), local).await {
+        let connection = match h2::client::connect(dialled.io, settings.h2, local).await {
             Ok(connection) => connection,
             Err(error) => {
                 self.stats().upstream_cx_protocol_error.inc();

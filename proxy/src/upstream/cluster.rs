@@ -45,6 +45,10 @@ pub struct PickContext<'a> {
 }
 
 /// One cluster on one worker.
+#[allow(
+    clippy::redundant_allocation,
+    reason = "the outer count is the worker's own: cloning it writes no memory that workers share"
+)]
 pub struct Cluster {
     pub(super) shared: Arc<SharedCluster>,
     pub(super) worker: Rc<Worker>,
@@ -387,7 +391,9 @@ impl Cluster {
         if let LbPolicy::ClientSideWeightedRoundRobin(config) = &self.config().lb
             && let Some(weight) = balancer::weight_of_report(config, report)
         {
-            host.state().set_reported_weight(Some(weight));
+            let now = self.registry.millis(self.worker.local.clock.coarse());
+            let expiration = config.weight_expiration_period.as_millis() as u64;
+            host.state().set_reported_weight(weight, now, expiration);
         }
     }
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use sidemesh_config::resource::cluster::{Cluster as Config, Discovery, HealthCheck, OutlierDetection};
+use sidemesh_config::resource::endpoint::LoadAssignment;
 use sidemesh_config::resource::route::Priority;
 use sidemesh_config::resource::secret::Secret;
 use sidemesh_config::resource::tls::UpstreamTls;
@@ -90,6 +91,8 @@ struct Running {
     config: Arc<Config>,
     stats: Arc<MembershipStats>,
     gauged: Cell<u64>,
+    /// Removes endpoints that are not updated in time.
+    stale: RefCell<Option<Task>>,
     _tasks: Vec<Task>,
 }
 
@@ -112,13 +115,28 @@ impl Control {
         let control = Rc::new(Control { context: Rc::new(context), running: RefCell::default() });
         let weak = Rc::downgrade(&control);
         tokio::task::spawn_local(async move {
+            let mut siblings = 0;
             loop {
                 tokio::time::sleep(GAUGES_EVERY).await;
                 let Some(control) = weak.upgrade() else { return };
                 control.running.borrow().values().for_each(Running::gauge);
+                control.follow_siblings(&mut siblings);
             }
         });
         control
+    }
+
+    /// Zone-aware views depend on where this proxy's siblings run: when those change, all views are made anew.
+    fn follow_siblings(&self, seen: &mut u64) {
+        let registry = &self.context.registry;
+        let Some(local) = registry.local.as_ref().and_then(|zone| registry.get(&zone.cluster)) else { return };
+        if local.generation() != *seen {
+            for cluster in registry.all() {
+                cluster.touch();
+            }
+            // The local cluster was touched with the others.
+            *seen = local.generation();
+        }
     }
 
     pub fn registry(&self) -> &Arc<Registry> {
@@ -141,6 +159,7 @@ impl Control {
                 Some(known) if Arc::ptr_eq(&known.shared, &shared) && Arc::ptr_eq(&known.config, &config) => {
                     known.stats.membership_change.inc();
                     known.gauge();
+                    known.watch_staleness(&self.context);
                 }
                 known => {
                     let stats = known.filter(|k| Arc::ptr_eq(&k.shared, &shared)).map(|k| k.stats.clone());
@@ -185,8 +204,9 @@ impl Control {
         if let Some(outlier) = &config.outlier {
             tasks.push(Task::spawn(sweep(context.clone(), shared.clone(), outlier.clone())));
         }
-        let running = Running { shared, config, stats, gauged: Cell::new(0), _tasks: tasks };
+        let running = Running { shared, config, stats, gauged: Cell::new(0), stale: RefCell::default(), _tasks: tasks };
         running.gauge();
+        running.watch_staleness(&self.context);
         running
     }
 
@@ -202,6 +222,21 @@ impl Control {
 }
 
 impl Running {
+    /// `endpoint_stale_after`: without another update by then the endpoints are gone.
+    fn watch_staleness(&self, context: &Rc<Context>) {
+        let assignment = self.shared.entry().endpoints.clone();
+        let after = assignment.as_ref().and_then(|a| a.policy.endpoint_stale_after);
+        *self.stale.borrow_mut() = after.zip(assignment).map(|(after, assignment)| {
+            let (context, shared) = (context.clone(), self.shared.clone());
+            Task::spawn(async move {
+                tokio::time::sleep(after).await;
+                tracing::warn!(cluster = %shared.name, "the endpoints were not updated within endpoint_stale_after and are removed");
+                let none = LoadAssignment { localities: Vec::new(), ..LoadAssignment::clone(&assignment) };
+                shared.set_members(Arc::new(none), context.local.clock.now());
+            })
+        });
+    }
+
     /// Brings the gauges up to date with live state.
     fn gauge(&self) {
         let stats = &self.stats;

@@ -86,6 +86,9 @@ pub struct HostState {
     healthy_since: AtomicU64,
     /// Client-side weight in thousandths, from load reports; zero: none.
     reported_weight: AtomicU64,
+    /// Since when there are reports, and when the last one came: milliseconds on the registry's clock, plus one.
+    reported_since: AtomicU64,
+    reported_at: AtomicU64,
     pub ejections: Ejections,
     shards: Box<[OnceLock<Arc<HostCounters>>]>,
 }
@@ -99,6 +102,8 @@ impl HostState {
             flags: AtomicU32::new(flags),
             healthy_since: AtomicU64::new(0),
             reported_weight: AtomicU64::new(0),
+            reported_since: AtomicU64::new(0),
+            reported_at: AtomicU64::new(0),
             ejections: Ejections::default(),
             shards: (0..workers.max(1)).map(|_| OnceLock::new()).collect(),
         }
@@ -143,16 +148,24 @@ impl HostState {
         self.healthy_since.store(millis + 1, Relaxed);
     }
 
-    /// The weight that the host's own load reports give it.
-    pub fn reported_weight(&self) -> Option<f64> {
-        match self.reported_weight.load(Relaxed) {
-            0 => None,
-            thousandths => Some(thousandths as f64 / 1000.0),
-        }
+    /// The weight that the host's own load reports give it: not before `blackout` milliseconds of them, nor `expiration`
+    /// milliseconds after the last (zero: for ever).
+    pub fn reported_weight(&self, now: u64, blackout: u64, expiration: u64) -> Option<f64> {
+        let thousandths = self.reported_weight.load(Relaxed);
+        let since = self.reported_since.load(Relaxed).checked_sub(1)?;
+        let at = self.reported_at.load(Relaxed).checked_sub(1)?;
+        let usable = thousandths > 0 && now.saturating_sub(since) >= blackout;
+        let fresh = expiration == 0 || now.saturating_sub(at) < expiration;
+        (usable && fresh).then_some(thousandths as f64 / 1000.0)
     }
 
-    pub fn set_reported_weight(&self, weight: Option<f64>) {
-        self.reported_weight.store(weight.map_or(0, |w| (w * 1000.0).max(1.0) as u64), Relaxed);
+    /// Takes up a weight reported at `now`; after a gap longer than `expiration` the reports start anew.
+    pub fn set_reported_weight(&self, weight: f64, now: u64, expiration: u64) {
+        let last = self.reported_at.swap(now + 1, Relaxed);
+        if last == 0 || (expiration > 0 && (now + 1).saturating_sub(last) >= expiration) {
+            self.reported_since.store(now + 1, Relaxed);
+        }
+        self.reported_weight.store((weight * 1000.0).max(1.0) as u64, Relaxed);
     }
 
     /// The counters of worker `index`; only that worker may write them.

@@ -11,6 +11,8 @@ use crate::codec::{Protocol, h1, h2};
 
 /// Idle connections are closed after this long when nothing else is said.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// `per_connection_buffer_limit_bytes` below this is taken as this: a frame must fit.
+const MIN_SEND_BUFFER: usize = 16 * 1024;
 const DEFAULT_HEADERS: usize = 100;
 /// Response heads of either protocol.
 const DEFAULT_HEAD_KB: u32 = 60;
@@ -43,6 +45,8 @@ impl Settings {
             allow_connect: http2.allow_connect,
             max_head_bytes: head_kb.saturating_mul(1024),
             max_headers: headers,
+            max_send_buffer: (config.buffer_limit as usize)
+                .clamp(MIN_SEND_BUFFER, h2::Settings::default().max_send_buffer),
             keepalive: http2.keepalive.as_ref().and_then(keepalive),
             ..h2::Settings::default()
         };

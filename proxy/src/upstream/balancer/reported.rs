@@ -71,13 +71,16 @@ pub fn weight_of_report(config: &ClientSideWrr, report: &LoadReport) -> Option<f
 
 /// The next host. Hosts without a report count as the mean of those with one; without any report all count the same.
 pub fn pick(group: &Group, config: &ClientSideWrr, chance: &Chance<'_>) -> Option<Rc<Host>> {
-    let known = || group.hosts.iter().filter_map(|h| h.state().reported_weight());
+    let (blackout, expiration) =
+        (config.blackout_period.as_millis() as u64, config.weight_expiration_period.as_millis() as u64);
+    let reported = |host: &Host| host.state().reported_weight(chance.now, blackout, expiration);
+    let known = || group.hosts.iter().filter_map(|h| reported(h));
     let mean = || match known().count() {
         0 => 1.0,
         n => known().sum::<f64>() / n as f64,
     };
     let weight = |host: &Host| {
-        let base = host.state().reported_weight().unwrap_or_else(mean);
+        let base = reported(host).unwrap_or_else(mean);
         slow_start::apply(config.slow_start.as_ref(), host, base, chance.now)
     };
     round_robin::in_turn(group, true, chance, weight)

@@ -387,8 +387,21 @@ fn load_reports_become_weights() {
     assert_eq!(weight_of_report(&config, &report), Some(200.0));
     assert_eq!(LoadReport::parse("nonsense"), None);
     let hosts = vec![host(1, 1), host(2, 1)];
-    hosts[0].state().set_reported_weight(Some(300.0));
-    hosts[1].state().set_reported_weight(Some(100.0));
+    hosts[0].state().set_reported_weight(300.0, 0, 0);
+    hosts[1].state().set_reported_weight(100.0, 0, 0);
     let counts = draw(&balancer(LbPolicy::ClientSideWeightedRoundRobin(config), vec![members(0, "", 0, hosts)]), 400);
     assert!(counts[&1].abs_diff(300) <= 2, "{counts:?}");
+}
+
+#[test]
+fn reports_count_after_the_blackout_and_until_they_expire() {
+    let host = host(1, 1);
+    let weight = |now| host.state().reported_weight(now, 1000, 5000);
+    host.state().set_reported_weight(7.0, 100, 5000);
+    assert_eq!((weight(500), weight(1100)), (None, Some(7.0)));
+    host.state().set_reported_weight(9.0, 2000, 5000);
+    assert_eq!((weight(6999), weight(7000)), (Some(9.0), None));
+    // After a gap the blackout starts anew.
+    host.state().set_reported_weight(5.0, 8000, 5000);
+    assert_eq!((weight(8500), weight(9000)), (None, Some(5.0)));
 }
