@@ -64,25 +64,29 @@ impl Live {
 
 /// A snapshot as a request holds it. Cloning is a plain increment, local to the worker.
 #[derive(Debug, Clone)]
-pub struct Current(Rc<Arc<Snapshot>>);
+pub struct Current(Rc<Held>);
+
+/// The worker's own reference, counted apart from those of the others.
+#[derive(Debug)]
+struct Held(Arc<Snapshot>);
 
 impl Current {
     /// The shared snapshot, for whoever must outlive the worker's thread.
     pub fn shared(&self) -> &Arc<Snapshot> {
-        &self.0
+        &self.0.0
     }
 }
 
 impl From<Arc<Snapshot>> for Current {
     fn from(snapshot: Arc<Snapshot>) -> Self {
-        Current(Rc::new(snapshot))
+        Current(Rc::new(Held(snapshot)))
     }
 }
 
 impl Deref for Current {
     type Target = Snapshot;
     fn deref(&self) -> &Snapshot {
-        &self.0
+        &self.0.0
     }
 }
 

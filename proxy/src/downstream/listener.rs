@@ -13,10 +13,10 @@ use sidemesh_config::value::Name;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use super::Listeners;
 use super::accept;
 use super::chain::Chain;
 use super::stats::{HttpInspectorStats, ListenerStats, TlsInspectorStats};
-use super::{Listeners, drain_after};
 use crate::telemetry::stats::Scope;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
@@ -220,13 +220,4 @@ fn version(config: Arc<Config>, old: Option<&Version>, worker: &Rc<Worker>, upst
 fn same_but_chains(a: &Config, b: &Config) -> bool {
     let bare = |l: &Config| Config { chains: Vec::new(), default_chain: None, index: Default::default(), ..l.clone() };
     bare(a) == bare(b)
-}
-
-/// Drains chains and ends what is left of their connections when `time` is over.
-pub(super) fn drain(chains: Vec<Rc<Chain>>, worker: &Rc<Worker>, time: Duration) {
-    chains.iter().for_each(|c| c.start_drain());
-    let open: Vec<_> = chains.into_iter().filter(|c| c.connections() > 0).collect();
-    if !open.is_empty() {
-        tokio::task::spawn_local(drain_after(open, worker.clone(), time));
-    }
 }

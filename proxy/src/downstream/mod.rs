@@ -26,10 +26,12 @@ use sidemesh_config::value::{Address, Name};
 pub use sockets::{BindError, Sockets};
 pub use stats::ListenerStats;
 
+use crate::telemetry::stats::Scope;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
 use chain::Chain;
 use listener::Listener;
+use stats::DrainStats;
 
 /// How often draining chains are looked at.
 const DRAIN_POLL: Duration = Duration::from_millis(250);
@@ -40,6 +42,7 @@ pub struct Listeners {
     upstream: Rc<Upstream>,
     /// How long connections of a listener or chain that is gone may last.
     drain_time: Duration,
+    draining: Arc<DrainStats>,
     active: RefCell<BTreeMap<Name, Rc<Listener>>>,
 }
 
@@ -53,7 +56,8 @@ pub struct ListenerView {
 
 impl Listeners {
     pub fn new(worker: Rc<Worker>, upstream: Rc<Upstream>, drain_time: Duration) -> Rc<Self> {
-        Rc::new(Listeners { worker, upstream, drain_time, active: RefCell::default() })
+        let draining = worker.stats().shard(Scope::Fixed("listener_manager"));
+        Rc::new(Listeners { worker, upstream, drain_time, draining, active: RefCell::default() })
     }
 
     /// Adds a listener or changes it; `sockets` are all it accepts on.
@@ -62,7 +66,7 @@ impl Listeners {
         let listener = match known {
             Some(listener) => {
                 let dropped = listener.update(config, &self.upstream);
-                listener::drain(dropped, &self.worker, self.drain_time);
+                self.drain_chains(dropped, false);
                 listener
             }
             None => {
@@ -81,7 +85,7 @@ impl Listeners {
         let removed = self.active.borrow_mut().remove(name);
         if let Some(listener) = removed {
             listener.stop_accepting();
-            listener::drain(listener.version().chains().cloned().collect(), &self.worker, self.drain_time);
+            self.drain_chains(listener.version().chains().cloned().collect(), true);
         }
     }
 
@@ -127,10 +131,43 @@ impl Listeners {
             at(SocketAddr::new(any, destination.port()))
         })
     }
+
+    /// Tells the connections of these chains to go away, and ends what is left of them when the drain time is over.
+    fn drain_chains(&self, chains: Vec<Rc<Chain>>, whole_listener: bool) {
+        chains.iter().for_each(|c| c.start_drain());
+        let open: Vec<_> = chains.into_iter().filter(|c| c.connections() > 0).collect();
+        if !open.is_empty() {
+            let listeners = i64::from(whole_listener && self.worker.index == 0);
+            let draining = Draining::new(self.draining.clone(), listeners, open.len() as i64);
+            tokio::task::spawn_local(drain_after(open, self.worker.clone(), self.drain_time, draining));
+        }
+    }
+}
+
+/// Counts what drains until dropped.
+struct Draining {
+    stats: Arc<DrainStats>,
+    listeners: i64,
+    chains: i64,
+}
+
+impl Draining {
+    fn new(stats: Arc<DrainStats>, listeners: i64, chains: i64) -> Self {
+        stats.total_listeners_draining.add(listeners);
+        stats.total_filter_chains_draining.add(chains);
+        Draining { stats, listeners, chains }
+    }
+}
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        self.stats.total_listeners_draining.add(-self.listeners);
+        self.stats.total_filter_chains_draining.add(-self.chains);
+    }
 }
 
 /// Waits until the chains have no connection left, at most `time`; then ends what is left.
-async fn drain_after(chains: Vec<Rc<Chain>>, worker: Rc<Worker>, time: Duration) {
+async fn drain_after(chains: Vec<Rc<Chain>>, worker: Rc<Worker>, time: Duration, _counted: Draining) {
     let end = worker.local.clock.now() + time;
     while chains.iter().any(|c| c.connections() > 0) {
         let now = worker.local.clock.now();
@@ -141,3 +178,6 @@ async fn drain_after(chains: Vec<Rc<Chain>>, worker: Rc<Worker>, time: Duration)
     }
     chains.iter().for_each(|c| c.abort());
 }
+
+#[cfg(test)]
+mod tests;

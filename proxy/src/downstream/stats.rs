@@ -16,7 +16,6 @@ stats_group! {
         downstream_listener_filter_remote_close: Counter,
         downstream_global_cx_overflow: Counter,
         no_filter_chain_match: Counter,
-        connections_accepted_per_socket_event: Counter,
         ssl_handshake: Counter = "ssl.handshake",
         ssl_connection_error: Counter = "ssl.connection_error",
         ssl_no_certificate: Counter = "ssl.no_certificate",
@@ -28,6 +27,14 @@ stats_group! {
         proxy_v2_error: Counter = "proxy_proto.versions.v2.error",
         proxy_not_found_allowed: Counter = "proxy_proto.not_found_allowed",
         proxy_not_found_disallowed: Counter = "proxy_proto.not_found_disallowed",
+    }
+}
+
+stats_group! {
+    /// `listener_manager.`: what is on its way out. Listeners are counted by the first worker alone.
+    pub struct DrainStats {
+        total_listeners_draining: Gauge,
+        total_filter_chains_draining: Gauge,
     }
 }
 

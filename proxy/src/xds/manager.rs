@@ -406,6 +406,7 @@ impl Manager {
         }
         self.stats.clusters.active_clusters.set(snapshot.clusters.len() as i64);
         self.stats.clusters.warming_clusters.set(self.assembler.warming(ResourceKind::Cluster) as i64);
+        self.stats.listeners.total_listeners_warming.set(self.assembler.warming(ResourceKind::Listener) as i64);
         self.host.publish(snapshot);
         self.release_ports();
     }

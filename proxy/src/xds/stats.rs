@@ -43,8 +43,6 @@ stats_group! {
         listener_in_place_updated: Counter,
         total_listeners_active: Gauge,
         total_listeners_warming: Gauge,
-        total_listeners_draining: Gauge,
-        total_filter_chains_draining: Gauge,
         workers_started: Gauge,
     }
 }
@@ -82,6 +80,7 @@ pub(super) struct Stats {
     registry: Arc<Registry>,
     pub(super) control_plane: Arc<ControlPlaneStats>,
     pub(super) clusters: Arc<ClusterManagerStats>,
+    pub(super) listeners: Arc<ListenerManagerStats>,
     subscriptions: BTreeMap<Scope, Arc<SubscriptionStats>>,
 }
 
@@ -90,6 +89,7 @@ impl Stats {
         Stats {
             control_plane: registry.shard(Scope::Fixed("control_plane")),
             clusters: registry.shard(Scope::Fixed("cluster_manager")),
+            listeners: registry.shard(Scope::Fixed("listener_manager")),
             subscriptions: BTreeMap::new(),
             registry,
         }

@@ -177,8 +177,12 @@ async fn forward<R>(
 }
 
 fn describe(status: &tonic::Status) -> String {
-    let cause = std::error::Error::source(status).map(|e| format!(": {}", chain(e))).unwrap_or_default();
-    format!("{}: {}{cause}", status.code(), status.message())
+    let text = format!("{}: {}", status.code(), status.message());
+    // tonic puts the last cause into the message already.
+    match std::error::Error::source(status).map(chain) {
+        Some(cause) if !cause.contains(status.message()) => format!("{text}: {cause}"),
+        _ => text,
+    }
 }
 
 /// An error with its causes, each said once.
