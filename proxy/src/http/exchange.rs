@@ -53,10 +53,14 @@ pub struct Exchange {
     /// The stream's idle limit.
     pub idle: Option<Duration>,
     pub trace_state: Option<http::HeaderValue>,
+    /// The span of the attempt under way, where attempts have their own.
+    pub attempt_span: Option<(u64, std::time::SystemTime)>,
     /// The span's name, where something gave it one.
     pub operation: Option<Box<str>>,
     /// Tells the client the operation (`decorator.propagate`).
     pub tells_operation: bool,
+    /// The request's share of its route's retry budget.
+    pub budget: Option<super::forward::Claim>,
     /// Held until the retry that is under way is over.
     pub retry_permit: Option<RetryPermit>,
     /// A host port that was stripped for matching and goes back on a CONNECT.
@@ -115,8 +119,10 @@ impl Exchange {
             duration_ends: None,
             idle,
             trace_state: None,
+            attempt_span: None,
             operation: None,
             tells_operation: false,
+            budget: None,
             retry_permit: None,
             stripped_host: None,
             response_headers: HeaderMap::new(),

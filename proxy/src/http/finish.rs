@@ -16,7 +16,7 @@ use super::forwarded::append_joined;
 use super::guard::{Guard, Limits};
 use super::names::*;
 use super::reply::{self, LocalReply};
-use super::{filter, forward, headers, record};
+use super::{filter, forward, headers, proxy_status, record};
 use crate::body::{Body, End, Error, Watch};
 use crate::codec::{self, Protocol};
 
@@ -106,7 +106,7 @@ fn own_headers(x: &mut Exchange, response: &mut Response<Body>) {
     let headers = response.headers_mut();
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
-    if manager.config.always_set_request_id_in_response
+    if (manager.config.always_set_request_id_in_response || x.parts.headers.contains_key(X_ENVOY_FORCE_TRACE))
         && let Some(id) = x.parts.headers.get(X_REQUEST_ID)
     {
         headers.insert(X_REQUEST_ID, id.clone());
@@ -136,6 +136,11 @@ fn own_headers(x: &mut Exchange, response: &mut Response<Body>) {
     if !headers.contains_key(DATE) {
         headers.insert(DATE, manager.date.at(manager.worker.local.clock.system()));
     }
+    if let Some(config) = &manager.config.proxy_status
+        && !x.info.flags.is_empty()
+    {
+        proxy_status::apply(config, x, response);
+    }
     let unread = x.protocol != Protocol::Http2 && !x.request_complete() && !switches(response);
     if manager.worker.shutdown().is_health_failed() || (unread && closes_unread(x)) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -155,6 +160,11 @@ fn switches(response: &Response<Body>) -> bool {
 fn deliver(mut x: Exchange, response: Response<Body>, limits: Option<Box<Limits>>) -> Response<Body> {
     let now = x.now();
     x.info.timing.downstream_tx_begin = Some(now);
+    if switches(&response) {
+        x.manager.stats.downstream_cx_upgrades_active.inc();
+    } else if !x.request_complete() {
+        x.manager.stats.downstream_rq_response_before_rq_complete.inc();
+    }
     x.info.response_header_bytes = head_bytes(&response);
     if x.manager.keeps_heads {
         x.response_headers = response.headers().clone();

@@ -10,7 +10,7 @@ use sidemesh_config::resource::route::RouteAction;
 
 use super::exchange::Exchange;
 use super::finish::{self, Answer};
-use super::names::X_ENVOY_DECORATOR_OPERATION;
+use super::names::{X_CLIENT_TRACE_ID, X_ENVOY_DECORATOR_OPERATION, X_ENVOY_FORCE_TRACE};
 use super::normalize::Normalized;
 use super::reply::LocalReply;
 use super::request_id::{self, TraceReason};
@@ -177,14 +177,22 @@ fn decide_trace(x: &mut Exchange) {
     x.info.trace = decision.context;
     x.trace_state = decision.state;
     let stats = &manager.stats;
-    let reason = match decision.context.sampled {
-        true => TraceReason::Sampled,
-        false => TraceReason::NotTraced,
+    let has = |name| x.parts.headers.contains_key(name);
+    let reason = if has(X_ENVOY_FORCE_TRACE) {
+        // Only internal callers still have the header here.
+        x.info.trace.sampled = true;
+        stats.tracing_service_forced.inc();
+        TraceReason::Forced
+    } else if !x.info.trace.sampled {
+        stats.tracing_not_traceable.inc();
+        TraceReason::NotTraced
+    } else if has(X_CLIENT_TRACE_ID) {
+        stats.tracing_client_enabled.inc();
+        TraceReason::Client
+    } else {
+        stats.tracing_random_sampling.inc();
+        TraceReason::Sampled
     };
-    match decision.context.sampled {
-        true => stats.tracing_random_sampling.inc(),
-        false => stats.tracing_not_traceable.inc(),
-    }
     if manager.config.request_id_pack_trace_reason {
         request_id::pack(&mut x.parts.headers, reason);
     }

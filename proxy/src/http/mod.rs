@@ -17,6 +17,7 @@ pub mod headers;
 mod mirror;
 pub mod names;
 pub mod normalize;
+mod proxy_status;
 mod record;
 pub mod reply;
 mod request_id;
@@ -143,7 +144,7 @@ impl ConnectionManager {
 
     /// Serves one connection to its end.
     pub async fn serve(self: Rc<Self>, mut io: Io, info: Rc<ConnectionInfo>, drain: Drain) {
-        let Some(protocol) = self.protocol(&mut io, &info).await else { return };
+        let Some(protocol) = self.protocol(&mut io, &info, &drain).await else { return };
         let stats = self.stats.clone();
         let opened = self.worker.local.clock.now();
         count_open(&stats, protocol, info.is_tls());
@@ -167,7 +168,7 @@ impl ConnectionManager {
     }
 
     /// Which codec the connection speaks: as configured, as ALPN settled, or as its first bytes say.
-    async fn protocol(&self, io: &mut Io, info: &ConnectionInfo) -> Option<Protocol> {
+    async fn protocol(&self, io: &mut Io, info: &ConnectionInfo, drain: &Drain) -> Option<Protocol> {
         match self.config.codec {
             CodecType::Http1 => return Some(Protocol::Http11),
             CodecType::Http2 => return Some(Protocol::Http2),
@@ -181,7 +182,8 @@ impl ConnectionManager {
         if let Some(alpn) = info.alpn.as_deref() {
             return Some(if alpn == "h2" || alpn == "h2c" { Protocol::Http2 } else { Protocol::Http11 });
         }
-        upgrade::sniff(io, &self.worker.local, self.config.common.idle_timeout.flatten()).await
+        let limits = upgrade::Patience { idle: idle_timeout(&self.config), head: self.config.request_headers_timeout };
+        upgrade::sniff(io, &self.worker.local, limits, drain).await
     }
 
     fn suppresses(&self) -> bool {

@@ -55,6 +55,7 @@ names! {
     GRPC_MESSAGE = "grpc-message";
     GRPC_TIMEOUT = "grpc-timeout";
     KEEP_ALIVE = "keep-alive";
+    PROXY_STATUS = "proxy-status";
     PROXY_CONNECTION = "proxy-connection";
     ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK = "access-control-request-private-network";
     ACCESS_CONTROL_ALLOW_PRIVATE_NETWORK = "access-control-allow-private-network";

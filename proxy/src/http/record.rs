@@ -10,7 +10,7 @@ use super::guard::Limit;
 use crate::body::{Body, End, Error};
 use crate::codec::{Protocol, Rejection};
 use crate::telemetry::flags::ResponseFlags;
-use crate::telemetry::stream_info::{self, LogContext, StreamInfo};
+use crate::telemetry::stream_info::{self, LogContext, StreamInfo, TraceContext};
 use crate::telemetry::trace::{Kind, Span, describe};
 
 pub fn started(x: &Exchange) {
@@ -106,10 +106,11 @@ fn complete(x: &mut Exchange) {
         x.info.timing.downstream_rx_end = Some(x.info.start);
     }
     x.retry_permit = None;
+    x.budget = None;
     let manager = x.manager.clone();
     let stats = &manager.stats;
     stats.downstream_rq_active.dec();
-    if x.upgrade.is_some() && x.info.status == 101 {
+    if x.info.status == 101 && x.info.timing.downstream_tx_begin.is_some() {
         stats.downstream_cx_upgrades_active.dec();
     }
     if x.info.status != 0 && !x.info.health_check {
@@ -154,6 +155,35 @@ fn span(x: &Exchange) {
         kind,
         start: x.info.start_time,
         end: now,
+        error: x.info.status >= 500 || x.info.status == 0,
+        attributes,
+    });
+}
+
+/// One attempt is over: the upstream log, and the attempt's span.
+pub fn attempt(x: &mut Exchange) {
+    let manager = x.manager.clone();
+    let logs = &manager.router.upstream_logs;
+    if !logs.is_empty() {
+        manager.worker.log.log(logs, &x.log_context(), &x.config.runtime, x.random.rotate_left(40));
+    }
+    let Some((span_id, start)) = x.attempt_span.take() else { return };
+    let Some(tracing) = &manager.config.tracing else { return };
+    let Some(provider) = &tracing.provider else { return };
+    let mut attributes = Vec::new();
+    describe(&x.log_context(), &[&tracing.custom_tags], tracing.max_path_tag_length, Kind::Client, &mut attributes);
+    let name = match &tracing.upstream_operation {
+        Some(format) => x.format(format),
+        None => format!("router {} egress", x.info.cluster.as_deref().unwrap_or("-")),
+    };
+    manager.worker.spans.send(Span {
+        provider: provider.clone(),
+        context: TraceContext { span_id, parent_id: x.info.trace.span_id, ..x.info.trace },
+        state: x.trace_state.clone(),
+        name,
+        kind: Kind::Client,
+        start,
+        end: manager.worker.local.clock.system(),
         error: x.info.status >= 500 || x.info.status == 0,
         attributes,
     });

@@ -59,7 +59,8 @@ pub fn pack(headers: &mut HeaderMap, reason: TraceReason) {
 }
 
 /// The reason an id carries, when it is a UUID of ours.
-pub fn reason(headers: &HeaderMap) -> Option<TraceReason> {
+#[cfg(test)]
+fn reason(headers: &HeaderMap) -> Option<TraceReason> {
     let bytes = headers.get(X_REQUEST_ID)?.as_bytes();
     match (bytes.len(), bytes.get(REASON_AT)?) {
         (36, b'9') => Some(TraceReason::Sampled),

@@ -103,21 +103,34 @@ pub fn select(table: &Arc<RouteConfig>, view: &RequestView<'_>, internal: bool) 
         };
     let route = if to_https { None } else { vhost.select(view, table.ignore_path_parameters).cloned() };
     let branch = route.as_ref().and_then(|r| match &r.action {
-        RouteAction::Forward(forward) => branch(forward, view.headers, view.random),
+        RouteAction::Forward(forward) => branch(forward, view),
         _ => None,
     });
     Selected { table: table.clone(), vhost: Some(vhost.clone()), route, to_https, branch }
 }
 
 /// Draws a branch of `weighted_clusters`.
-fn branch(forward: &Forward, headers: &HeaderMap, random: u64) -> Option<usize> {
+fn branch(forward: &Forward, view: &RequestView<'_>) -> Option<usize> {
     let ClusterChoice::Weighted(weighted) = &forward.cluster else { return None };
-    let given =
-        weighted.random_value_header.as_ref().and_then(|name| headers.get(name)?.to_str().ok()?.parse::<u64>().ok());
+    let given = weighted
+        .random_value_header
+        .as_ref()
+        .and_then(|name| view.headers.get(name)?.to_str().ok()?.parse::<u64>().ok());
     // The low bits decided runtime fractions already.
-    let mut point = given.unwrap_or(random >> 20).checked_rem(weighted.total_weight)?;
+    let drawn = given.unwrap_or(view.random >> 20);
+    let weight_of = |c: &WeightedCluster| match (&weighted.runtime_key_prefix, &c.cluster) {
+        (Some(prefix), ClusterChoiceLeaf::Cluster(name)) => {
+            view.runtime.number(&format!("{prefix}.{name}")).map_or(u64::from(c.weight), |n| n.max(0.0) as u64)
+        }
+        _ => u64::from(c.weight),
+    };
+    let total = match weighted.runtime_key_prefix {
+        Some(_) => weighted.clusters.iter().map(weight_of).sum(),
+        None => weighted.total_weight,
+    };
+    let mut point = drawn.checked_rem(total)?;
     weighted.clusters.iter().position(|c| {
-        let weight = u64::from(c.weight);
+        let weight = weight_of(c);
         let taken = point < weight;
         point = point.saturating_sub(weight);
         taken

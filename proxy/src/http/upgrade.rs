@@ -21,26 +21,35 @@ use super::guard::Limits;
 use super::handler::Filters;
 use super::reply::LocalReply;
 use crate::body::Body;
-use crate::codec::{Local, Protocol, Tunnel, Upgrade};
+use crate::codec::{Drain, Local, Protocol, Tunnel, Upgrade};
 use crate::io::Io;
 use crate::upstream::AttemptInfo;
 
 /// What an HTTP/2 connection with prior knowledge starts with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Reads until the protocol is clear and gives the bytes back. `None`: the client left or kept silent for too long.
-pub async fn sniff(io: &mut Io, local: &Local, limit: Option<Duration>) -> Option<Protocol> {
-    let limit = limit.unwrap_or(Duration::from_secs(3600));
+/// How long a connection may be silent before its first byte, and how long the first bytes may take from there.
+pub struct Patience {
+    pub idle: Option<Duration>,
+    pub head: Option<Duration>,
+}
+
+/// Reads until the protocol is clear and gives the bytes back. `None`: the client left or kept silent for too long, or the
+/// connection is to go before it said anything.
+pub async fn sniff(io: &mut Io, local: &Local, patience: Patience, drain: &Drain) -> Option<Protocol> {
+    const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
     let mut seen = BytesMut::with_capacity(PREFACE.len());
+    let first = first_bytes(io, &mut seen, drain);
+    local.timers.timeout(patience.idle.unwrap_or(FOR_EVER), first).await.ok()?.ok()?;
     let look = async {
-        while seen.len() < PREFACE.len() && PREFACE.starts_with(&seen) {
+        while !seen.is_empty() && seen.len() < PREFACE.len() && PREFACE.starts_with(&seen) {
             if read_some(io, &mut seen, PREFACE.len()).await? == 0 {
                 break;
             }
         }
         io::Result::Ok(())
     };
-    local.timers.timeout(limit, look).await.ok()?.ok()?;
+    local.timers.timeout(patience.head.or(patience.idle).unwrap_or(FOR_EVER), look).await.ok()?.ok()?;
     if seen.is_empty() {
         return None;
     }
@@ -49,6 +58,23 @@ pub async fn sniff(io: &mut Io, local: &Local, limit: Option<Duration>) -> Optio
     let taken = std::mem::replace(io, Io::boxed(tokio::io::empty()));
     *io = taken.rewind(bytes);
     Some(if http2 { Protocol::Http2 } else { Protocol::Http11 })
+}
+
+/// Leaves `seen` empty when the client left, or the connection is idle and to be closed.
+async fn first_bytes(io: &mut Io, seen: &mut BytesMut, drain: &Drain) -> io::Result<()> {
+    let mut space = [0u8; 24];
+    let mut buf = ReadBuf::new(&mut space);
+    poll_fn(|cx| match Pin::new(&mut *io).poll_read(cx, &mut buf) {
+        Poll::Pending if drain.is_closing() => Poll::Ready(Ok(())),
+        Poll::Pending => {
+            drain.wake_on_change(cx.waker());
+            Poll::Pending
+        }
+        ready => ready,
+    })
+    .await?;
+    seen.extend_from_slice(buf.filled());
+    Ok(())
 }
 
 async fn read_some(io: &mut Io, into: &mut BytesMut, upto: usize) -> io::Result<usize> {

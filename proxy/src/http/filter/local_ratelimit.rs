@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -17,6 +17,7 @@ use sidemesh_config::value::Name;
 use super::ratelimit_descriptor::{Descriptor, descriptors};
 use super::{Data, Exchange, Flow};
 use crate::body::Body;
+use crate::connection::ConnectionInfo;
 use crate::http::names::*;
 use crate::http::reply::LocalReply;
 use crate::http::{forward, headers};
@@ -99,8 +100,13 @@ impl Buckets {
 struct Limit {
     config: Arc<Config>,
     buckets: SharedState<Buckets>,
+    /// `local_rate_limit_per_downstream_connection`: a set of buckets for each connection that asked.
+    connections: RefCell<HashMap<u64, (Weak<ConnectionInfo>, Rc<Buckets>)>>,
     stats: Arc<LocalStats>,
 }
+
+/// Connections remembered before those that are gone are forgotten.
+const KEPT_CONNECTIONS: usize = 1024;
 
 pub struct LocalRateLimit {
     own: Rc<Limit>,
@@ -163,7 +169,12 @@ impl LocalRateLimit {
 fn limit(config: Arc<Config>, worker: &Rc<Worker>) -> Limit {
     let buckets = worker.shared.state_of(&config, || Buckets::new(&config));
     let prefix = format!("{}.http_local_rate_limit", config.stat_prefix);
-    Limit { stats: worker.stats().shard(Scope::Filter(prefix.into())), buckets, config }
+    Limit {
+        stats: worker.stats().shard(Scope::Filter(prefix.into())),
+        buckets,
+        connections: RefCell::default(),
+        config,
+    }
 }
 
 struct Told {
@@ -174,6 +185,23 @@ struct Told {
 impl Limit {
     /// The most specific descriptor's bucket decides; without one the default bucket.
     fn ask(&self, x: &Exchange, now: Instant) -> Told {
+        if self.config.per_connection {
+            let buckets = self.of_connection(&x.info.connection);
+            return self.ask_of(&buckets, x, now);
+        }
+        self.ask_of(&self.buckets, x, now)
+    }
+
+    fn of_connection(&self, connection: &Rc<ConnectionInfo>) -> Rc<Buckets> {
+        let mut all = self.connections.borrow_mut();
+        if all.len() >= KEPT_CONNECTIONS && !all.contains_key(&connection.id) {
+            all.retain(|_, (connection, _)| connection.strong_count() > 0);
+        }
+        let make = || (Rc::downgrade(connection), Rc::new(Buckets::new(&self.config)));
+        all.entry(connection.id).or_insert_with(make).1.clone()
+    }
+
+    fn ask_of(&self, buckets: &Buckets, x: &Exchange, now: Instant) -> Told {
         if !self.config.descriptors.is_empty() {
             let (vh, stage) = (self.config.vh_rate_limits, self.config.stage);
             let made = descriptors(x, &self.config.rate_limits, vh, stage);
@@ -181,12 +209,12 @@ impl Limit {
                 let Some(at) = self.config.descriptors.iter().position(|d| descriptor.matches(&d.entries)) else {
                     continue;
                 };
-                let allowed = self.take(at, descriptor, now);
+                let allowed = self.take(buckets, at, descriptor, now);
                 let shadow = self.config.descriptors[at].shadow;
                 if !allowed && !shadow {
                     return Told { allowed: false, told: None };
                 }
-                if let (true, Some(bucket)) = (self.config.always_consume_default_bucket, &self.buckets.default)
+                if let (true, Some(bucket)) = (self.config.always_consume_default_bucket, &buckets.default)
                     && !bucket.take(now)
                 {
                     return Told { allowed: false, told: None };
@@ -194,7 +222,7 @@ impl Limit {
                 return Told { allowed: true, told: None };
             }
         }
-        match &self.buckets.default {
+        match &buckets.default {
             Some(bucket) => {
                 let allowed = bucket.take(now);
                 Told { allowed, told: self.config.enable_x_ratelimit_headers.then(|| tell(bucket, now)) }
@@ -203,13 +231,13 @@ impl Limit {
         }
     }
 
-    fn take(&self, at: usize, descriptor: &Descriptor, now: Instant) -> bool {
+    fn take(&self, buckets: &Buckets, at: usize, descriptor: &Descriptor, now: Instant) -> bool {
         let Some(config) = self.config.descriptors.get(at) else { return true };
         if config.entries.iter().all(|(_, value)| !value.is_empty()) {
-            return self.buckets.descriptors.get(at).is_none_or(|b| b.take(now));
+            return buckets.descriptors.get(at).is_none_or(|b| b.take(now));
         }
         let values = descriptor.entries.iter().map(|(_, v)| v.clone()).collect();
-        let mut dynamic = self.buckets.dynamic.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dynamic = buckets.dynamic.lock().unwrap_or_else(PoisonError::into_inner);
         let bound = match self.config.max_dynamic_descriptors as usize {
             0 => MAX_DYNAMIC,
             bound => bound,

@@ -16,6 +16,7 @@ use crate::clock::Sleep;
 use crate::codec::{Protocol, SendOptions};
 use crate::http::exchange::Exchange;
 use crate::http::guard::Limit;
+use crate::http::record;
 use crate::telemetry::stream_info;
 use crate::upstream::{AttemptError, AttemptInfo, AttemptOptions, Cluster, Downstream, Host};
 
@@ -177,6 +178,23 @@ pub async fn drain(mut body: Body) {
         }
     })
     .await;
+}
+
+/// An attempt has its outcome: it is put on record, into the upstream log and a span, where they are asked for.
+pub fn over(x: &mut Exchange, info: &AttemptInfo, outcome: &Outcome) {
+    note(x, info);
+    if x.manager.router.upstream_logs.is_empty() && x.attempt_span.is_none() {
+        return;
+    }
+    let before = x.info.status;
+    x.info.status = match outcome {
+        Outcome::Response(response) => response.status().as_u16(),
+        _ => 0,
+    };
+    x.info.timing.downstream_tx_end = Some(x.now());
+    record::attempt(x);
+    x.info.timing.downstream_tx_end = None;
+    x.info.status = before;
 }
 
 /// Puts what an attempt found out into the record.

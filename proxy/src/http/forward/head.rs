@@ -3,17 +3,21 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderValue};
+use http::StatusCode;
+use http::header::{HOST, HeaderName, HeaderValue};
 use http::uri::Scheme as UriScheme;
 use sidemesh_config::resource::core::{HeaderEdits, HeaderTarget};
-use sidemesh_config::resource::route::{Forward, HostRewrite};
+use sidemesh_config::resource::route::{Forward, HostRewrite, RetryOn};
 
 use super::Plan;
 use crate::codec::{self, Scheme};
 use crate::http::exchange::Exchange;
 use crate::http::forwarded::append_joined;
 use crate::http::names::*;
+use crate::http::reply::LocalReply;
 use crate::http::{headers, route};
+use crate::telemetry::flags::ResponseFlags;
+use crate::telemetry::stream_info::TraceContext;
 use crate::telemetry::trace;
 use crate::upstream::Host;
 
@@ -27,7 +31,8 @@ pub fn finish(x: &mut Exchange, forward: &Forward, plan: &Plan) {
     rewrite_host(x, forward);
     rewrite_path(x, forward);
     if x.info.trace.trace_id != 0 {
-        inject_trace(x);
+        let context = x.info.trace;
+        inject_trace(x, &context);
     }
 }
 
@@ -41,9 +46,43 @@ pub fn for_attempt(x: &mut Exchange, forward: &Forward, plan: &Plan, host: &Rc<H
     if x.info.vhost.as_ref().is_some_and(|v| v.include_request_attempt_count) {
         x.parts.headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(attempts));
     }
+    if attempts > 1 && x.info.vhost.as_ref().is_some_and(|v| v.include_is_timeout_retry_header) {
+        let value = HeaderValue::from_static(if plan.timed_out { "true" } else { "false" });
+        x.parts.headers.insert(X_ENVOY_IS_TIMEOUT_RETRY, value);
+    }
     if matches!(forward.host_rewrite, Some(HostRewrite::Auto)) && !host.hostname().is_empty() {
         set_host(x, forward, host.hostname());
     }
+    if x.info.trace.sampled && spawns_spans(x) {
+        let random = x.manager.worker.local.random.next_u64() | 1;
+        x.attempt_span = Some((random, x.manager.worker.local.clock.system()));
+        let context = TraceContext { span_id: random, parent_id: x.info.trace.span_id, ..x.info.trace };
+        inject_trace(x, &context);
+    }
+}
+
+/// Whether every attempt has a span of its own.
+fn spawns_spans(x: &Exchange) -> bool {
+    x.manager.router.start_child_span || x.manager.config.tracing.as_ref().is_some_and(|t| t.spawn_upstream_span)
+}
+
+/// `strict_check_headers`: a request whose `x-envoy-*` headers make no sense is refused.
+pub fn strictly_checked(x: &mut Exchange) -> Option<LocalReply> {
+    let checked = &x.manager.router.strict_check_headers;
+    let bad = checked.iter().find(|name| {
+        let Some(value) = x.parts.headers.get(*name) else { return false };
+        let text = value.to_str().unwrap_or("");
+        let is = |known: HeaderName| **name == known;
+        if is(X_ENVOY_RETRY_ON) || is(X_ENVOY_RETRY_GRPC_ON) {
+            !RetryOn::parse(text).1.is_empty()
+        } else {
+            text.parse::<u64>().is_err()
+        }
+    })?;
+    let details = format!("request_headers_failed_strict_check{{{bad}}}");
+    let text = format!("invalid header '{bad}' with value '{}'", x.parts.headers.get(bad)?.to_str().unwrap_or("?"));
+    let reply = LocalReply::new(StatusCode::BAD_REQUEST, "", "request.strict_headers").body(text).details(details);
+    Some(reply.flags(&[ResponseFlags::INVALID_ENVOY_REQUEST_HEADERS]))
 }
 
 /// Request header edits of the route's levels.
@@ -150,7 +189,7 @@ fn rewrite_path(x: &mut Exchange, forward: &Forward) {
     }
 }
 
-fn inject_trace(x: &mut Exchange) {
+fn inject_trace(x: &mut Exchange, context: &TraceContext) {
     let b3 = x.manager.config.tracing.as_ref().is_some_and(|t| t.b3);
-    trace::inject(&x.info.trace, x.trace_state.as_ref(), b3, &mut x.parts.headers);
+    trace::inject(context, x.trace_state.as_ref(), b3, &mut x.parts.headers);
 }

@@ -44,7 +44,8 @@ pub async fn run(x: &mut Exchange, forward: &Forward, plan: &mut Plan) -> Answer
             Some(racer) => (racer.host.clone(), racer.info.clone()),
             None => return Answer::Abort(crate::body::Error::Canceled),
         };
-        attempt::note(x, &info);
+        attempt::over(x, &info, &outcome);
+        plan.timed_out = matches!(outcome, Outcome::Limit(Limit::PerTry));
         start = match &outcome {
             Outcome::Limit(Limit::PerTry) => {
                 plan.cluster.stats().upstream_rq_per_try_timeout.inc();

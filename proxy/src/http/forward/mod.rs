@@ -24,7 +24,7 @@ use sidemesh_config::resource::route::{Forward, Priority};
 use smallvec::SmallVec;
 
 pub use attempt::{downstream, note};
-pub use budget::Budgets;
+pub use budget::{Budgets, Claim};
 pub use head::{apply, edit_request};
 pub(super) use timeout::Timeouts;
 
@@ -38,7 +38,6 @@ use crate::body::Body;
 use crate::telemetry::flags::ResponseFlags;
 use crate::upstream::{AttemptError, AttemptInfo, Cluster, Host, PickContext};
 use attempt::Outcome;
-use budget::Claim;
 use retry::{Failure, Retry, Verdict};
 
 /// What is decided about a request before its first attempt.
@@ -48,8 +47,8 @@ pub(super) struct Plan {
     pub timeouts: Timeouts,
     pub retry: Option<Retry>,
     pub hash: Option<u64>,
-    /// Counts the request towards a retry budget of its route.
-    pub claim: Option<Claim>,
+    /// The last attempt ran into its time limit.
+    pub timed_out: bool,
     /// Hosts of earlier attempts, oldest first.
     pub tried: SmallVec<[Rc<Host>; 2]>,
 }
@@ -64,6 +63,9 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
         manager.stats.no_cluster.inc();
         return Answer::Local(LocalReply::no_cluster(forward.cluster_not_found_status));
     };
+    if let Some(reply) = head::strictly_checked(x) {
+        return Answer::Local(reply);
+    }
     let mut plan = plan(x, forward, cluster);
     head::finish(x, forward, &plan);
     if upgrade::terminates_connect(x, forward) {
@@ -91,10 +93,10 @@ fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>) -> Plan {
     let retry = Retry::new(policy.as_ref(), &x.view());
     let timeouts = Timeouts::new(x, forward, policy.as_deref());
     retry::strip(&mut x.parts.headers);
-    let claim = policy.as_ref().and_then(|p| Some(x.manager.budgets.claim(p, p.budget?)));
+    x.budget = policy.as_ref().and_then(|p| Some(x.manager.budgets.claim(p, p.budget?)));
     let hash = if forward.hash_policy.is_empty() { None } else { hash_policy::hash(x, &forward.hash_policy) };
     x.info.upstream.cluster_metadata = cluster.entry().cluster.metadata.clone();
-    Plan { cluster, priority: forward.priority, timeouts, retry, hash, claim, tried: SmallVec::new() }
+    Plan { cluster, priority: forward.priority, timeouts, retry, hash, timed_out: false, tried: SmallVec::new() }
 }
 
 /// Keeps the body where it may be needed again.
@@ -120,7 +122,8 @@ async fn run(x: &mut Exchange, forward: &Forward, plan: &mut Plan) -> Answer {
         begin_attempt(x, forward, plan, &host);
         let info = AttemptInfo::default();
         let outcome = attempt::run(x, plan, &host, &info).await;
-        attempt::note(x, &info);
+        attempt::over(x, &info, &outcome);
+        plan.timed_out = matches!(outcome, Outcome::Limit(Limit::PerTry | Limit::PerTryIdle));
         let again = match &outcome {
             Outcome::Response(response) => after_response(x, plan, response),
             Outcome::Failed(error) => after_failure(x, plan, error, info.sent_start.get().is_some()),
@@ -225,8 +228,8 @@ fn permitted(x: &mut Exchange, plan: &mut Plan, verdict: Verdict) -> Option<Dura
         plan.cluster.stats().retry_or_shadow_abandoned.inc();
         return None;
     }
-    if let Some(claim) = &mut plan.claim
-        && !claim.retry()
+    if let Some(budget) = &mut x.budget
+        && !budget.retry()
     {
         plan.cluster.stats().upstream_rq_retry_overflow.inc();
         x.flag(ResponseFlags::UPSTREAM_OVERFLOW);
