@@ -69,8 +69,8 @@ async fn mutual_tls(world: &World) -> Result<(), Failure> {
     ));
     claim(plain.is_err(), "a plain request to the inbound listener is refused")?;
     let (_, certificates) = admin::get(product.admin, "/certs").await.map_err(Failure::Failed)?;
-    let identity = certificates.find("spiffe://").map_or("", |at| &certificates[at..]);
-    let identity = identity.split('"').next().unwrap_or("");
+    let identity = certificates.split('"').find(|word| word.starts_with("spiffe://") && word.contains("/ns/"));
+    let identity = identity.unwrap_or("nothing");
     told(&format!("its certificate says {identity}"));
     claim(
         identity.ends_with("/ns/default/sa/product"),
