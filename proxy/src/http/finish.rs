@@ -149,7 +149,7 @@ fn own_headers(x: &mut Exchange, response: &mut Response<Body>) {
 
 /// An HTTP/1 answer that comes before the end of its request leaves bytes on the connection that nobody will read.
 fn closes_unread(x: &Exchange) -> bool {
-    x.info.error_code.is_some() && !x.upload.as_ref().is_some_and(|u| u.ended().is_some())
+    x.info.error_code.is_some() && x.upload.as_ref().is_none_or(|u| u.ended().is_none())
 }
 
 /// The bodies are raw bytes from here on.

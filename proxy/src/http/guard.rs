@@ -45,6 +45,60 @@ impl Limit {
     }
 }
 
+/// The limits of a request that waits in a filter: nothing has gone to the upstream yet.
+pub struct Patience {
+    clock: Clock,
+    sleep: Sleep,
+    started: Instant,
+    idle: Option<Duration>,
+    duration_ends: Option<Instant>,
+    request_ends: Option<Instant>,
+    upload: Option<Rc<Upload>>,
+}
+
+impl Patience {
+    pub fn new(x: &Exchange) -> Self {
+        let local = &x.manager.worker.local;
+        let started = local.clock.now();
+        let request_ends = x.manager.config.request_timeout.and_then(|t| x.info.start.checked_add(t));
+        let mut patience = Patience {
+            clock: local.clock.clone(),
+            sleep: local.timers.until(started),
+            started,
+            idle: x.idle,
+            duration_ends: x.duration_ends,
+            request_ends,
+            upload: x.upload.clone(),
+        };
+        if let Some((at, _)) = patience.next() {
+            patience.sleep.reset(at);
+        }
+        patience
+    }
+
+    fn next(&self) -> Option<(Instant, Limit)> {
+        let waits = self.upload.as_ref().filter(|u| u.ended().is_none());
+        let active = waits.map_or(self.started, |u| u.active().max(self.started));
+        let idle = self.idle.and_then(|t| active.checked_add(t)).map(|at| (at, Limit::StreamIdle));
+        let request = self.request_ends.filter(|_| waits.is_some()).map(|at| (at, Limit::Request));
+        let duration = self.duration_ends.map(|at| (at, Limit::Duration));
+        [idle, request, duration].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Limit> {
+        loop {
+            let Some((at, limit)) = self.next() else { return Poll::Pending };
+            if at <= self.clock.now() {
+                return Poll::Ready(limit);
+            }
+            if Pin::new(&mut self.sleep).poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.sleep.reset(at);
+        }
+    }
+}
+
 /// What still limits an upstream response.
 pub struct Limits {
     /// The route's timeout; it starts with the end of the request.

@@ -87,10 +87,7 @@ pub fn apply(changes: Changes, headers: &mut HeaderMap) -> SmallVec<[Evaluated; 
 }
 
 /// The levels in the order they are applied.
-pub fn in_order<'a>(
-    most_specific_wins: bool,
-    levels: [Option<&'a HeaderEdits>; 3],
-) -> impl Iterator<Item = &'a HeaderEdits> {
+pub fn in_order(most_specific_wins: bool, levels: [Option<&HeaderEdits>; 3]) -> impl Iterator<Item = &HeaderEdits> {
     let mut order: SmallVec<[&HeaderEdits; 3]> = levels.into_iter().flatten().filter(|e| !e.is_empty()).collect();
     if most_specific_wins {
         order.reverse();

@@ -17,6 +17,8 @@ use super::upload::Upload;
 use super::{headers, route};
 use crate::body::Body;
 use crate::codec::SendOptions;
+use crate::telemetry::stream_info::TraceContext;
+use crate::telemetry::trace;
 use crate::upstream::{AttemptInfo, AttemptOptions, Cluster, PickContext};
 
 /// How long a shadow may take when the route has no timeout.
@@ -63,6 +65,13 @@ pub fn launch(x: &Exchange, forward: &Forward) {
 fn head(x: &Exchange, policy: &MirrorPolicy) -> http::request::Parts {
     let mut head = x.parts.clone();
     head.headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    if let Some(sampled) = policy.trace_sampled
+        && x.info.trace.trace_id != 0
+    {
+        let b3 = x.manager.config.tracing.as_ref().is_some_and(|t| t.b3);
+        let context = TraceContext { sampled, ..x.info.trace };
+        trace::inject(&context, x.trace_state.as_ref(), b3, &mut head.headers);
+    }
     headers::remove(&mut head.headers, &policy.request_headers.remove);
     let mut changes = headers::Changes::new();
     headers::evaluate(&policy.request_headers.add, &head.headers, &x.log_context(), &mut changes);

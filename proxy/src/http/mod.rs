@@ -102,13 +102,13 @@ impl ConnectionManager {
         let stats = worker.stats().shard(Scope::Http(prefix.clone()));
         let listener_stats =
             worker.stats().shard(Scope::ListenerHttp { address: listener.stat_prefix.clone(), prefix });
-        let chain = Rc::new(Chain::compile(&config.filters, &worker, &config.stat_prefix));
+        let chain = Rc::new(Chain::compile(&config.filters, &worker, &upstream, &config.stat_prefix));
         let upgrade_chains = config
             .upgrades
             .iter()
             .filter_map(|u| {
                 let filters = u.filters.as_ref()?;
-                Some((u.config.kind.clone(), Rc::new(Chain::compile(filters, &worker, &config.stat_prefix))))
+                Some((u.config.kind.clone(), Rc::new(Chain::compile(filters, &worker, &upstream, &config.stat_prefix))))
             })
             .collect();
         let keeps_heads =

@@ -158,7 +158,7 @@ fn unit(bytes: &[u8], at: usize) -> Option<(Unit, usize)> {
     Some(match bytes[at] {
         b'/' | b'\\' => (Unit::Slash, 1),
         b'%' => {
-            let Some(value) = hex_pair(bytes, at) else { return None };
+            let value = hex_pair(bytes, at)?;
             match value {
                 0 => return None,
                 b'-' | b'.' | b'_' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => (Unit::Plain(value), 3),

@@ -138,7 +138,7 @@ impl LocalReply {
     }
 
     /// An attempt that brought no response head.
-    pub fn upstream_failure(error: &AttemptError, retried: bool, was_tls: bool) -> Self {
+    pub fn upstream_failure(error: &AttemptError, retried: bool) -> Self {
         let reason = error.reason();
         let mut body = String::from("upstream connect error or disconnect/reset before headers. ");
         if retried {
@@ -146,11 +146,8 @@ impl LocalReply {
         }
         body.push_str("reset reason: ");
         body.push_str(reason);
+        // The transport's own words are for the log: they may tell of keys and names inside.
         let detail = error.detail();
-        if was_tls && let Some(text) = &detail {
-            body.push_str(", transport failure reason: ");
-            body.push_str(text);
-        }
         let mut details = format!("upstream_reset_before_response_started{{{reason}");
         if let Some(text) = &detail {
             details.push('|');

@@ -82,9 +82,6 @@ stats_group! {
         ext_authz_failure_mode_allowed: Counter = "ext_authz.failure_mode_allowed",
         ext_authz_timeout: Counter = "ext_authz.timeout",
         ext_authz_disabled: Counter = "ext_authz.disabled",
-        jwt_authn_allowed: Counter = "jwt_authn.allowed",
-        jwt_authn_denied: Counter = "jwt_authn.denied",
-        jwt_authn_cors_preflight_bypassed: Counter = "jwt_authn.cors_preflight_bypassed",
     }
 }
 

@@ -134,7 +134,7 @@ pub async fn connect(x: &mut Exchange, plan: &mut Plan) -> Answer {
     x.info.upstream.attempts += 1;
     x.info.upstream.endpoint = Some(host.endpoint().clone());
     let info = AttemptInfo::default();
-    let downstream = forward::downstream(x);
+    let downstream = forward::downstream(x, &plan.cluster);
     let opened = plan.cluster.connect_tcp(&host, plan.priority, downstream.as_ref(), &info).await;
     forward::note(x, &info);
     match opened {
@@ -149,7 +149,7 @@ pub async fn connect(x: &mut Exchange, plan: &mut Plan) -> Answer {
             let limits = Limits { route: None, per_try_idle: None, cluster: plan.cluster.clone(), host };
             Answer::Upstream(response, Box::new(limits))
         }
-        Err(error) => Answer::Local(LocalReply::upstream_failure(&error, false, false)),
+        Err(error) => Answer::Local(LocalReply::upstream_failure(&error, false)),
     }
 }
 

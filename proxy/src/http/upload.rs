@@ -36,6 +36,8 @@ struct State {
     /// How much may be kept; zero once nothing is.
     limit: usize,
     overflowed: bool,
+    /// What is kept is no longer all that came.
+    lossy: bool,
     readers: u32,
     trailers: Option<HeaderMap>,
     end: Option<Result<(), Error>>,
@@ -57,6 +59,7 @@ impl Upload {
                 kept_bytes: 0,
                 limit: 0,
                 overflowed: false,
+                lossy: false,
                 readers: 0,
                 trailers: None,
                 end: None,
@@ -96,9 +99,12 @@ impl Upload {
         !state.overflowed && (state.limit > 0 || state.readers == 0)
     }
 
-    /// Stops keeping: what is kept goes once every reader is past it.
+    /// Stops keeping, unless somebody waits for the whole: what is kept goes once every reader is past it.
     pub fn release(&self) {
         let mut state = self.state.borrow_mut();
+        if state.waiting.is_some() {
+            return;
+        }
         state.limit = 0;
         state.overflowed = true;
     }
@@ -112,7 +118,7 @@ impl Upload {
     /// Ready with all of the body once it has come; `None` when it was too long to keep or broke.
     pub fn poll_whole(&self, cx: &mut Context<'_>) -> Poll<Option<(Bytes, Option<HeaderMap>)>> {
         let mut state = self.state.borrow_mut();
-        if state.overflowed {
+        if state.lossy {
             return Poll::Ready(None);
         }
         match &state.end {
@@ -229,17 +235,23 @@ impl State {
     fn keep(&mut self, data: &Bytes) {
         if self.overflowed || self.limit == 0 {
             self.overflowed = true;
+            self.lose();
             return;
         }
         self.kept_bytes += data.len();
-        if self.kept_bytes > self.limit {
-            self.overflowed = true;
-            if let Some(waker) = self.waiting.take() {
-                waker.wake();
-            }
-        }
+        self.overflowed |= self.kept_bytes > self.limit;
         // The first reader may lag behind what a filter has buffered: what came stays until it is read.
         self.kept.push(data.clone());
+    }
+}
+
+impl State {
+    /// Whoever waits for the whole waits in vain.
+    fn lose(&mut self) {
+        self.lossy = true;
+        if let Some(waker) = self.waiting.take() {
+            waker.wake();
+        }
     }
 }
 
@@ -289,9 +301,10 @@ impl HttpBody for Reader {
         match std::task::ready!(reader.upload.poll_source(cx)) {
             Some(data) => {
                 let mut state = reader.upload.state.borrow_mut();
-                if state.overflowed && state.readers == 1 {
+                if state.overflowed && state.readers == 1 && state.waiting.is_none() {
                     // Nobody will ask for it again.
                     state.kept.clear();
+                    state.lose();
                 }
                 reader.at = state.kept.len();
                 Poll::Ready(Some(Ok(Frame::data(data))))

@@ -40,6 +40,8 @@ pub struct Verdict {
     pub query_set: Vec<(String, String)>,
     pub query_remove: Vec<String>,
     pub metadata: Option<serde_json::Value>,
+    /// The service named a header that cannot be one.
+    pub invalid: bool,
 }
 
 /// A header that the service sets.
@@ -107,9 +109,21 @@ pub async fn wait(config: &ExtAuthz, at: u16, x: &mut Exchange, over: Option<&Fi
         AuthzService::Http(service) => over_http::ask(x, service, wanted).await,
     };
     match asked {
+        Ok(verdict) if verdict.invalid && config.validate_mutations => {
+            x.manager.stats.ext_authz_error.inc();
+            let invalid =
+                LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "ext_authz_invalid", "authz.invalid_mutation");
+            Flow::Answer(invalid)
+        }
         Ok(verdict) if verdict.allowed => allow(config, at, x, verdict),
         Ok(verdict) => {
             x.manager.stats.ext_authz_denied.inc();
+            if config.charge_cluster_response_stats
+                && let Some(cluster) = x.info.cluster.as_deref()
+                && let Some(cluster) = x.manager.upstream.cluster(&x.config, cluster)
+            {
+                cluster.charge_response(verdict.status, None);
+            }
             Flow::Answer(denial(x, verdict))
         }
         Err(error) => failed(config, x, &error),

@@ -18,7 +18,6 @@ mod grpc_stats;
 mod grpc_web;
 mod header_mutation;
 mod health_check;
-mod jwt;
 mod jwt_authn;
 mod local_ratelimit;
 mod rate_limit;
@@ -26,10 +25,11 @@ mod ratelimit_descriptor;
 mod rbac;
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use http::{Response, StatusCode};
 use sidemesh_config::resource::http_filter::{self as config, FilterOverride, HttpFilterKind};
@@ -38,9 +38,12 @@ use sidemesh_config::value::Name;
 
 use super::exchange::Exchange;
 use super::finish::Answer;
+use super::forward;
+use super::guard::Patience;
 use super::reply::LocalReply;
 use crate::body::Body;
 use crate::telemetry::flags::ResponseFlags;
+use crate::upstream::Upstream;
 use crate::worker::Worker;
 
 /// A compiled chain, without its router.
@@ -110,18 +113,23 @@ pub enum Flow {
 type Waiting<'a> = Pin<Box<dyn Future<Output = Flow> + 'a>>;
 
 impl Chain {
-    pub fn compile(filters: &[Arc<config::HttpFilter>], worker: &Rc<Worker>, stat_prefix: &Name) -> Self {
+    pub fn compile(
+        filters: &[Arc<config::HttpFilter>],
+        worker: &Rc<Worker>,
+        upstream: &Rc<Upstream>,
+        stat_prefix: &Name,
+    ) -> Self {
         let entries = filters
             .iter()
             .filter_map(|f| {
                 let filter = match &f.kind {
                     HttpFilterKind::Discovered { name, default, .. } => Source::Discovered {
                         name: name.clone(),
-                        default: default.as_ref().and_then(|d| Filter::compile(d, worker, stat_prefix)).map(Rc::new),
+                        default: default.as_ref().and_then(|d| Filter::compile(d, worker, upstream, stat_prefix)).map(Rc::new),
                         current: RefCell::new(None),
                         stat_prefix: stat_prefix.clone(),
                     },
-                    kind => Source::Own(Rc::new(Filter::compile(kind, worker, stat_prefix)?)),
+                    kind => Source::Own(Rc::new(Filter::compile(kind, worker, upstream, stat_prefix)?)),
                 };
                 Some(Entry { name: f.name.clone(), disabled: f.disabled, filter })
             })
@@ -132,7 +140,12 @@ impl Chain {
 
 impl Entry {
     /// The filter in force; `Err`: its configuration has not arrived.
-    fn filter(&self, snapshot: &Snapshot, worker: &Rc<Worker>) -> Result<Option<Rc<Filter>>, ()> {
+    fn filter(
+        &self,
+        snapshot: &Snapshot,
+        worker: &Rc<Worker>,
+        upstream: &Rc<Upstream>,
+    ) -> Result<Option<Rc<Filter>>, ()> {
         let (name, default, current, stat_prefix) = match &self.filter {
             Source::Own(filter) => return Ok(Some(filter.clone())),
             Source::Discovered { name, default, current, stat_prefix } => (name, default, current, stat_prefix),
@@ -146,7 +159,7 @@ impl Entry {
         {
             return Ok(filter.clone());
         }
-        let filter = Filter::compile(kind, worker, stat_prefix).map(Rc::new);
+        let filter = Filter::compile(kind, worker, upstream, stat_prefix).map(Rc::new);
         *current = Some((kind.clone(), filter.clone()));
         Ok(filter)
     }
@@ -164,7 +177,12 @@ impl Entry {
 
 impl Filter {
     /// `None`: the router.
-    fn compile(kind: &HttpFilterKind, worker: &Rc<Worker>, stat_prefix: &Name) -> Option<Self> {
+    fn compile(
+        kind: &HttpFilterKind,
+        worker: &Rc<Worker>,
+        upstream: &Rc<Upstream>,
+        stat_prefix: &Name,
+    ) -> Option<Self> {
         Some(match kind {
             HttpFilterKind::Router(_) | HttpFilterKind::Discovered { .. } => return None,
             HttpFilterKind::Buffer(c) => Filter::Buffer(*c),
@@ -178,7 +196,7 @@ impl Filter {
             HttpFilterKind::GrpcWeb => Filter::GrpcWeb,
             HttpFilterKind::HeaderMutation(c) => Filter::HeaderMutation(c.clone()),
             HttpFilterKind::HealthCheck(c) => Filter::HealthCheck(health_check::HealthCheck::new(c.clone())),
-            HttpFilterKind::JwtAuthn(c) => Filter::JwtAuthn(jwt_authn::JwtAuthn::new(c.clone())),
+            HttpFilterKind::JwtAuthn(c) => Filter::JwtAuthn(jwt_authn::JwtAuthn::new(c.clone(), worker, upstream, stat_prefix)),
             HttpFilterKind::LocalRateLimit(c) => {
                 Filter::LocalRateLimit(local_ratelimit::LocalRateLimit::new(c.clone(), worker, stat_prefix))
             }
@@ -241,11 +259,11 @@ impl Filter {
 
 /// Runs the request side; an answer ends it.
 pub async fn run_request(chain: &Rc<Chain>, x: &mut Exchange) -> Option<Answer> {
-    let worker = x.manager.worker.clone();
+    let (worker, upstream) = (x.manager.worker.clone(), x.manager.upstream.clone());
     let config = x.config.clone();
     for (at, entry) in (0u16..).zip(&chain.entries) {
         let Some(over) = entry.applies(x) else { continue };
-        let filter = match entry.filter(&config, &worker) {
+        let filter = match entry.filter(&config, &worker, &upstream) {
             Ok(Some(filter)) => filter,
             Ok(None) => continue,
             Err(()) => {
@@ -258,7 +276,20 @@ pub async fn run_request(chain: &Rc<Chain>, x: &mut Exchange) -> Option<Answer> 
             }
         };
         let flow = match filter.on_request(at, x, &entry.name, over.as_deref()) {
-            Flow::Wait => filter.wait(at, x, over.as_deref()).await,
+            Flow::Wait => {
+                let mut patience = Patience::new(x);
+                let mut waiting = filter.wait(at, x, over.as_deref());
+                let waited = poll_fn(|cx| match waiting.as_mut().poll(cx) {
+                    Poll::Ready(flow) => Poll::Ready(Ok(flow)),
+                    Poll::Pending => patience.poll(cx).map(Err),
+                });
+                let waited = waited.await;
+                drop(waiting);
+                match waited {
+                    Ok(flow) => flow,
+                    Err(limit) => Flow::Answer(forward::out_of_time(x, limit)),
+                }
+            }
             flow => flow,
         };
         match flow {
@@ -276,14 +307,14 @@ pub fn run_response(x: &mut Exchange, response: &mut Response<Body>) {
         Some(chain) if !chain.entries.is_empty() => chain.clone(),
         _ => return,
     };
-    let worker = x.manager.worker.clone();
+    let (worker, upstream) = (x.manager.worker.clone(), x.manager.upstream.clone());
     let config = x.config.clone();
     for (at, entry) in chain.entries.iter().enumerate().rev() {
         let at = at as u16;
         if entry.applies(x).is_none() {
             continue;
         }
-        if let Ok(Some(filter)) = entry.filter(&config, &worker) {
+        if let Ok(Some(filter)) = entry.filter(&config, &worker, &upstream) {
             filter.on_response(at, x, response, &entry.name);
         }
     }

@@ -33,7 +33,7 @@ const DRAIN_BYTES: usize = 64 * 1024;
 /// Sends the request as it stands to `host` and waits for the answer's head.
 pub async fn run(x: &Exchange, plan: &Plan, host: &Rc<Host>, info: &AttemptInfo) -> Outcome {
     let body = x.upload.as_ref().map_or_else(Body::empty, |u| u.reader());
-    let downstream = downstream(x);
+    let downstream = downstream(x, &plan.cluster);
     let options = AttemptOptions {
         priority: plan.priority,
         send: send_options(x),
@@ -68,10 +68,9 @@ pub fn send_options(x: &Exchange) -> SendOptions {
 }
 
 /// What an upstream PROXY protocol header says; nothing on the common way.
-pub fn downstream(x: &Exchange) -> Option<Downstream> {
+pub fn downstream(x: &Exchange, cluster: &Cluster) -> Option<Downstream> {
     let connection = &x.info.connection;
-    let entry = x.config.cluster(x.info.cluster.as_deref()?)?;
-    let cluster = &entry.cluster;
+    let cluster = cluster.config();
     let proxied = |t: &UpstreamTransport| matches!(t, UpstreamTransport::ProxyProtocol { .. });
     (proxied(&cluster.transport) || cluster.transport_matches.iter().any(|m| proxied(&m.transport))).then(|| {
         Downstream {

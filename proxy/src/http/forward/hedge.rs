@@ -88,7 +88,7 @@ fn racer(x: &Exchange, plan: &Plan, host: &Rc<Host>) -> Racer {
     let info = Rc::new(AttemptInfo::default());
     let (cluster, priority, protocol) = (plan.cluster.clone(), plan.priority, x.protocol);
     let (head, send, of, record) = (x.parts.clone(), attempt::send_options(x), host.clone(), info.clone());
-    let downstream = attempt::downstream(x);
+    let downstream = attempt::downstream(x, &plan.cluster);
     let future = Box::pin(async move {
         let options = AttemptOptions { priority, send, downstream: downstream.as_ref(), protocol: Some(protocol) };
         match cluster.request(&of, &head, body, options, &record).await {

@@ -81,7 +81,7 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
     };
     match answer {
         Answer::Local(reply) => {
-            plan.cluster.charge_response(reply.status.as_u16(), None);
+            charge(x, &plan.cluster, reply.status.as_u16(), None);
             Answer::Local(reply)
         }
         other => other,
@@ -97,6 +97,13 @@ fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>) -> Plan {
     let hash = if forward.hash_policy.is_empty() { None } else { hash_policy::hash(x, &forward.hash_policy) };
     x.info.upstream.cluster_metadata = cluster.entry().cluster.metadata.clone();
     Plan { cluster, priority: forward.priority, timeouts, retry, hash, timed_out: false, tried: SmallVec::new() }
+}
+
+/// Counts an answer under the cluster, unless the router's `dynamic_stats` are off.
+fn charge(x: &Exchange, cluster: &Rc<Cluster>, status: u16, took: Option<Duration>) {
+    if x.manager.router.dynamic_stats {
+        cluster.charge_response(status, took);
+    }
 }
 
 /// Keeps the body where it may be needed again.
@@ -254,11 +261,10 @@ pub(super) fn settle(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<
         Outcome::Response(response) => accept(x, forward, plan, host, response),
         Outcome::Failed(AttemptError::Send(crate::codec::SendError::RequestBody(error))) => Answer::Abort(error),
         Outcome::Failed(error) => {
-            let tls = matches!(error, AttemptError::Tls(_));
             if let Some(text) = error.detail() {
                 x.info.upstream.failure = Some(text.into());
             }
-            let mut reply = LocalReply::upstream_failure(&error, x.info.upstream.attempts > 1, tls);
+            let mut reply = LocalReply::upstream_failure(&error, x.info.upstream.attempts > 1);
             if x.manager.suppresses() {
                 reply.headers = None;
             }
@@ -270,12 +276,17 @@ pub(super) fn settle(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<
 
 /// A limit was reached before the answer's head.
 fn stopped(x: &mut Exchange, limit: Limit, plan: &Plan) -> Answer {
+    if limit == Limit::Route {
+        plan.cluster.stats().upstream_rq_timeout.inc();
+    }
+    Answer::Local(out_of_time(x, limit))
+}
+
+/// The answer when a limit is reached before the answer's head.
+pub fn out_of_time(x: &Exchange, limit: Limit) -> LocalReply {
     let stats = &x.manager.stats;
-    Answer::Local(match limit {
-        Limit::Route => {
-            plan.cluster.stats().upstream_rq_timeout.inc();
-            LocalReply::upstream_timeout(false)
-        }
+    match limit {
+        Limit::Route => LocalReply::upstream_timeout(false),
         Limit::PerTry => LocalReply::upstream_timeout(true),
         Limit::PerTryIdle => LocalReply::per_try_idle_timeout(),
         Limit::StreamIdle => {
@@ -290,7 +301,7 @@ fn stopped(x: &mut Exchange, limit: Limit, plan: &Plan) -> Answer {
             stats.downstream_rq_timeout.inc();
             LocalReply::request_timeout()
         }
-    })
+    }
 }
 
 /// The upstream's response becomes the answer, unless it is a redirect that is followed here.
@@ -299,7 +310,7 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     let status = response.status().as_u16();
     let from = x.request_ended().unwrap_or(x.info.start);
     let took = now.saturating_duration_since(from);
-    plan.cluster.charge_response(status, Some(took));
+    charge(x, &plan.cluster, status, Some(took));
     if x.info.upstream.attempts > 1 && status < 500 {
         plan.cluster.stats().upstream_rq_retry_success.inc();
     }

@@ -60,6 +60,10 @@ pub fn follow(x: &mut Exchange, policy: &InternalRedirect, response: &Response<B
         x.upload = None;
     }
     x.redirects += 1;
+    // The filters run again: what they left was about the request that was.
+    x.data.clear();
+    x.retry_permit = None;
+    x.info.upstream.attempts = 0;
     plan.cluster.stats().upstream_internal_redirect_succeeded_total.inc();
     true
 }

@@ -134,11 +134,28 @@ fn http_request(config: &ExtAuthz, x: &Exchange, body: Option<&RequestBody>) -> 
             false => text = String::from_utf8_lossy(&bytes).into_owned(),
         }
     }
+    let header_map = config.encode_raw_headers.then(|| core::HeaderMap {
+        headers: x
+            .parts
+            .headers
+            .iter()
+            .filter(|(name, _)| allowed(name.as_str()))
+            .map(|(name, value)| core::HeaderValue {
+                key: name.as_str().to_owned(),
+                raw_value: value.as_bytes().to_vec(),
+                ..Default::default()
+            })
+            .collect(),
+    });
+    if header_map.is_some() {
+        headers.clear();
+    }
     let size = x.parts.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(-1);
     auth::attribute_context::HttpRequest {
         id: format!("{}", x.random),
         method: x.parts.method.to_string(),
         headers,
+        header_map,
         path: x.target().to_owned(),
         host: x.authority().to_owned(),
         scheme: x.caller.scheme.as_str().to_owned(),
@@ -184,6 +201,7 @@ fn verdict(answer: auth::CheckResponse) -> Verdict {
     let mut out = Verdict { allowed, status: 403, metadata, ..Verdict::default() };
     match answer.http_response {
         Some(HttpResponse::OkResponse(ok)) if allowed => {
+            out.invalid = ok.headers.iter().chain(&ok.response_headers_to_add).any(|h| change(h).is_none());
             out.headers = ok.headers.iter().filter_map(change).collect();
             out.remove = ok.headers_to_remove.iter().filter_map(|n| n.to_ascii_lowercase().parse().ok()).collect();
             out.response_headers = ok.response_headers_to_add.iter().filter_map(change).collect();
@@ -195,6 +213,7 @@ fn verdict(answer: auth::CheckResponse) -> Verdict {
                 out.status = code;
             }
             out.body = denied.body;
+            out.invalid = denied.headers.iter().any(|h| change(h).is_none());
             out.headers = denied.headers.iter().filter_map(change).collect();
         }
         _ => {}
