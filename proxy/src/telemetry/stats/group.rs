@@ -10,7 +10,7 @@ pub enum Visit<'a> {
 }
 
 /// A struct of metrics that the registry can read.
-pub trait Group: Send + Sync + 'static {
+pub trait Group: std::any::Any + Send + Sync {
     /// Calls `each` with every metric's name (below the scope's prefix) and value.
     fn visit(&self, each: &mut dyn FnMut(&str, Visit<'_>));
 }

@@ -1,9 +1,17 @@
 //! All shards of all groups, read together.
+//!
+//! Bounded by what is configured, however often it changes: a shard whose owner is gone keeps its counts and is handed to
+//! the next owner of its kind in the scope, and scopes without any owner are forgotten as new ones come.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Group, HistogramValue, Scope, Visit};
+
+/// Scopes without an owner are looked for when there are this many, and again whenever the number has doubled.
+const SCOPES_BEFORE_PRUNING: usize = 1024;
 
 /// Knows every shard. Shared by all threads; the lock is taken when a shard is made, dropped or read, never per request.
 #[derive(Default)]
@@ -22,6 +30,37 @@ struct State {
     shards: BTreeMap<Scope, Vec<Arc<dyn Group>>>,
     /// What counters stood at when they were last reset, by full name.
     baseline: BTreeMap<String, u64>,
+    /// How many scopes there may be before those without an owner are looked for; 0: [`SCOPES_BEFORE_PRUNING`].
+    prune_at: usize,
+}
+
+impl State {
+    /// A shard whose owner is gone.
+    fn orphan<T: Group>(&self, scope: &Scope) -> Option<Arc<T>> {
+        let shards = self.shards.get(scope)?;
+        let found = shards.iter().filter(|s| is_orphan(s)).find_map(|s| {
+            let any: Arc<dyn Any + Send + Sync> = s.clone();
+            any.downcast::<T>().ok()
+        })?;
+        // The new owner goes on from what the old one, perhaps on another thread, wrote last.
+        fence(Ordering::Acquire);
+        Some(found)
+    }
+
+    fn prune(&mut self) {
+        if self.shards.len() < self.prune_at.max(SCOPES_BEFORE_PRUNING) {
+            return;
+        }
+        self.shards.retain(|scope, shards| {
+            matches!(scope, Scope::Server | Scope::Fixed(_)) || shards.iter().any(|s| !is_orphan(s))
+        });
+        self.prune_at = self.shards.len() * 2;
+    }
+}
+
+/// The registry alone still holds it. Nobody else can get at it: new references are made under the registry's lock.
+fn is_orphan(shard: &Arc<dyn Group>) -> bool {
+    Arc::strong_count(shard) == 1
 }
 
 /// A metric's value, summed over its shards.
@@ -49,10 +88,17 @@ impl Sample {
 }
 
 impl Registry {
-    /// A new shard of a group, owned by the calling worker.
+    /// A shard of a group, owned by the calling worker: one that its owner has let go of, or a new one.
     pub fn shard<T: Group + Default>(&self, scope: Scope) -> Arc<T> {
+        let mut state = self.lock();
+        if let Some(shard) = state.orphan(&scope) {
+            return shard;
+        }
         let shard = Arc::new(T::default());
-        self.lock().shards.entry(scope).or_default().push(shard.clone());
+        if !state.shards.contains_key(&scope) {
+            state.prune();
+        }
+        state.shards.entry(scope).or_default().push(shard.clone());
         shard
     }
 

@@ -70,3 +70,31 @@ fn a_removed_scope_is_gone() {
     registry.remove(&Scope::Cluster(name("a.b")));
     assert!(registry.read().is_empty());
 }
+
+#[test]
+fn owners_that_come_and_go_leave_one_shard_with_their_counts() {
+    let registry = Registry::default();
+    let scope = || Scope::Http(name("ingress"));
+    for _ in 0..100 {
+        registry.shard::<Sampled>(scope()).upstream_rq_total.inc();
+    }
+    let (one, two) = (registry.shard::<Sampled>(scope()), registry.shard::<Sampled>(scope()));
+    assert_eq!((one.upstream_rq_total.get(), two.upstream_rq_total.get()), (100, 0), "each living owner has its own");
+    one.upstream_rq_total.inc();
+    two.upstream_rq_total.inc();
+    let page = text(&registry.read());
+    assert!(page.contains("http.ingress.upstream_rq_total: 102\n"), "{page}");
+}
+
+#[test]
+fn scopes_without_an_owner_are_forgotten_as_others_come() {
+    let registry = Registry::default();
+    let kept = registry.shard::<Sampled>(Scope::Listener(name("kept")));
+    kept.upstream_rq_total.inc();
+    for i in 0..5000 {
+        drop(registry.shard::<Sampled>(Scope::Listener(name(&format!("127.0.0.1_{i}")))));
+    }
+    let page = text(&registry.read());
+    assert!(page.contains("listener.kept.upstream_rq_total: 1\n"));
+    assert!(page.lines().filter(|l| l.contains(".upstream_rq_total: ")).count() <= 1024 + 1);
+}
