@@ -136,6 +136,7 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
     let writer = Writer::start().map_err(|e| Error::Start(format!("cannot start the access log thread: {e}")))?;
     let (spans, span_queue) = export::queue();
     let (records, record_queue) = access_log::queue();
+    let ends = [span_queue.end(), record_queue.end()];
     let zone = loaded.bootstrap.cluster_manager.local_cluster_name.clone();
     let zone = zone.map(|cluster| upstream::LocalZone { cluster, locality: loaded.node.locality.clone() });
     let clusters = upstream::Registry::new(count, shared.stats.clone(), zone);
@@ -187,8 +188,11 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
     let process =
         lifecycle::Process { shared, workers, sockets, closed, writer, drain_time: args.drain_time(), member };
     lifecycle::run(process).await?;
-    // The workers are gone, and with them the queues' senders: what is left goes out, each within its time.
-    let _ = tokio::join!(tokio::time::timeout(LAST_SPANS, spans), logs);
+    // The workers are gone: what is left in the queues goes out, each within its time.
+    ends.iter().for_each(|end| end.notify_one());
+    if tokio::time::timeout(LAST_SPANS, async { tokio::join!(spans, logs) }).await.is_err() {
+        tracing::warn!("the last spans or log records were not taken within {LAST_SPANS:?}");
+    }
     Ok(())
 }
 

@@ -140,7 +140,7 @@ fn serve(listener: &Rc<Listener>, version: &Version, inspected: Inspected, ends:
         return;
     };
     let worker = &listener.worker;
-    let mut info = ConnectionInfo {
+    let info = ConnectionInfo {
         id: worker.next_connection_id(),
         start: counted.start,
         start_time: worker.local.clock.system(),
@@ -164,8 +164,9 @@ fn serve(listener: &Rc<Listener>, version: &Version, inspected: Inspected, ends:
     let (listener, worker) = (listener.clone(), worker.clone());
     chain.clone().spawn(async move {
         let _counted = counted;
-        if let Some(io) = secure(&chain, &listener, socket, &mut info).await {
-            let info = Rc::new(info);
+        // Boxed, so that an established connection does not keep room for its handshake.
+        let secured = Box::pin(secure(chain.clone(), listener, socket, info)).await;
+        if let Some((io, info)) = secured {
             chain.serve(io, info.clone()).await;
             log_connection(&worker, &info);
         }
@@ -173,9 +174,14 @@ fn serve(listener: &Rc<Listener>, version: &Version, inspected: Inspected, ends:
 }
 
 /// Terminates TLS, where the chain says so.
-async fn secure(chain: &Chain, listener: &Listener, socket: Socket, info: &mut ConnectionInfo) -> Option<Io> {
+async fn secure(
+    chain: Rc<Chain>,
+    listener: Rc<Listener>,
+    socket: Socket,
+    mut info: ConnectionInfo,
+) -> Option<(Io, Rc<ConnectionInfo>)> {
     let server = match chain.tls() {
-        None => return Some(socket.into()),
+        None => return Some((socket.into(), Rc::new(info))),
         Some(Ok(server)) => server,
         Some(Err(error)) => {
             tracing::warn!(listener = %listener.name, chain = %info.chain, "connection closed: {error}");
@@ -202,7 +208,7 @@ async fn secure(chain: &Chain, listener: &Listener, socket: Socket, info: &mut C
             info.alpn = io.alpn().map(|a| Name::from(String::from_utf8_lossy(a)));
             info.handshake_complete = Some(local.clock.now());
             info.tls = Some(peer);
-            Some(io)
+            Some((io, Rc::new(info)))
         }
         Err(error) => {
             listener.stats.ssl_connection_error.inc();

@@ -25,6 +25,9 @@ use crate::tls;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
 
+/// A connection's task may hold so much: every idle connection pays for it.
+const MAX_TASK_BYTES: usize = 2048;
+
 /// What serves a connection in the end.
 enum Terminal {
     Http(Rc<ConnectionManager>),
@@ -113,6 +116,7 @@ impl Chain {
     pub(super) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let place = self.enter();
         let key = place.key;
+        debug_assert!(size_of_val(&task) <= MAX_TASK_BYTES, "a connection's task has grown to {}", size_of_val(&task));
         let handle = tokio::task::spawn_local(async move {
             let _place = place;
             task.await;
@@ -143,7 +147,7 @@ impl Chain {
     }
 
     /// Runs the filters over a connection that is ready (TLS is done).
-    pub(super) async fn serve(&self, mut io: Io, connection: Rc<ConnectionInfo>) {
+    pub(super) async fn serve(&self, io: Io, connection: Rc<ConnectionInfo>) {
         let passed = match tcp::filter::run(&self.filters, &connection, &self.worker) {
             Ok(passed) => passed,
             Err(denied) => {
@@ -156,20 +160,26 @@ impl Chain {
         };
         match &self.terminal {
             Terminal::Http(manager) => manager.clone().serve(io, connection, self.drain.subscribe()).await,
-            Terminal::Tcp(forward) => forward.serve(io, &connection, &passed).await,
-            Terminal::Echo => echo(io).await,
-            Terminal::DirectResponse(content) => {
-                // A client that has gone away misses nothing.
-                if io.write_all(content).await.is_ok() {
-                    let _ = io.shutdown().await;
-                }
-            }
-            Terminal::None => {
-                let mut ignored = [0; 1024];
-                while matches!(io.read(&mut ignored).await, Ok(n) if n > 0) {}
-            }
+            // Boxed, so that an idle HTTP connection does not pay for their state.
+            Terminal::Tcp(forward) => Box::pin(forward.serve(io, &connection, &passed)).await,
+            Terminal::Echo => Box::pin(echo(io)).await,
+            Terminal::DirectResponse(content) => Box::pin(respond(io, content)).await,
+            Terminal::None => Box::pin(hold(io)).await,
         }
     }
+}
+
+async fn respond(mut io: Io, content: &Bytes) {
+    // A client that has gone away misses nothing.
+    if io.write_all(content).await.is_ok() {
+        let _ = io.shutdown().await;
+    }
+}
+
+/// Reads and forgets until the peer ends the connection.
+async fn hold(mut io: Io) {
+    let mut ignored = [0; 1024];
+    while matches!(io.read(&mut ignored).await, Ok(n) if n > 0) {}
 }
 
 async fn echo(io: Io) {

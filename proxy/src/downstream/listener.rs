@@ -17,6 +17,7 @@ use super::Listeners;
 use super::accept;
 use super::chain::Chain;
 use super::stats::{HttpInspectorStats, ListenerStats, TlsInspectorStats};
+use crate::codec::{Drain, DrainHandle};
 use crate::telemetry::stats::Scope;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
@@ -51,6 +52,8 @@ pub(super) struct Listener {
     pub(super) all: Weak<Listeners>,
     version: RefCell<Rc<Version>>,
     sockets: RefCell<Vec<Accepting>>,
+    /// For connections that have no chain yet.
+    unfinished: DrainHandle,
 }
 
 /// One accept loop; dropping it ends the loop after what the queue holds.
@@ -78,6 +81,7 @@ impl Listener {
             all,
             version: RefCell::new(version),
             sockets: RefCell::default(),
+            unfinished: DrainHandle::new(),
         })
     }
 
@@ -118,6 +122,15 @@ impl Listener {
     /// Accepts no more.
     pub(super) fn stop_accepting(&self) {
         self.sockets.borrow_mut().clear();
+    }
+
+    /// Connections that the listener filters are still looking at have little time left.
+    pub(super) fn close_unfinished(&self) {
+        self.unfinished.close_idle();
+    }
+
+    pub(super) fn unfinished(&self) -> Drain {
+        self.unfinished.subscribe()
     }
 
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {

@@ -16,7 +16,7 @@ mod stats;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub struct Listeners {
     drain_time: Duration,
     draining: Arc<DrainStats>,
     active: RefCell<BTreeMap<Name, Rc<Listener>>>,
+    /// Chains that are configured no more and may have connections still.
+    dropped: RefCell<Vec<Weak<Chain>>>,
 }
 
 /// A listener as `/listeners` shows it.
@@ -57,7 +59,14 @@ pub struct ListenerView {
 impl Listeners {
     pub fn new(worker: Rc<Worker>, upstream: Rc<Upstream>, drain_time: Duration) -> Rc<Self> {
         let draining = worker.stats().shard(Scope::Fixed("listener_manager"));
-        Rc::new(Listeners { worker, upstream, drain_time, draining, active: RefCell::default() })
+        Rc::new(Listeners {
+            worker,
+            upstream,
+            drain_time,
+            draining,
+            active: RefCell::default(),
+            dropped: RefCell::default(),
+        })
     }
 
     /// Adds a listener or changes it; `sockets` are all it accepts on.
@@ -85,6 +94,7 @@ impl Listeners {
         let removed = self.active.borrow_mut().remove(name);
         if let Some(listener) = removed {
             listener.stop_accepting();
+            listener.close_unfinished();
             self.drain_chains(listener.version().chains().cloned().collect(), true);
         }
     }
@@ -98,7 +108,13 @@ impl Listeners {
                 continue;
             }
             listener.stop_accepting();
+            if close_idle {
+                listener.close_unfinished();
+            }
             version.chains().for_each(|c| if close_idle { c.close_idle() } else { c.start_drain() });
+        }
+        if close_idle {
+            self.dropped.borrow().iter().filter_map(Weak::upgrade).for_each(|c| c.close_idle());
         }
     }
 
@@ -137,6 +153,9 @@ impl Listeners {
         chains.iter().for_each(|c| c.start_drain());
         let open: Vec<_> = chains.into_iter().filter(|c| c.connections() > 0).collect();
         if !open.is_empty() {
+            let mut dropped = self.dropped.borrow_mut();
+            dropped.retain(|c| c.strong_count() > 0);
+            dropped.extend(open.iter().map(Rc::downgrade));
             let listeners = i64::from(whole_listener && self.worker.index == 0);
             let draining = Draining::new(self.draining.clone(), listeners, open.len() as i64);
             tokio::task::spawn_local(drain_after(open, self.worker.clone(), self.drain_time, draining));
