@@ -12,6 +12,10 @@ pub enum Scope {
     Cluster(Name),
     /// `http.PREFIX.`
     Http(Name),
+    /// `http.PREFIX.FILTER.`: counters that a filter keeps apart from its manager's.
+    HttpFilter { prefix: Name, filter: Name },
+    /// `cluster.NAME.grpc.` with, of calls that are counted apart, `SERVICE.METHOD.`
+    Grpc { cluster: Name, method: Option<(Name, Name)> },
     /// `listener.ADDRESS.`
     Listener(Name),
     /// `listener.ADDRESS.http.PREFIX.`
@@ -34,6 +38,11 @@ impl Scope {
             Scope::Fixed(p) => format!("{p}."),
             Scope::Cluster(n) => format!("cluster.{n}."),
             Scope::Http(p) => format!("http.{p}."),
+            Scope::HttpFilter { prefix, filter } => format!("http.{prefix}.{filter}."),
+            Scope::Grpc { cluster, method: None } => format!("cluster.{cluster}.grpc."),
+            Scope::Grpc { cluster, method: Some((service, method)) } => {
+                format!("cluster.{cluster}.grpc.{service}.{method}.")
+            }
             Scope::Listener(a) => format!("listener.{a}."),
             Scope::ListenerHttp { address, prefix } => format!("listener.{address}.http.{prefix}."),
             Scope::Tcp(p) => format!("tcp.{p}."),
@@ -50,6 +59,17 @@ impl Scope {
             Scope::Fixed(p) => (sanitize(p), vec![]),
             Scope::Cluster(n) => ("cluster".to_owned(), vec![("envoy_cluster_name", n)]),
             Scope::Http(p) => ("http".to_owned(), vec![("envoy_http_conn_manager_prefix", p)]),
+            Scope::HttpFilter { prefix, filter } => {
+                (format!("http_{}", sanitize(filter)), vec![("envoy_http_conn_manager_prefix", prefix)])
+            }
+            Scope::Grpc { cluster, method } => {
+                let mut tags: Vec<(&'static str, &str)> = vec![("envoy_cluster_name", cluster)];
+                if let Some((service, method)) = method {
+                    tags.insert(0, ("envoy_grpc_bridge_method", method));
+                    tags.insert(1, ("envoy_grpc_bridge_service", service));
+                }
+                ("cluster_grpc".to_owned(), tags)
+            }
             Scope::Listener(a) => ("listener".to_owned(), vec![("envoy_listener_address", a)]),
             Scope::ListenerHttp { address, prefix } => (
                 "listener_http".to_owned(),
