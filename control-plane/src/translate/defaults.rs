@@ -16,6 +16,8 @@ pub const MAX_PENDING_REQUESTS: u32 = 1024;
 pub const MAX_REQUESTS: u32 = 4096;
 
 pub const RETRIES: u32 = 2;
+/// How often a retry draws again when it drew a host that was tried already.
+pub const HOST_SELECTION_ATTEMPTS: i64 = 5;
 pub const RETRY_BUDGET_PERCENT: f64 = 20.0;
 pub const RETRY_BUDGET_MIN_CONCURRENCY: u32 = 3;
 pub const RETRY_BACKOFF_BASE: Duration = Duration::from_millis(25);

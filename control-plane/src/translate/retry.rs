@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sidemesh_proto::envoy::config::route::v3 as xds;
+use sidemesh_proto::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 
 use super::{defaults, wire};
 use crate::model::policy::Policy;
@@ -89,7 +90,19 @@ impl Retry {
                 // Envoy's own default is ten times the base.
                 max_interval: max.and_then(wire::duration),
             }),
+            retry_host_predicate: vec![other_host()],
+            host_selection_retry_max_attempts: defaults::HOST_SELECTION_ATTEMPTS,
             ..Default::default()
         })
+    }
+}
+
+/// A retry goes to a host that was not tried yet, while there is one.
+fn other_host() -> xds::retry_policy::RetryHostPredicate {
+    use xds::retry_policy::retry_host_predicate::ConfigType;
+    let predicate = PreviousHostsPredicate::default();
+    xds::retry_policy::RetryHostPredicate {
+        name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(sidemesh_proto::pack(&predicate))),
     }
 }

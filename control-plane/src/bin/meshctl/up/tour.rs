@@ -136,11 +136,6 @@ async fn renewal(world: &World, load: &Load) -> Result<(), Failure> {
         ),
     );
     let product = world.layout.instance("product-v1-1")?;
-    let serial = |text: &str| {
-        text.split("\"serial_number\"").nth(1).map(|t| {
-            t.chars().skip_while(|c| !c.is_ascii_hexdigit()).take_while(char::is_ascii_hexdigit).collect::<String>()
-        })
-    };
     let read = async || admin::get(product.admin, "/certs").await.map(|(_, body)| serial(&body));
     let before = read().await.map_err(Failure::Failed)?;
     load.take();
@@ -161,6 +156,13 @@ async fn renewal(world: &World, load: &Load) -> Result<(), Failure> {
     let tally = load.take();
     told(&format!("{} orders meanwhile, {} failed", tally.ok, tally.failed));
     unharmed(&tally)
+}
+
+/// The serial number of the workload's own certificate on a `/certs` page.
+fn serial(page: &str) -> Option<String> {
+    let page: serde_json::Value = serde_json::from_str(page).ok()?;
+    let own = page["certificates"].as_array()?.iter().find(|c| c["name"] == "default")?;
+    own["cert_chain"][0]["serial_number"].as_str().map(str::to_owned)
 }
 
 async fn outage(world: &mut World, load: &Load) -> Result<(), Failure> {
