@@ -106,7 +106,7 @@ async fn a_refusal_is_told_in_the_proxys_own_words() {
     let mut client = XdsClient::connect(
         control_plane.address,
         "stubborn-1",
-        &[("service", "order")],
+        ("product.default:80", sidemesh_tests::ports::free()),
         type_url::ROUTE,
         &[route],
     )

@@ -16,6 +16,7 @@ pub struct Process {
     child: Child,
     log: PathBuf,
     ended: Option<ExitStatus>,
+    has_children: bool,
 }
 
 impl Process {
@@ -26,7 +27,13 @@ impl Process {
         let err = out.try_clone().expect("log file");
         let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
         let child = child.unwrap_or_else(|e| panic!("{name} does not start: {e}"));
-        Process { name: name.to_owned(), child, log, ended: None }
+        Process { name: name.to_owned(), child, log, ended: None, has_children: false }
+    }
+
+    /// It ends others when it is asked to end: dropping it asks first.
+    pub fn with_children(mut self) -> Process {
+        self.has_children = true;
+        self
     }
 
     pub fn log(&self) -> String {
@@ -98,6 +105,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if self.has_children && self.poll().is_none() {
+            end(&mut self.child);
+        }
         self.kill();
         if std::thread::panicking() {
             let log = self.log();
@@ -106,6 +116,21 @@ impl Drop for Process {
             eprintln!("--- log of {} ---\n{tail}\n---", self.name);
         }
     }
+}
+
+/// Asks a program to end, so that it can end its own children; kills it when that takes too long.
+fn end(child: &mut Child) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+    let _gone = nix::sys::signal::kill(pid, Signal::SIGTERM);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if child.try_wait().is_ok_and(|status| status.is_some()) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ended_just_now = child.kill();
+    let _status = child.wait();
 }
 
 /// What a program that ran to its end said.
@@ -131,8 +156,7 @@ pub fn run(mut command: Command, limit: Duration) -> Output {
             return Output { code: status.code().unwrap_or(-1), stdout: read("out"), stderr: read("err") };
         }
         if Instant::now() > deadline {
-            let _ended_just_now = child.kill();
-            let _status = child.wait();
+            end(&mut child);
             panic!("{command:?} runs on after {limit:?}:\n{}{}", read("out"), read("err"));
         }
         std::thread::sleep(Duration::from_millis(10));

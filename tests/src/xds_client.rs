@@ -16,18 +16,18 @@ pub struct XdsClient {
 }
 
 impl XdsClient {
-    /// Connects as a node whose `metadata.sidemesh` has these text fields, and subscribes to one kind of resource.
+    /// Connects as a sidecar that listens for one service, and subscribes to one kind of resource.
     pub async fn connect(
         server: SocketAddr,
         node: &str,
-        metadata: &[(&str, &str)],
+        (service, listens_at): (&str, SocketAddr),
         type_url: &str,
         names: &[&str],
     ) -> XdsClient {
         let mut client = AggregatedDiscoveryServiceClient::connect(format!("http://{server}")).await.expect("connects");
         let (requests, receiver) = mpsc::channel(16);
         let first = DiscoveryRequest {
-            node: Some(node_of(node, metadata)),
+            node: Some(node_of(node, service, listens_at)),
             type_url: type_url.to_owned(),
             resource_names: names.iter().map(|n| (*n).to_owned()).collect(),
             ..DiscoveryRequest::default()
@@ -65,10 +65,14 @@ impl XdsClient {
     }
 }
 
-fn node_of(id: &str, metadata: &[(&str, &str)]) -> core::Node {
-    let text = |value: &str| google::Value { kind: Some(google::value::Kind::StringValue(value.to_owned())) };
-    let fields = metadata.iter().map(|(k, v)| ((*k).to_owned(), text(v))).collect();
-    let ours = google::Value { kind: Some(google::value::Kind::StructValue(google::Struct { fields })) };
-    let metadata = google::Struct { fields: [("sidemesh".to_owned(), ours)].into_iter().collect() };
-    core::Node { id: id.to_owned(), metadata: Some(metadata), ..core::Node::default() }
+fn node_of(id: &str, service: &str, listens_at: SocketAddr) -> core::Node {
+    let object = |key: &str, value: google::Value| {
+        let fields = [(key.to_owned(), value)].into_iter().collect();
+        google::Struct { fields }
+    };
+    let value = |kind: google::value::Kind| google::Value { kind: Some(kind) };
+    let text = value(google::value::Kind::StringValue(listens_at.to_string()));
+    let outbound = object("outbound", value(google::value::Kind::StructValue(object(service, text))));
+    let metadata = object("sidemesh", value(google::value::Kind::StructValue(outbound)));
+    core::Node { id: id.to_owned(), cluster: "test".to_owned(), metadata: Some(metadata), ..core::Node::default() }
 }

@@ -12,6 +12,7 @@ mod grpc;
 mod install;
 mod lifecycle;
 mod logs;
+mod memory;
 mod mesh;
 mod spans;
 mod workers;
@@ -69,6 +70,7 @@ pub fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Error> {
     let log_level = start_log(args)?;
+    memory::avoid_huge_pages();
     let loaded = bootstrap::load(args)?;
     for hint in &loaded.bootstrap.hints {
         tracing::info!("{}: accepted and not acted on: {}", hint.path, hint.why);
@@ -78,10 +80,13 @@ fn run(args: &Args) -> Result<(), Error> {
         .build()
         .map_err(|e| Error::Start(format!("no runtime: {e}")))?;
     let local = tokio::task::LocalSet::new();
-    match args.mode {
+    let ended = match args.mode {
         Mode::Validate => local.block_on(&runtime, async { validate(args, loaded) }),
         Mode::Serve => local.block_on(&runtime, serve(args, loaded, log_level)),
-    }
+    };
+    // A name that the system still looks up must not hold up the end.
+    runtime.shutdown_background();
+    ended
 }
 
 fn start_log(args: &Args) -> Result<admin::LogLevel, Error> {

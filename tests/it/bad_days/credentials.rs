@@ -63,8 +63,25 @@ fn a_token_that_is_too_old_is_refused() {
     let control_plane = ControlPlane::start(dir.path(), &[]);
     control_plane.apply(&[simple_service("order")]);
     let token = control_plane.must(&["token", "create", "--service-account", "order", "--ttl", "1s"]);
-    std::thread::sleep(Duration::from_millis(1_100));
+    // Whole seconds are counted.
+    std::thread::sleep(Duration::from_millis(2_100));
     refused(&control_plane, token.trim(), "the token expired");
+}
+
+/// A certificate that lives shortly is renewed at half its life: not late, and not in a hurry.
+#[test]
+fn a_short_life_is_no_storm_of_renewals() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let control_plane = ControlPlane::start(dir.path(), &["--leaf-ttl", "6s"]);
+    control_plane.apply(&[simple_service("order")]);
+    let signed = || control_plane.metric("sidemesh_control_plane_certificates_signed_total");
+    let before = signed();
+    let begun = std::time::Instant::now();
+    let mut sidecar = with_token(dir.path(), control_plane.address, &control_plane.token("order"));
+    sidecar.wait_ready();
+    sidemesh_tests::wait::until_true("the certificate is renewed", || signed() >= before + 2);
+    let took = begun.elapsed();
+    assert!((Duration::from_millis(2_500)..Duration::from_secs(6)).contains(&took), "renewed after {took:?}");
 }
 
 /// An authority whose clock is two hours behind: what it signs has ended already.

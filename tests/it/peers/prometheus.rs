@@ -16,7 +16,7 @@ const MAY_BE_EMPTY: [&str; 0] = [];
 fn demo(dir: &std::path::Path) -> (Process, Vec<(String, SocketAddr)>, SocketAddr) {
     let mut command = Command::new(program("meshctl"));
     command.args(["up", "--no-tour", "--dir"]).arg(dir.join("demo"));
-    let mut process = Process::start("meshctl-up", command, dir);
+    let mut process = Process::start("meshctl-up", command, dir).with_children();
     process.wait_for_log("a client keeps ordering");
     let log = wait::until("all addresses are printed", || {
         let log = process.log();

@@ -78,8 +78,10 @@ pub async fn run(mut queue: RecordQueue, services: impl LogServices, node: Node,
         outlets: Vec::new(),
         tasks: JoinSet::new(),
     };
+    let end = queue.end();
     loop {
         tokio::select! {
+            () = end.notified() => queue.0.close(),
             record = queue.0.recv() => match record {
                 Some(record) => shipper.take(record),
                 None => break,

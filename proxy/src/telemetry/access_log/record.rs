@@ -8,7 +8,7 @@ use std::sync::Arc;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use sidemesh_config::resource::access_log::{GrpcAccessLog, OpenTelemetryLog};
 use sidemesh_proto::envoy::data::accesslog::v3::{HttpAccessLogEntry, TcpAccessLogEntry};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::{entry, otlp};
 use crate::telemetry::stream_info::LogContext;
@@ -43,11 +43,18 @@ pub struct RecordSender(mpsc::Sender<Record>);
 
 /// The control thread's end.
 #[derive(Debug)]
-pub struct RecordQueue(pub(super) mpsc::Receiver<Record>);
+pub struct RecordQueue(pub(super) mpsc::Receiver<Record>, pub(super) Arc<Notify>);
+
+impl RecordQueue {
+    /// Notifying it ends the queue: what is in it is still taken, and nothing more, whoever still holds a sender.
+    pub fn end(&self) -> Arc<Notify> {
+        self.1.clone()
+    }
+}
 
 pub fn queue() -> (RecordSender, RecordQueue) {
     let (sender, receiver) = mpsc::channel(QUEUED_RECORDS);
-    (RecordSender(sender), RecordQueue(receiver))
+    (RecordSender(sender), RecordQueue(receiver, Arc::default()))
 }
 
 impl RecordSender {

@@ -13,7 +13,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, Key
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as OtlpSpan, Status, status};
 use sidemesh_config::resource::http_connection_manager::OpenTelemetryProvider;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::Span;
 use crate::stats_group;
@@ -38,11 +38,18 @@ stats_group! {
 pub struct SpanSender(mpsc::Sender<Span>);
 
 /// The control thread's end.
-pub struct SpanQueue(mpsc::Receiver<Span>);
+pub struct SpanQueue(mpsc::Receiver<Span>, Arc<Notify>);
+
+impl SpanQueue {
+    /// Notifying it ends the queue: what is in it is still taken, and nothing more, whoever still holds a sender.
+    pub fn end(&self) -> Arc<Notify> {
+        self.1.clone()
+    }
+}
 
 pub fn queue() -> (SpanSender, SpanQueue) {
     let (sender, receiver) = mpsc::channel(QUEUED_SPANS);
-    (SpanSender(sender), SpanQueue(receiver))
+    (SpanSender(sender), SpanQueue(receiver, Arc::default()))
 }
 
 impl SpanSender {
@@ -66,8 +73,10 @@ pub async fn run(mut queue: SpanQueue, collector: impl Collector, flush: Duratio
     let mut pending: HashMap<*const OpenTelemetryProvider, (Arc<OpenTelemetryProvider>, Vec<Span>)> = HashMap::new();
     let mut tick = tokio::time::interval(flush);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let end = queue.end();
     loop {
         tokio::select! {
+            () = end.notified() => queue.0.close(),
             span = queue.0.recv() => {
                 let Some(span) = span else { break };
                 let key = Arc::as_ptr(&span.provider);
