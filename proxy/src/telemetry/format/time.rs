@@ -124,7 +124,7 @@ fn push_fraction(out: &mut String, nanos: u32, digits: u32) {
 fn conversion(out: &mut String, c: char, t: &Civil) {
     let month = MONTHS[(t.month as usize + 11) % 12];
     let day = DAYS[t.weekday as usize % 7];
-    let hour12 = if t.hour % 12 == 0 { 12 } else { t.hour % 12 };
+    let hour12 = if t.hour.is_multiple_of(12) { 12 } else { t.hour % 12 };
     let _ = match c {
         'Y' => write!(out, "{}", t.year),
         'y' => write!(out, "{:02}", t.year % 100),

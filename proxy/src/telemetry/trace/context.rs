@@ -23,10 +23,9 @@ pub struct Incoming {
 
 /// Reads `traceparent` (and B3's two forms when asked). Malformed headers count as absent, as the specification says.
 pub fn extract(headers: &HeaderMap, b3: bool) -> Option<Incoming> {
-    if let Some(value) = headers.get(&TRACEPARENT).and_then(|v| v.to_str().ok()) {
-        if let Some((trace_id, span_id, sampled)) = parse_traceparent(value) {
-            return Some(Incoming { trace_id, span_id, sampled, state: headers.get(&TRACESTATE).cloned() });
-        }
+    let parent = headers.get(&TRACEPARENT).and_then(|v| v.to_str().ok()).and_then(parse_traceparent);
+    if let Some((trace_id, span_id, sampled)) = parent {
+        return Some(Incoming { trace_id, span_id, sampled, state: headers.get(&TRACESTATE).cloned() });
     }
     if b3 { extract_b3(headers) } else { None }
 }

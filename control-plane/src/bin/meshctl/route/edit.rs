@@ -124,7 +124,7 @@ fn shares(route: &Value, service: &str) -> Result<Vec<Share>, Failure> {
             .collect();
         let total: u64 = weighted.iter().map(|(_, w)| w).sum();
         if !weighted.is_empty() {
-            let percent = |w: u64| if total == 0 { 0 } else { (w * 100 / total) as u32 };
+            let percent = |w: u64| (w * 100).checked_div(total).unwrap_or(0) as u32;
             return Ok(weighted.into_iter().map(|(v, w)| (v, percent(w))).collect());
         }
     }
