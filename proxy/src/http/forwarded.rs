@@ -265,8 +265,7 @@ fn sanitize(headers: &mut HeaderMap, edge: bool, internal_only: &[HeaderName]) {
         headers.remove(X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER);
         headers.remove(X_ENVOY_DOWNSTREAM_SERVICE_NODE);
     }
-    // One pass over what came tells whether any of the fourteen can be there.
-    if headers.keys().any(|k| k.as_str().starts_with("x-envoy-")) {
+    if any_envoy(headers) {
         for name in &INTERNAL_ONLY {
             headers.remove(name);
         }
@@ -302,10 +301,19 @@ fn client_cert(headers: &mut HeaderMap, hcm: &HttpConnectionManager, connection:
     if hcm.forward_client_cert == ForwardClientCert::ForwardOnly {
         return;
     }
-    let element = cert_element(&hcm.client_cert_details, |part| peer.part(part));
-    if hcm.forward_client_cert == ForwardClientCert::AppendForward {
+    tell_cert(headers, hcm.forward_client_cert, cert_element(&hcm.client_cert_details, |part| peer.part(part)));
+}
+
+/// Puts the element about our peer last. Where it cannot be told (a name in it is no header text), nothing is: what the
+/// peer itself has put there must not pass for our word.
+fn tell_cert(headers: &mut HeaderMap, how: ForwardClientCert, element: String) {
+    let Ok(value) = HeaderValue::try_from(element.as_str()) else {
+        headers.remove(X_FORWARDED_CLIENT_CERT);
+        return;
+    };
+    if how == ForwardClientCert::AppendForward {
         append_joined(headers, X_FORWARDED_CLIENT_CERT, &element, ",");
-    } else if let Ok(value) = HeaderValue::try_from(element) {
+    } else {
         headers.insert(X_FORWARDED_CLIENT_CERT, value);
     }
 }
@@ -375,6 +383,16 @@ mod tests {
         let mut headers = xff("a");
         append_joined(&mut headers, X_FORWARDED_FOR, "b", ",");
         assert_eq!(headers[X_FORWARDED_FOR], "a,b");
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_told_takes_the_callers_word_with_it() {
+        for how in [ForwardClientCert::SanitizeSet, ForwardClientCert::AppendForward] {
+            let mut headers = HeaderMap::new();
+            headers.insert(X_FORWARDED_CLIENT_CERT, HeaderValue::from_static("By=spiffe://a;URI=spiffe://admin"));
+            tell_cert(&mut headers, how, "Subject=\"CN=a\nb\"".to_owned());
+            assert!(!headers.contains_key(X_FORWARDED_CLIENT_CERT));
+        }
     }
 
     #[test]

@@ -46,7 +46,11 @@ async fn answer(x: &mut Exchange) -> Answer {
     loop {
         match route_and_act(x).await {
             // An internal redirect: the request it has become takes the same way from here.
-            Answer::Again(_) => {}
+            Answer::Again(_) => {
+                if let Some(refused) = normalize_path(x) {
+                    return refused;
+                }
+            }
             answer => return answer,
         }
     }
@@ -81,29 +85,8 @@ fn hygiene(x: &mut Exchange) -> Option<Answer> {
             }
         }
     }
-    if !manager.path_rules.is_off() && !x.target().is_empty() && x.target() != "*" {
-        let changed = match manager.path_rules.apply(x.target()) {
-            Normalized::Path(std::borrow::Cow::Borrowed(_)) => None,
-            Normalized::Path(std::borrow::Cow::Owned(path)) => Some(path),
-            Normalized::Redirect(location) => {
-                let reply = LocalReply::new(
-                    StatusCode::TEMPORARY_REDIRECT,
-                    "path_normalization_failed",
-                    "request.path_redirect",
-                );
-                let location = HeaderValue::try_from(location).ok()?;
-                return Some(Answer::Local(reply.header(http::header::LOCATION, location)));
-            }
-            Normalized::Rejected => {
-                manager.stats.downstream_rq_failed_path_normalization.inc();
-                return Some(Answer::Local(LocalReply::bad_request("path_normalization_failed")));
-            }
-        };
-        if let Some(path) = changed
-            && !codec::set_path_and_query(&mut x.parts, &path)
-        {
-            return Some(Answer::Local(LocalReply::bad_request("path_normalization_failed")));
-        }
+    if let Some(refused) = normalize_path(x) {
+        return Some(refused);
     }
     if !manager.host_rules.is_off()
         && let Some(host) = manager.host_rules.apply(x.authority())
@@ -114,6 +97,30 @@ fn hygiene(x: &mut Exchange) -> Option<Answer> {
         }
     }
     None
+}
+
+/// The target as the path rules make it; of an internal redirect's, too: what is decided about a path is decided about this form.
+fn normalize_path(x: &mut Exchange) -> Option<Answer> {
+    let manager = x.manager.clone();
+    if manager.path_rules.is_off() || x.target().is_empty() || x.target() == "*" {
+        return None;
+    }
+    let failed = || Some(Answer::Local(LocalReply::bad_request("path_normalization_failed")));
+    let changed = match manager.path_rules.apply(x.target()) {
+        Normalized::Path(std::borrow::Cow::Borrowed(_)) => return None,
+        Normalized::Path(std::borrow::Cow::Owned(path)) => path,
+        Normalized::Redirect(location) => {
+            let reply =
+                LocalReply::new(StatusCode::TEMPORARY_REDIRECT, "path_normalization_failed", "request.path_redirect");
+            let Ok(location) = HeaderValue::try_from(location) else { return failed() };
+            return Some(Answer::Local(reply.header(http::header::LOCATION, location)));
+        }
+        Normalized::Rejected => {
+            manager.stats.downstream_rq_failed_path_normalization.inc();
+            return failed();
+        }
+    };
+    if codec::set_path_and_query(&mut x.parts, &changed) { None } else { failed() }
 }
 
 /// `headers_with_underscores_action`.
@@ -152,7 +159,12 @@ fn identify(x: &mut Exchange) {
 pub(super) fn select_route(x: &mut Exchange) {
     let manager = x.manager.clone();
     let config = x.config.clone();
-    let Some(table) = route::table(&manager.config.routes, &config, &x.parts.headers) else { return };
+    let Some(table) = route::table(&manager.config.routes, &config, &x.parts.headers) else {
+        // A choice made before must not outlive the table it was made from.
+        x.selected = None;
+        (x.info.vhost, x.info.route) = (None, None);
+        return;
+    };
     let selected = route::select(table, &x.view(), x.caller.internal);
     x.info.vhost = selected.vhost.clone();
     x.info.route = selected.route.clone();

@@ -149,9 +149,8 @@ impl ConnectionManager {
         let opened = self.worker.local.clock.now();
         count_open(&stats, protocol, info.is_tls());
         let peer_certificate = match info.tls.as_deref() {
-            Some(peer) if peer.part(sidemesh_config::format::TlsPart::PeerFingerprint256).is_some() => {
-                PeerCertificate::Validated
-            }
+            Some(peer) if peer.validated() => PeerCertificate::Validated,
+            Some(peer) if peer.presented() => PeerCertificate::Presented,
             _ => PeerCertificate::Absent,
         };
         let tls = info.is_tls();

@@ -254,7 +254,7 @@ fn make_grpc(response: &mut Response<Body>, status: u16, given: Option<u32>, bod
 }
 
 /// `grpc-message` holds printable ASCII, the rest (and `%`) percent-encoded.
-fn percent_encode_message(text: &str) -> String {
+pub fn percent_encode_message(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for b in text.bytes() {
         match b {

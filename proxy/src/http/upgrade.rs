@@ -28,6 +28,8 @@ use crate::upstream::AttemptInfo;
 /// What an HTTP/2 connection with prior knowledge starts with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 /// How long a connection may be silent before its first byte, and how long the first bytes may take from there.
 pub struct Patience {
     pub idle: Option<Duration>,
@@ -37,19 +39,13 @@ pub struct Patience {
 /// Reads until the protocol is clear and gives the bytes back. `None`: the client left or kept silent for too long, or the
 /// connection is to go before it said anything.
 pub async fn sniff(io: &mut Io, local: &Local, patience: Patience, drain: &Drain) -> Option<Protocol> {
-    const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
     let mut seen = BytesMut::with_capacity(PREFACE.len());
     let first = first_bytes(io, &mut seen, drain);
     local.timers.timeout(patience.idle.unwrap_or(FOR_EVER), first).await.ok()?.ok()?;
-    let look = async {
-        while !seen.is_empty() && seen.len() < PREFACE.len() && PREFACE.starts_with(&seen) {
-            if read_some(io, &mut seen, PREFACE.len()).await? == 0 {
-                break;
-            }
-        }
-        io::Result::Ok(())
-    };
-    local.timers.timeout(patience.head.or(patience.idle).unwrap_or(FOR_EVER), look).await.ok()?.ok()?;
+    if is_begun(&seen) {
+        // Boxed: the first read mostly tells.
+        Box::pin(more_bytes(io, &mut seen, local, patience, drain)).await?;
+    }
     if seen.is_empty() {
         return None;
     }
@@ -58,6 +54,28 @@ pub async fn sniff(io: &mut Io, local: &Local, patience: Patience, drain: &Drain
     let taken = std::mem::replace(io, Io::boxed(tokio::io::empty()));
     *io = taken.rewind(bytes);
     Some(if http2 { Protocol::Http2 } else { Protocol::Http11 })
+}
+
+/// Whether it may yet become the preface.
+fn is_begun(seen: &[u8]) -> bool {
+    !seen.is_empty() && seen.len() < PREFACE.len() && PREFACE.starts_with(seen)
+}
+
+/// Reads on until the protocol is clear or the client ends; `None`: it takes too long.
+async fn more_bytes(io: &mut Io, seen: &mut BytesMut, local: &Local, patience: Patience, drain: &Drain) -> Option<()> {
+    let look = async {
+        while is_begun(seen) {
+            if read_some(io, seen, PREFACE.len()).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    };
+    tokio::select! {
+        biased;
+        done = local.timers.timeout(patience.head.or(patience.idle).unwrap_or(FOR_EVER), look) => done.ok()?.ok(),
+        () = drain.overdue(&local.timers) => None,
+    }
 }
 
 /// Leaves `seen` empty when the client left, or the connection is idle and to be closed.

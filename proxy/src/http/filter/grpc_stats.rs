@@ -1,4 +1,8 @@
-//! gRPC call counts (`grpc_stats`): per cluster and, where configured, per service and method.
+//! gRPC statistics (`grpc_stats.v3.FilterConfig`): calls, statuses and messages per cluster (`cluster.<name>.grpc.`) and, where
+//! configured, per service and method.
+//!
+//! A call is counted with its `grpc-status`, which may stand in the answer's head or trailers; one that ends without is not. Which
+//! cluster: the one that the route names when the request passes here.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -6,41 +10,87 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::Response;
 use http::header::HeaderMap;
 use http_body::{Frame, SizeHint};
 use sidemesh_config::resource::http_filter::GrpcStats as Config;
+use sidemesh_config::value::Name;
 
 use super::{Data, Exchange, Flow};
 use crate::body::{Body, Error, HttpBody};
+use crate::clock::Clock;
 use crate::http::exchange::is_grpc;
 use crate::http::names::GRPC_STATUS;
-use crate::stats_group;
-use crate::telemetry::stats::Scope;
+use crate::http::upload::Upload;
+use crate::telemetry::stats::{Counter, Group, Histogram, Metric, Scope, Visit};
 use crate::worker::Worker;
 
-stats_group! {
-    /// `cluster.<name>.grpc.[<service>.<method>.]`
-    pub struct CallStats {
-        success: Counter,
-        failure: Counter,
-        total: Counter,
+/// Methods counted apart, per filter and worker; what comes after them is counted for the cluster alone. A bound, because with
+/// `stats_for_all_methods` it is clients who name them.
+const MAX_METHODS: usize = 500;
+/// `grpc-status` has so many values (OK to UNAUTHENTICATED).
+const STATUSES: usize = 17;
+
+/// `cluster.<name>.grpc.[<service>.<method>.]`
+#[derive(Debug, Default)]
+pub struct CallStats {
+    success: Counter,
+    failure: Counter,
+    total: Counter,
+    request_message_count: Counter,
+    response_message_count: Counter,
+    upstream_rq_time: Histogram,
+    /// By status; shown once one has come.
+    statuses: [Counter; STATUSES],
+}
+
+impl Group for CallStats {
+    fn visit(&self, each: &mut dyn FnMut(&str, Visit<'_>)) {
+        self.success.visit("success", each);
+        self.failure.visit("failure", each);
+        self.total.visit("total", each);
+        self.request_message_count.visit("request_message_count", each);
+        self.response_message_count.visit("response_message_count", each);
+        self.upstream_rq_time.visit("upstream_rq_time", each);
+        for (status, counter) in self.statuses.iter().enumerate().filter(|(_, c)| c.get() > 0) {
+            counter.visit(&status.to_string(), each);
+        }
     }
 }
 
-/// Distinct calls counted apart; what comes after them is counted for the cluster alone.
-const MAX_METHODS: usize = 500;
+impl CallStats {
+    /// Counts a call, when these are the headers that hold its status.
+    fn charge(&self, headers: &HeaderMap) -> bool {
+        let Some(status) = headers.get(GRPC_STATUS) else { return false };
+        self.total.inc();
+        let status = status.to_str().ok().and_then(|s| s.parse::<usize>().ok());
+        match status {
+            Some(0) => self.success.inc(),
+            _ => self.failure.inc(),
+        }
+        if let Some(counter) = status.and_then(|s| self.statuses.get(s)) {
+            counter.inc();
+        }
+        true
+    }
+}
 
 pub struct GrpcStats {
     config: Config,
-    groups: RefCell<HashMap<String, Arc<CallStats>>>,
+    groups: RefCell<HashMap<Key, Arc<CallStats>>>,
 }
+
+/// Cluster, and the service and method if these are counted apart.
+type Key = (Name, Option<(Name, Name)>);
 
 /// A call that is under way.
 pub struct Call {
-    method: Option<(String, String)>,
+    stats: Arc<CallStats>,
+    upload: Option<Rc<Upload>>,
+    started: Instant,
 }
 
 impl GrpcStats {
@@ -52,59 +102,132 @@ impl GrpcStats {
         if !x.is_grpc() {
             return Flow::Continue;
         }
+        let Some(cluster) = x.info.cluster.clone() else { return Flow::Continue };
         let path = x.view().path_only();
-        let method = path.strip_prefix('/').and_then(|p| p.split_once('/')).filter(|(s, m)| self.counts(s, m));
-        let method = method.map(|(s, m)| (s.replace('.', "_"), m.to_owned()));
-        x.data.push((at, Data::GrpcStats(Call { method })));
+        let Some((service, method)) = path.strip_prefix('/').and_then(|p| p.split_once('/')) else {
+            return Flow::Continue;
+        };
+        let apart = self.is_apart(service, method).then(|| (service.into(), method.into()));
+        let stats = self.stats(&x.manager.worker, (cluster, apart));
+        if let Some(upload) = &x.upload {
+            let messages = Messages { stats: stats.clone(), frames: Frames::default(), request: true };
+            upload.map_source(|body| Body::boxed(Counted { body, messages, answer: None }));
+        }
+        x.data.push((at, Data::GrpcStats(Call { stats, upload: x.upload.clone(), started: x.info.start })));
         Flow::Continue
     }
 
-    fn counts(&self, service: &str, method: &str) -> bool {
-        self.config.stats_for_all_methods
-            || self
-                .config
-                .services
-                .iter()
-                .any(|(s, methods)| **s == *service && (methods.is_empty() || methods.iter().any(|m| **m == *method)))
+    fn is_apart(&self, service: &str, method: &str) -> bool {
+        let listed = |(s, methods): &(Name, Vec<Name>)| **s == *service && methods.iter().any(|m| **m == *method);
+        self.config.stats_for_all_methods || self.config.services.iter().any(listed)
     }
 
-    fn group(&self, worker: &Rc<Worker>, cluster: &str, call: &Call) -> Arc<CallStats> {
+    fn stats(&self, worker: &Rc<Worker>, mut key: Key) -> Arc<CallStats> {
         let mut groups = self.groups.borrow_mut();
-        let prefix = match &call.method {
-            Some((service, method)) if groups.len() < MAX_METHODS => {
-                format!("cluster.{cluster}.grpc.{service}.{method}")
-            }
-            _ => format!("cluster.{cluster}.grpc"),
+        if groups.len() >= MAX_METHODS && !groups.contains_key(&key) {
+            key.1 = None;
+        }
+        let make = |(cluster, method): &Key| {
+            worker.stats().shard(Scope::Grpc { cluster: cluster.clone(), method: method.clone() })
         };
-        let make = |prefix: &String| worker.stats().shard(Scope::Filter(prefix.as_str().into()));
-        groups.entry(prefix.clone()).or_insert_with(|| make(&prefix)).clone()
+        match groups.get(&key) {
+            Some(stats) => stats.clone(),
+            None => groups.entry(key.clone()).or_insert_with(|| make(&key)).clone(),
+        }
     }
 
     pub fn on_response(&self, at: u16, x: &mut Exchange, response: &mut Response<Body>) {
         let Some(Data::GrpcStats(call)) = super::take(x, at) else { return };
-        let Some(cluster) = x.info.cluster.clone() else { return };
-        let group = self.group(&x.manager.worker, &cluster, &call);
+        let charged = call.stats.charge(response.headers());
         if response.body().is_end() || !is_grpc(response.headers()) {
-            charge(&group, response.headers());
             return;
         }
+        let clock = x.manager.worker.local.clock.clone();
+        let answer = Answer { call, clock, timed: self.config.enable_upstream_stats, charged };
+        let messages = Messages { stats: answer.call.stats.clone(), frames: Frames::default(), request: false };
         let body = std::mem::take(response.body_mut());
-        *response.body_mut() = Body::boxed(Counted { body, group });
+        *response.body_mut() = Body::boxed(Counted { body, messages, answer: Some(answer) });
     }
 }
 
-fn charge(group: &CallStats, headers: &HeaderMap) {
-    group.total.inc();
-    match headers.get(GRPC_STATUS).is_some_and(|s| s == "0") {
-        true => group.success.inc(),
-        false => group.failure.inc(),
+/// What the end of an answer brings.
+struct Answer {
+    call: Call,
+    clock: Clock,
+    timed: bool,
+    charged: bool,
+}
+
+impl Answer {
+    fn trailers(&self, trailers: &HeaderMap) {
+        if !self.charged {
+            self.call.stats.charge(trailers);
+        }
+        if self.timed {
+            // From the request's last byte to the answer's.
+            let sent = self.call.upload.as_ref().and_then(|u| u.ended()).unwrap_or(self.call.started);
+            self.call.stats.upstream_rq_time.record_duration(self.clock.now().saturating_duration_since(sent));
+        }
     }
 }
 
-/// A body whose trailers say how the call went.
+/// Counts the messages of one direction.
+struct Messages {
+    stats: Arc<CallStats>,
+    frames: Frames,
+    request: bool,
+}
+
+impl Messages {
+    fn see(&mut self, data: &[u8]) {
+        let count = self.frames.see(data);
+        match self.request {
+            true => self.stats.request_message_count.add(count),
+            false => self.stats.response_message_count.add(count),
+        }
+    }
+}
+
+/// Length-prefixed messages as their bytes pass, however they are cut.
+#[derive(Default)]
+struct Frames {
+    /// Bytes of a prefix that have come, and what they say so far.
+    prefix: u8,
+    length: u32,
+    /// Bytes of the message that are to come.
+    rest: u32,
+}
+
+impl Frames {
+    /// How many messages begin in `data`: their prefix ends there.
+    fn see(&mut self, mut data: &[u8]) -> u64 {
+        let mut begun = 0;
+        while !data.is_empty() {
+            if self.rest > 0 {
+                let skip = data.len().min(self.rest as usize);
+                self.rest -= skip as u32;
+                data = &data[skip..];
+                continue;
+            }
+            // The first byte of a prefix is a flag, the others the length.
+            self.length = if self.prefix == 0 { 0 } else { self.length << 8 | u32::from(data[0]) };
+            self.prefix += 1;
+            data = &data[1..];
+            if self.prefix == 5 {
+                begun += 1;
+                (self.prefix, self.rest) = (0, self.length);
+            }
+        }
+        begun
+    }
+}
+
+/// A body whose messages are counted, and whose trailers say how the call went.
 struct Counted {
     body: Body,
-    group: Arc<CallStats>,
+    messages: Messages,
+    /// Of a response.
+    answer: Option<Answer>,
 }
 
 impl HttpBody for Counted {
@@ -114,10 +237,13 @@ impl HttpBody for Counted {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
         let frame = ready!(this.body.poll_next(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(trailers) = frame.trailers_ref()
-        {
-            charge(&this.group, trailers);
+        if let Some(Ok(frame)) = &frame {
+            if let Some(data) = frame.data_ref() {
+                this.messages.see(data);
+            }
+            if let (Some(trailers), Some(answer)) = (frame.trailers_ref(), &this.answer) {
+                answer.trailers(trailers);
+            }
         }
         Poll::Ready(frame)
     }
@@ -128,5 +254,46 @@ impl HttpBody for Counted {
 
     fn size_hint(&self) -> SizeHint {
         self.body.exact_len().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn messages_are_counted_however_they_are_cut() {
+        let stream = b"\0\0\0\0\x03abc\0\0\0\0\0\x01\0\0\x01\0".iter().copied().chain([7u8; 256]).collect::<Vec<_>>();
+        for size in [1, 2, 3, 4, 5, 7, 300] {
+            let mut frames = Frames::default();
+            let count: u64 = stream.chunks(size).map(|c| frames.see(c)).sum();
+            assert_eq!((count, frames.rest, frames.prefix), (3, 0, 0), "chunks of {size}");
+        }
+    }
+
+    #[test]
+    fn a_call_counts_with_its_status_alone() {
+        let stats = CallStats::default();
+        let status = |s| HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static(s))]);
+        assert!(!stats.charge(&HeaderMap::new()));
+        assert!(stats.charge(&status("0")) && stats.charge(&status("14")) && stats.charge(&status("99")));
+        let mut seen = Vec::new();
+        stats.visit(&mut |name, value| {
+            if let Visit::Counter(n) = value {
+                seen.push((name.to_owned(), n));
+            }
+        });
+        let expected = [
+            ("success", 1),
+            ("failure", 2),
+            ("total", 3),
+            ("request_message_count", 0),
+            ("response_message_count", 0),
+            ("0", 1),
+            ("14", 1),
+        ];
+        assert_eq!(seen, expected.map(|(name, n)| (name.to_owned(), n)));
     }
 }

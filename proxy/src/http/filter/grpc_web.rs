@@ -6,68 +6,77 @@ use std::task::{Context, Poll, ready};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
-use http::Response;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, TE};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
+use http::{Response, StatusCode};
 use http_body::Frame;
 
 use super::{Data, Exchange, Flow};
 use crate::body::{Body, Error, HttpBody};
 use crate::http::exchange::is_grpc;
+use crate::http::names::{GRPC_MESSAGE, GRPC_STATUS};
+use crate::http::reply::{grpc_status, percent_encode_message};
 
-/// What the client speaks.
+/// What the client wants to hear.
 pub struct Mode {
     text: bool,
-    /// `application/grpc-web+proto` keeps its suffix.
-    suffix: Option<&'static str>,
 }
 
 /// Marks the frame that holds the trailers.
 const TRAILERS_FLAG: u8 = 0x80;
+/// So much of an answer that is no gRPC becomes the message of the status.
+const MAX_MESSAGE_BYTES: usize = 16 * 1024;
+const TEXT_TYPES: [&str; 2] = ["application/grpc-web-text", "application/grpc-web-text+proto"];
+const BINARY_TYPES: [&str; 2] = ["application/grpc-web", "application/grpc-web+proto"];
+const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+
+fn is_one_of(headers: &HeaderMap, name: &HeaderName, types: &[&str]) -> bool {
+    headers.get(name).is_some_and(|value| types.iter().any(|t| value == t))
+}
 
 pub fn on_request(at: u16, x: &mut Exchange) -> Flow {
-    let value = x.parts.headers.get(CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
-    let (text, rest) = match value.strip_prefix(b"application/grpc-web-text") {
-        Some(rest) => (true, rest),
-        None => match value.strip_prefix(b"application/grpc-web") {
-            Some(rest) => (false, rest),
-            None => return Flow::Continue,
-        },
-    };
-    let suffix = match rest {
-        b"" => None,
-        b"+proto" => Some("+proto"),
-        _ => return Flow::Continue,
-    };
     let headers = &mut x.parts.headers;
+    let text = is_one_of(headers, &CONTENT_TYPE, &TEXT_TYPES);
+    if !text && !is_one_of(headers, &CONTENT_TYPE, &BINARY_TYPES) {
+        return Flow::Continue;
+    }
+    let mode = Mode { text: is_one_of(headers, &ACCEPT, &TEXT_TYPES) };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(TE, HeaderValue::from_static("trailers"));
-    headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
-    if text {
-        headers.remove(CONTENT_LENGTH);
-        if let Some(upload) = &x.upload {
-            upload.map_source(|body| Body::boxed(Decoded { body, rest: BytesMut::new() }));
-        }
+    headers.entry(GRPC_ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
+    headers.remove(CONTENT_LENGTH);
+    if text && let Some(upload) = &x.upload {
+        upload.map_source(|body| Body::boxed(Decoded { body, rest: BytesMut::new() }));
     }
-    x.data.push((at, Data::GrpcWeb(Mode { text, suffix })));
+    x.data.push((at, Data::GrpcWeb(mode)));
     Flow::Continue
 }
 
 pub fn on_response(at: u16, x: &mut Exchange, response: &mut Response<Body>) {
-    let Some(Data::GrpcWeb(mode)) = super::take(x, at) else { return };
-    if !is_grpc(response.headers()) {
-        return;
-    }
-    let kind = match (mode.text, mode.suffix) {
-        (true, Some(_)) => "application/grpc-web-text+proto",
-        (true, None) => "application/grpc-web-text",
-        (false, Some(_)) => "application/grpc-web+proto",
-        (false, None) => "application/grpc-web",
+    let Some(Data::GrpcWeb(Mode { text })) = super::take(x, at) else { return };
+    let status = response.status();
+    let is_ended = response.body().is_end();
+    let headers = response.headers();
+    let passes = match is_ended {
+        true => headers.contains_key(GRPC_STATUS),
+        false => status == StatusCode::OK && (is_grpc(headers) || is_one_of(headers, &CONTENT_TYPE, &BINARY_TYPES)),
     };
+    let encoded = is_one_of(headers, &CONTENT_TYPE, &BINARY_TYPES);
+    let kind = if text { TEXT_TYPES[1] } else { BINARY_TYPES[1] };
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().remove(CONTENT_LENGTH);
+    if is_ended {
+        return;
+    }
     let body = std::mem::take(response.body_mut());
-    *response.body_mut() =
-        if body.is_end() { body } else { Body::boxed(Encoded { body, text: mode.text, ended: false }) };
+    *response.body_mut() = match passes {
+        // An upstream that speaks gRPC-Web itself sends its trailers as a frame.
+        true => Body::boxed(Encoded { body, text, ended: false, as_is: encoded && !text }),
+        false => {
+            let code = grpc_status(status.as_u16());
+            response.headers_mut().insert(GRPC_STATUS, HeaderValue::from(code));
+            Body::boxed(Foreign { body, text, code, message: Some(BytesMut::new()) })
+        }
+    };
 }
 
 /// A Base64 request body, decoded as far as whole groups have come.
@@ -118,6 +127,8 @@ struct Encoded {
     body: Body,
     text: bool,
     ended: bool,
+    /// Data and trailers are left as they come.
+    as_is: bool,
 }
 
 impl HttpBody for Encoded {
@@ -128,6 +139,9 @@ impl HttpBody for Encoded {
         let this = self.get_mut();
         if this.ended {
             return Poll::Ready(None);
+        }
+        if this.as_is {
+            return this.body.poll_next(cx);
         }
         Poll::Ready(match ready!(this.body.poll_next(cx)) {
             Some(Ok(frame)) => {
@@ -143,6 +157,51 @@ impl HttpBody for Encoded {
             }
             other => other,
         })
+    }
+}
+
+/// An answer that is no gRPC (a web server's error page): its text becomes the message of the status that its HTTP status stands for,
+/// in the frame that a client expects.
+struct Foreign {
+    body: Body,
+    text: bool,
+    code: u32,
+    /// What has come of the text; `None`: all is said.
+    message: Option<BytesMut>,
+}
+
+impl HttpBody for Foreign {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        while let Some(message) = &mut this.message {
+            match ready!(this.body.poll_next(cx)) {
+                Some(Ok(frame)) => {
+                    let data = frame.into_data().unwrap_or_default();
+                    let room = MAX_MESSAGE_BYTES - message.len();
+                    message.extend_from_slice(&data[..data.len().min(room)]);
+                }
+                Some(Err(error)) => {
+                    this.message = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => {
+                    let mut trailers = HeaderMap::new();
+                    trailers.insert(GRPC_STATUS, HeaderValue::from(this.code));
+                    let text = percent_encode_message(&String::from_utf8_lossy(message));
+                    if let Ok(text) = HeaderValue::try_from(text) {
+                        trailers.insert(GRPC_MESSAGE, text);
+                    }
+                    this.message = None;
+                    let frame = trailers_frame(&trailers);
+                    let frame = if this.text { Bytes::from(STANDARD.encode(&frame)) } else { frame };
+                    return Poll::Ready(Some(Ok(Frame::data(frame))));
+                }
+            }
+        }
+        Poll::Ready(None)
     }
 }
 
@@ -170,7 +229,7 @@ mod tests {
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         let body = Body::full_with_trailers("x", trailers);
-        let out = Body::boxed(Encoded { body, text: false, ended: false }).collect(100).await;
+        let out = Body::boxed(Encoded { body, text: false, ended: false, as_is: false }).collect(100).await;
         assert_eq!(out, Ok(Bytes::from_static(b"x\x80\0\0\0\x0fgrpc-status:0\r\n")));
     }
 
@@ -178,5 +237,32 @@ mod tests {
     async fn text_is_decoded_in_groups() {
         let body = Body::boxed(Decoded { body: Body::full("aGVsbG8="), rest: BytesMut::new() });
         assert_eq!(body.collect(100).await, Ok(Bytes::from("hello")));
+    }
+
+    #[tokio::test]
+    async fn text_answers_are_whole_groups() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        let body = Body::full_with_trailers("hello", trailers);
+        let out = Body::boxed(Encoded { body, text: true, ended: false, as_is: false }).collect(100).await;
+        let decoded = out.map(|bytes| decode(&bytes));
+        assert_eq!(decoded, Ok(Ok(Bytes::from_static(b"hello\x80\0\0\0\x0fgrpc-status:0\r\n"))));
+    }
+
+    #[tokio::test]
+    async fn broken_text_fails() {
+        for text in ["aGVsbG8", "????"] {
+            let body = Body::boxed(Decoded { body: Body::full(text), rest: BytesMut::new() });
+            assert_eq!(body.collect(100).await, Err(Error::Malformed("gRPC-Web text")), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_foreign_answer_becomes_a_status() {
+        let body = Body::full("no such\npage");
+        let out = Body::boxed(Foreign { body, text: false, code: 12, message: Some(BytesMut::new()) }).collect(200).await;
+        let text = "grpc-status:12\r\ngrpc-message:no such%0Apage\r\n";
+        let expected = [&[TRAILERS_FLAG, 0, 0, 0, text.len() as u8], text.as_bytes()].concat();
+        assert_eq!(out, Ok(Bytes::from(expected)));
     }
 }

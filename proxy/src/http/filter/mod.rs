@@ -125,7 +125,10 @@ impl Chain {
                 let filter = match &f.kind {
                     HttpFilterKind::Discovered { name, default, .. } => Source::Discovered {
                         name: name.clone(),
-                        default: default.as_ref().and_then(|d| Filter::compile(d, worker, upstream, stat_prefix)).map(Rc::new),
+                        default: default
+                            .as_ref()
+                            .and_then(|d| Filter::compile(d, worker, upstream, stat_prefix))
+                            .map(Rc::new),
                         current: RefCell::new(None),
                         stat_prefix: stat_prefix.clone(),
                     },
@@ -196,7 +199,9 @@ impl Filter {
             HttpFilterKind::GrpcWeb => Filter::GrpcWeb,
             HttpFilterKind::HeaderMutation(c) => Filter::HeaderMutation(c.clone()),
             HttpFilterKind::HealthCheck(c) => Filter::HealthCheck(health_check::HealthCheck::new(c.clone())),
-            HttpFilterKind::JwtAuthn(c) => Filter::JwtAuthn(jwt_authn::JwtAuthn::new(c.clone(), worker, upstream, stat_prefix)),
+            HttpFilterKind::JwtAuthn(c) => {
+                Filter::JwtAuthn(jwt_authn::JwtAuthn::new(c.clone(), worker, upstream, stat_prefix))
+            }
             HttpFilterKind::LocalRateLimit(c) => {
                 Filter::LocalRateLimit(local_ratelimit::LocalRateLimit::new(c.clone(), worker, stat_prefix))
             }

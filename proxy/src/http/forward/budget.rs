@@ -63,11 +63,41 @@ impl Claim {
     }
 }
 
+impl Claim {
+    /// The retry has its answer.
+    pub fn retried(&mut self) {
+        if std::mem::take(&mut self.retrying) {
+            self.counts.retries.set(self.counts.retries.get() - 1);
+        }
+    }
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         self.counts.active.set(self.counts.active.get() - 1);
-        if self.retrying {
-            self.counts.retries.set(self.counts.retries.get() - 1);
-        }
+        self.retried();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_free_again_when_the_retry_has_its_answer_or_is_dropped() {
+        let counts: Rc<Counts> = Rc::default();
+        let claim = || {
+            counts.active.set(counts.active.get() + 1);
+            let budget = RetryBudget { percent: 0.0, min_concurrency: 1 };
+            Claim { counts: counts.clone(), budget, retrying: false }
+        };
+        let (mut one, mut two) = (claim(), claim());
+        assert!(one.retry() && !two.retry());
+        one.retried();
+        assert!(two.retry() && !one.retry());
+        drop(two);
+        assert!(one.retry());
+        drop(one);
+        assert_eq!((counts.active.get(), counts.retries.get()), (0, 0));
     }
 }

@@ -69,15 +69,14 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
     let mut plan = plan(x, forward, cluster);
     head::finish(x, forward, &plan);
     if upgrade::terminates_connect(x, forward) {
-        return upgrade::connect(x, &mut plan).await;
+        return Box::pin(upgrade::connect(x, &mut plan)).await;
     }
     keep_body(x, forward, &plan);
     mirror::launch(x, forward);
-    let answer = match forward.hedge {
-        Some(policy) if policy.hedge_on_per_try_timeout && plan.timeouts.per_try.is_some() => {
-            hedge::run(x, forward, &mut plan).await
-        }
-        _ => run(x, forward, &mut plan).await,
+    let answer = if plan.timeouts.hedged && plan.timeouts.per_try.is_some() {
+        Box::pin(hedge::run(x, forward, &mut plan)).await
+    } else {
+        run(x, forward, &mut plan).await
     };
     match answer {
         Answer::Local(reply) => {
@@ -138,11 +137,12 @@ async fn run(x: &mut Exchange, forward: &Forward, plan: &mut Plan) -> Answer {
         };
         match again {
             Some(wait) => {
+                // Boxed, as all that few requests need: what every request's future holds is moved and cached for each.
                 if let Outcome::Response(response) = outcome {
-                    attempt::drain(response.into_body()).await;
+                    Box::pin(attempt::drain(response.into_body())).await;
                 }
                 plan.tried.push(host);
-                if let Some(limit) = attempt::back_off(x, plan, wait).await {
+                if let Some(limit) = Box::pin(attempt::back_off(x, plan, wait)).await {
                     return stopped(x, limit, plan);
                 }
             }
@@ -279,7 +279,12 @@ fn stopped(x: &mut Exchange, limit: Limit, plan: &Plan) -> Answer {
     if limit == Limit::Route {
         plan.cluster.stats().upstream_rq_timeout.inc();
     }
-    Answer::Local(out_of_time(x, limit))
+    let mut reply = out_of_time(x, limit);
+    if plan.timeouts.no_content && matches!(limit, Limit::Route | Limit::PerTry) {
+        reply.status = http::StatusCode::NO_CONTENT;
+        reply.body = "".into();
+    }
+    Answer::Local(reply)
 }
 
 /// The answer when a limit is reached before the answer's head.
@@ -313,6 +318,11 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     charge(x, &plan.cluster, status, Some(took));
     if x.info.upstream.attempts > 1 && status < 500 {
         plan.cluster.stats().upstream_rq_retry_success.inc();
+    }
+    // The retry is over with the head of its answer, however long the body takes.
+    x.retry_permit = None;
+    if let Some(budget) = &mut x.budget {
+        budget.retried();
     }
     if let Some(policy) = &forward.internal_redirect
         && redirect::follow(x, policy, &response, plan)

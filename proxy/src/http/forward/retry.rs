@@ -62,6 +62,9 @@ impl Retry {
     /// Reads the policy and the request's own wishes; `None` when nothing asks for retries. The headers are consumed in any
     /// case: see [`strip`].
     pub fn new(policy: Option<&Arc<RetryPolicy>>, view: &RequestView<'_>) -> Option<Self> {
+        if policy.is_none() && !any_envoy(view.headers) {
+            return None;
+        }
         let text = |name: &HeaderName| view.headers.get(name).and_then(|v| v.to_str().ok());
         let asked = text(&X_ENVOY_RETRY_ON).map_or(0, |v| RetryOn::parse(v).0.0 & !GRPC)
             | text(&X_ENVOY_RETRY_GRPC_ON).map_or(0, |v| RetryOn::parse(v).0.0 & GRPC);
@@ -194,6 +197,9 @@ fn below(limit: Duration, random: u64) -> Duration {
 
 /// Takes the headers that ask for retries out of the request.
 pub fn strip(headers: &mut HeaderMap) {
+    if !any_envoy(headers) {
+        return;
+    }
     for name in [
         X_ENVOY_RETRY_ON,
         X_ENVOY_RETRY_GRPC_ON,

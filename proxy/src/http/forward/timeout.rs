@@ -18,6 +18,8 @@ pub struct Timeouts {
     pub per_try_idle: Option<Duration>,
     /// A hedge leaves the whole route timeout to each attempt.
     pub hedged: bool,
+    /// `x-envoy-upstream-rq-timeout-alt-response`: the caller wants 204 instead of 504.
+    pub no_content: bool,
 }
 
 impl Timeouts {
@@ -27,7 +29,11 @@ impl Timeouts {
             route: forward.timeout,
             per_try: policy.and_then(|p| p.per_try_timeout),
             per_try_idle: policy.and_then(|p| p.per_try_idle_timeout),
-            hedged: forward.hedge.is_some_and(|h| h.hedge_on_per_try_timeout),
+            hedged: forward
+                .hedge
+                .or_else(|| x.info.vhost.as_ref()?.hedge_policy)
+                .is_some_and(|h| h.hedge_on_per_try_timeout),
+            no_content: x.parts.headers.remove(X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE).is_some(),
         };
         let expected = if x.manager.router.respect_expected_rq_timeout {
             take_millis(x, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS)

@@ -134,19 +134,7 @@ fn http_request(config: &ExtAuthz, x: &Exchange, body: Option<&RequestBody>) -> 
             false => text = String::from_utf8_lossy(&bytes).into_owned(),
         }
     }
-    let header_map = config.encode_raw_headers.then(|| core::HeaderMap {
-        headers: x
-            .parts
-            .headers
-            .iter()
-            .filter(|(name, _)| allowed(name.as_str()))
-            .map(|(name, value)| core::HeaderValue {
-                key: name.as_str().to_owned(),
-                raw_value: value.as_bytes().to_vec(),
-                ..Default::default()
-            })
-            .collect(),
-    });
+    let header_map = config.encode_raw_headers.then(|| raw_headers(x, allowed));
     if header_map.is_some() {
         headers.clear();
     }
@@ -165,6 +153,17 @@ fn http_request(config: &ExtAuthz, x: &Exchange, body: Option<&RequestBody>) -> 
         raw_body: raw,
         ..Default::default()
     }
+}
+
+/// The headers one by one, as bytes (`encode_raw_headers`).
+fn raw_headers(x: &Exchange, allowed: impl Fn(&str) -> bool) -> core::HeaderMap {
+    let headers = x.parts.headers.iter().filter(|(name, _)| allowed(name.as_str()));
+    let raw = headers.map(|(name, value)| core::HeaderValue {
+        key: name.as_str().to_owned(),
+        raw_value: value.as_bytes().to_vec(),
+        ..Default::default()
+    });
+    core::HeaderMap { headers: raw.collect() }
 }
 
 /// `metadata_context_namespaces` of the request's dynamic metadata.
