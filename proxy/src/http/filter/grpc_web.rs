@@ -260,7 +260,8 @@ mod tests {
     #[tokio::test]
     async fn a_foreign_answer_becomes_a_status() {
         let body = Body::full("no such\npage");
-        let out = Body::boxed(Foreign { body, text: false, code: 12, message: Some(BytesMut::new()) }).collect(200).await;
+        let out =
+            Body::boxed(Foreign { body, text: false, code: 12, message: Some(BytesMut::new()) }).collect(200).await;
         let text = "grpc-status:12\r\ngrpc-message:no such%0Apage\r\n";
         let expected = [&[TRAILERS_FLAG, 0, 0, 0, text.len() as u8], text.as_bytes()].concat();
         assert_eq!(out, Ok(Bytes::from(expected)));

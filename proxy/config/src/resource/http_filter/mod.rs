@@ -67,7 +67,6 @@ pub enum HttpFilterKind {
 
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct GrpcStats {
-    pub emit_filter_state: bool,
     pub stats_for_all_methods: bool,
     pub enable_upstream_stats: bool,
     pub services: Vec<(Name, Vec<Name>)>,

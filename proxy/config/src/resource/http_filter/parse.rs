@@ -141,7 +141,6 @@ fn grpc_stats(config: &pb::grpc_stats::v3::FilterConfig) -> GrpcStats {
         None => (Vec::new(), false),
     };
     GrpcStats {
-        emit_filter_state: config.emit_filter_state,
         stats_for_all_methods: all,
         enable_upstream_stats: config.enable_upstream_stats,
         services,
