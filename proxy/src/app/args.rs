@@ -19,7 +19,7 @@ pub struct Args {
     #[arg(long, alias = "concurrency", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
     /// How long connections of a removed listener, and of the process at its end, may last.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(..=u64::from(u32::MAX)))]
     pub drain_time_s: u64,
     /// trace, debug, info, warn, error, off, or a filter such as `info,sidemesh_proxy::xds=debug`.
     #[arg(short = 'l', long, value_name = "LEVEL", default_value = "info")]
@@ -120,5 +120,6 @@ mod tests {
         );
         assert!(Args::try_parse_from(["sidemesh-proxy", "--base-id", "1"]).is_err());
         assert!(Args::try_parse_from(["sidemesh-proxy", "--workers", "0"]).is_err());
+        assert!(Args::try_parse_from(["sidemesh-proxy", "--drain-time-s", "18446744073709551615"]).is_err());
     }
 }

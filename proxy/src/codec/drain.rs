@@ -4,9 +4,15 @@
 //! idle ones are closed.
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use slab::Slab;
+
+use crate::clock::Timers;
+
+/// What has only been begun when idle connections are closed (a handshake, a request's head) may still take so long.
+pub const UNFINISHED_GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
@@ -88,6 +94,19 @@ impl Drain {
     #[inline]
     pub fn is_closing(&self) -> bool {
         self.state.phase.get() >= Phase::Closing
+    }
+
+    /// Completes [`UNFINISHED_GRACE`] after idle connections are to be closed.
+    pub async fn overdue(&self, timers: &Timers) {
+        std::future::poll_fn(|cx| {
+            if self.is_closing() {
+                return Poll::Ready(());
+            }
+            self.wake_on_change(cx.waker());
+            Poll::Pending
+        })
+        .await;
+        timers.after(UNFINISHED_GRACE).await;
     }
 
     /// Has `waker` woken at the next step. One waker per `Drain`, kept until then.

@@ -48,6 +48,8 @@ enum Ended {
     Filter(&'static str),
     #[error("rate limited")]
     Limited,
+    #[error("the listener is draining")]
+    Draining,
 }
 
 /// Counts an open connection of the listener.
@@ -190,7 +192,14 @@ async fn secure(
         }
     };
     let local = &listener.worker.local;
-    let handshake = server.accept(socket);
+    let unfinished = chain.unfinished();
+    let handshake = async {
+        tokio::select! {
+            biased;
+            done = server.accept(socket) => Some(done),
+            () = unfinished.overdue(&local.timers) => None,
+        }
+    };
     let done = match chain.config.transport_connect_timeout {
         None => handshake.await,
         Some(limit) => match local.timers.timeout(limit, handshake).await {
@@ -201,7 +210,7 @@ async fn secure(
             }
         },
     };
-    match done {
+    match done? {
         Ok((io, peer)) => {
             listener.stats.ssl_handshake.inc();
             info.server_name = io.server_session().and_then(|s| s.server_name()).map(Name::from);
@@ -252,7 +261,14 @@ impl Inspected {
             return Ok(());
         }
         listener.stats.downstream_pre_cx_active.inc();
-        let filters = self.run_filters(listener, &config.listener_filters);
+        let unfinished = listener.unfinished();
+        let filters = async {
+            tokio::select! {
+                biased;
+                done = self.run_filters(listener, &config.listener_filters) => done,
+                () = unfinished.overdue(&listener.worker.local.timers) => Err(Ended::Draining),
+            }
+        };
         let done = match config.listener_filters_timeout {
             None => filters.await,
             Some(limit) => match listener.worker.local.timers.timeout(limit, filters).await {

@@ -16,7 +16,7 @@ use slab::Slab;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::AbortHandle;
 
-use crate::codec::DrainHandle;
+use crate::codec::{Drain, DrainHandle};
 use crate::connection::ConnectionInfo;
 use crate::http::ConnectionManager;
 use crate::io::Io;
@@ -138,6 +138,11 @@ impl Chain {
     /// Closes the connections that have nothing in flight.
     pub(super) fn close_idle(&self) {
         self.drain.close_idle();
+    }
+
+    /// For connections whose handshake is not over.
+    pub(super) fn unfinished(&self) -> Drain {
+        self.drain.subscribe()
     }
 
     /// Ends every connection.

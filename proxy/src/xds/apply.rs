@@ -165,6 +165,9 @@ impl Manager {
                 self.take_removed(kind, source, &name);
             }
         }
+        if matches!(kind, ResourceKind::Listener | ResourceKind::Cluster) {
+            self.resources.borrow_mut().forget_rejected(kind, |name| !there.contains(name));
+        }
         if kind == ResourceKind::Listener {
             self.release_ports();
         }
@@ -363,6 +366,8 @@ impl Manager {
             if kind == ResourceKind::Cluster {
                 self.stats.clusters.cluster_removed.inc();
             }
+        } else {
+            self.resources.borrow_mut().forget_rejected(kind, |gone| gone == name);
         }
         self.expiries.remove(&(kind, Name::from(name)));
     }

@@ -94,6 +94,13 @@ impl Resources {
         }
     }
 
+    /// Forgets resources that were never taken and that the server does not send any more.
+    pub(super) fn forget_rejected(&mut self, kind: ResourceKind, is_gone: impl Fn(&str) -> bool) {
+        if let Some(of_kind) = self.by_kind.get_mut(&kind) {
+            of_kind.retain(|name, entry| entry.accepted.is_some() || !is_gone(name));
+        }
+    }
+
     /// Marks what is warming among a kind's resources.
     pub(super) fn set_warming(&mut self, kind: ResourceKind, is_warming: impl Fn(&str) -> bool) {
         for (name, entry) in self.by_kind.entry(kind).or_default() {

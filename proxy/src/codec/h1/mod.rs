@@ -15,6 +15,7 @@ mod writer;
 
 pub(crate) use encode::{declared_length, parse_length};
 pub(crate) use head::{is_connection_specific, tokens};
+pub(crate) use request::is_authority;
 
 /// How header names are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -315,7 +315,7 @@ fn framing(method: &Method, version: u8, notes: &Notes, settings: &Settings) -> 
 }
 
 /// RFC 3986's characters of an authority; nothing that could end or split a header or a URL.
-fn is_authority(value: &[u8]) -> bool {
+pub(crate) fn is_authority(value: &[u8]) -> bool {
     value.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]@".contains(b))
 }
 

@@ -4,7 +4,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 
 use super::Settings;
-use crate::codec::h1::{declared_length, is_connection_specific, parse_length};
+use crate::codec::h1::{declared_length, is_authority, is_connection_specific, parse_length};
 use crate::codec::handler::{Scheme, Upgrade};
 
 /// A request as the handler gets it.
@@ -23,6 +23,8 @@ pub(super) enum Refusal {
     TooLarge,
     /// No authority: 400.
     NoHost,
+    /// An authority that is none, which another hop could read as something else: 400.
+    Host,
     /// A target that no HTTP/1 hop could carry: 400.
     Target,
 }
@@ -38,8 +40,11 @@ pub(super) fn incoming(mut parts: Parts, settings: &Settings) -> Result<Incoming
         let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Target)?;
         parts.headers.insert(header::HOST, value);
     }
-    if parts.headers.get_all(header::HOST).iter().count() != 1 {
-        return Err(Refusal::NoHost);
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if is_authority(host.as_bytes()) => {}
+        (Some(_), None) => return Err(Refusal::Host),
+        _ => return Err(Refusal::NoHost),
     }
     let protocol = parts.extensions.remove::<::h2::ext::Protocol>();
     parts.extensions.clear();
@@ -101,6 +106,9 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Removes what belongs to one HTTP/1 connection (RFC 9113, section 8.2.2).
 pub(super) fn strip_connection_headers(headers: &mut HeaderMap) {
+    if !headers.keys().any(is_connection_specific) {
+        return;
+    }
     for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
         headers.remove(name);
     }

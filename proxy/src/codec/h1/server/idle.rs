@@ -12,6 +12,7 @@ use super::conn::Conn;
 use crate::clock::Sleep;
 use crate::codec::h1::head::Scan;
 use crate::codec::h1::request::{self, Incoming, Refusal};
+use crate::codec::drain::UNFINISHED_GRACE;
 use crate::codec::{Closed, Drain};
 
 /// A connection that has been quiet for so long gives up what it kept for the next request.
@@ -45,6 +46,8 @@ enum Waiting {
     Duration,
     Head,
     Stream,
+    /// The drain waits for the rest of a head no longer.
+    Drain,
 }
 
 struct Wait<'a> {
@@ -56,6 +59,8 @@ struct Wait<'a> {
     sleep: Option<Sleep>,
     waiting: Waiting,
     parked: bool,
+    /// Since when the drain waits for a head that has only begun.
+    hurried: Option<Instant>,
 }
 
 /// Waits for the next request. `slot` is emptied when the connection idles.
@@ -67,7 +72,8 @@ pub(super) async fn next_head<T>(
 ) -> Next {
     let since = conn.borrow().local.clock.now();
     let scan = Scan::default();
-    let mut wait = Wait { conn, drain, deadline, scan, since, sleep: None, waiting: Waiting::Park, parked: false };
+    let waiting = Waiting::Park;
+    let mut wait = Wait { conn, drain, deadline, scan, since, sleep: None, waiting, parked: false, hurried: None };
     poll_fn(|cx| {
         let next = wait.poll(cx);
         if wait.parked {
@@ -87,9 +93,6 @@ impl Wait<'_> {
             let mut conn = self.conn.borrow_mut();
             let conn = &mut *conn;
             let was_empty = conn.read.is_empty();
-            if was_empty && self.drain.is_closing() {
-                return Poll::Ready(Next::Closed(Closed::Drained));
-            }
             match conn.poll_fill(cx) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Next::Closed(by_peer(conn.read.is_empty()))),
                 Poll::Ready(Ok(_)) if was_empty => {
@@ -100,6 +103,16 @@ impl Wait<'_> {
                 Poll::Ready(Ok(_)) => continue,
                 Poll::Ready(Err(error)) => return Poll::Ready(Next::Closed(io_closed(&error))),
                 Poll::Pending => {}
+            }
+            // Only now: a request that has come already is answered.
+            if self.drain.is_closing() {
+                if was_empty {
+                    return Poll::Ready(Next::Closed(Closed::Drained));
+                }
+                if self.hurried.is_none() {
+                    self.hurried = Some(conn.local.clock.now());
+                    self.sleep = None;
+                }
             }
             if was_empty && conn.read.capacity() != 0 {
                 conn.local.buffers.give(std::mem::take(&mut conn.read));
@@ -114,6 +127,7 @@ impl Wait<'_> {
                 }
                 Waiting::Head => return Poll::Ready(Next::Refused(HEAD_TIMEOUT, head_bytes)),
                 Waiting::Stream => return Poll::Ready(Next::Refused(STREAM_TIMEOUT, head_bytes)),
+                Waiting::Drain => return Poll::Ready(Next::Closed(Closed::Drained)),
             }
         }
     }
@@ -132,7 +146,7 @@ impl Wait<'_> {
                 [
                     after(conn.settings.request_headers_timeout).map(|at| (at, Waiting::Head)),
                     after(conn.settings.write_timeout).map(|at| (at, Waiting::Stream)),
-                    None,
+                    self.hurried.map(|since| (since + UNFINISHED_GRACE, Waiting::Drain)),
                 ]
             };
             let Some((at, waiting)) = limits.into_iter().flatten().min_by_key(|(at, _)| *at) else {

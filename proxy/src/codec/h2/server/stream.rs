@@ -75,6 +75,7 @@ fn rejection(refusal: Refusal) -> Rejection {
     let (status, details, body) = match refusal {
         Refusal::TooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "http2.too_many_headers", ""),
         Refusal::NoHost => (StatusCode::BAD_REQUEST, "missing_host_header", ""),
+        Refusal::Host => (StatusCode::BAD_REQUEST, "http2.invalid_authority", "Bad Request"),
         Refusal::Target => (StatusCode::BAD_REQUEST, "absolute_path_rejected", ""),
     };
     Rejection {
