@@ -1,7 +1,9 @@
-//! `server.*`: what the process tells of itself, brought up to date once a second; certificate files are looked at as often.
+//! `server.*`: what the process tells of itself, brought up to date once a second; certificate files are looked at as often,
+//! and the control thread's freed memory is given back.
 
 use std::time::{Duration, Instant};
 
+use super::memory;
 use crate::shutdown::Phase;
 use crate::stats_group;
 use crate::telemetry::stats::Scope;
@@ -40,6 +42,7 @@ pub(super) fn start(shared: &Shared, started: Instant, workers: usize) {
             stats.memory_allocated.set(resident);
             stats.memory_heap_size.set(resident);
             tls::refresh_files();
+            memory::give_back();
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
                 // The sender lives as long as `shared`.

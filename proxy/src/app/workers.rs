@@ -9,7 +9,7 @@ use sidemesh_config::resource::listener::Listener;
 use sidemesh_config::value::Name;
 use tokio::sync::mpsc;
 
-use super::Error;
+use super::{Error, memory};
 use crate::downstream::Listeners;
 use crate::telemetry::access_log::{FLUSH_INTERVAL, Logger, RecordSender, Writer};
 use crate::telemetry::stats::Scope;
@@ -104,6 +104,7 @@ async fn serve(index: usize, count: usize, equipment: Equipment, mut commands: m
     let Equipment { shared, upstream, writer, records, spans, drain_time } = equipment;
     let log = Logger::with_services(writer, shared.stats.shard(Scope::Fixed("access_log")), records);
     let worker = Worker::new(index, count, shared, log.clone(), spans);
+    let housekeeping = tokio::task::spawn_local(memory::keep(worker.local.buffers.clone()));
     let upstream = Upstream::new(worker.clone(), upstream);
     let listeners = Listeners::new(worker, upstream, drain_time);
     let flusher = tokio::task::spawn_local({
@@ -124,5 +125,6 @@ async fn serve(index: usize, count: usize, equipment: Equipment, mut commands: m
         }
     }
     flusher.abort();
+    housekeeping.abort();
     log.flush();
 }

@@ -80,6 +80,12 @@ fn buffers_come_back_empty_and_bounded() {
     let many: Vec<_> = (0..100).map(|_| buffers.take()).collect();
     many.into_iter().for_each(|buffer| buffers.give(buffer));
     assert_eq!(buffers.len(), 64);
+    // What was in use since the last time is kept, what was not is freed.
+    buffers.trim();
+    let some: Vec<_> = (0..10).map(|_| buffers.take()).collect();
+    some.into_iter().for_each(|buffer| buffers.give(buffer));
+    buffers.trim();
+    assert_eq!(buffers.len(), 10);
     buffers.trim();
     assert!(buffers.is_empty());
 }
