@@ -324,6 +324,11 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     if let Some(budget) = &mut x.budget {
         budget.retried();
     }
+    // The retry is over with the head of its answer, however long the body takes.
+    x.retry_permit = None;
+    if let Some(budget) = &mut x.budget {
+        budget.retried();
+    }
     if let Some(policy) = &forward.internal_redirect
         && redirect::follow(x, policy, &response, plan)
     {
