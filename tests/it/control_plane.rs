@@ -111,13 +111,13 @@ async fn a_refusal_is_told_in_the_proxys_own_words() {
         &[route],
     )
     .await;
-    let first = client.next().await;
+    let first = client.next("first").await;
     client.ack(&first).await;
     let shift = tokio::task::spawn_blocking(move || {
         let output = control_plane.meshctl(&["route", "shift", "product", "v2=20", "--wait"]);
         (control_plane, output)
     });
-    let second = client.next().await;
+    let second = client.next("second").await;
     let words = "route product: I do not take weights today";
     client.nack(&second, &first.version_info, words).await;
     let (control_plane, output) = shift.await.expect("meshctl ends");

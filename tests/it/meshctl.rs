@@ -118,8 +118,11 @@ fn the_health_of_the_mesh_is_checked() {
     let well = control_plane.meshctl(&["check"]);
     assert_eq!(well.code, 0, "{well:?}");
     control_plane.apply(&[simple_service("product"), weighted_route("product", &[("product-v7", 1)])]);
-    let ill = control_plane.meshctl(&["check"]);
-    assert_eq!(ill.code, 1, "{ill:?}");
+    // A route's status follows the route in a moment.
+    let ill = sidemesh_tests::wait::until("the check fails", || {
+        let output = control_plane.meshctl(&["check"]);
+        if output.code == 1 { Ok(output) } else { Err(output.stdout) }
+    });
     assert!(ill.stdout.contains("FAIL route default/product"), "{}", ill.stdout);
 }
 

@@ -13,6 +13,8 @@ use tokio_stream::wrappers::ReceiverStream;
 pub struct XdsClient {
     requests: mpsc::Sender<DiscoveryRequest>,
     responses: tonic::Streaming<DiscoveryResponse>,
+    /// Every request says again what is subscribed to.
+    names: Vec<String>,
 }
 
 impl XdsClient {
@@ -26,21 +28,23 @@ impl XdsClient {
     ) -> XdsClient {
         let mut client = AggregatedDiscoveryServiceClient::connect(format!("http://{server}")).await.expect("connects");
         let (requests, receiver) = mpsc::channel(16);
+        let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         let first = DiscoveryRequest {
             node: Some(node_of(node, service, listens_at)),
             type_url: type_url.to_owned(),
-            resource_names: names.iter().map(|n| (*n).to_owned()).collect(),
+            resource_names: names.clone(),
             ..DiscoveryRequest::default()
         };
         requests.send(first).await.expect("the queue is open");
         let stream = client.stream_aggregated_resources(ReceiverStream::new(receiver)).await.expect("a stream");
-        XdsClient { requests, responses: stream.into_inner() }
+        XdsClient { requests, responses: stream.into_inner(), names }
     }
 
     /// The next response.
-    pub async fn next(&mut self) -> DiscoveryResponse {
+    pub async fn next(&mut self, which: &str) -> DiscoveryResponse {
         let message = tokio::time::timeout(crate::wait::PATIENCE, self.responses.message());
-        message.await.expect("a response in time").expect("no error").expect("the stream stays open")
+        let message = message.await.unwrap_or_else(|_| panic!("no {which} response in time"));
+        message.expect("no error").expect("the stream stays open")
     }
 
     pub async fn ack(&self, response: &DiscoveryResponse) {
@@ -58,6 +62,7 @@ impl XdsClient {
             type_url: response.type_url.clone(),
             version_info: version.to_owned(),
             response_nonce: response.nonce.clone(),
+            resource_names: self.names.clone(),
             error_detail,
             ..DiscoveryRequest::default()
         };

@@ -25,7 +25,10 @@ fn a_route_to_a_service_that_does_not_exist_is_told_and_answers_500() {
 
     let said = control_plane.meshctl(&["apply", "-f", &control_plane.file(&[weighted_route("user", &[("nobody", 1)])])]);
     assert_eq!(said.code, 0, "{said:?}");
-    let route = control_plane.object("httproute", "user");
+    let route = wait::until("the status is written", || {
+        let route = control_plane.object("httproute", "user");
+        if condition(&route, "ResolvedRefs").is_null() { Err(route.to_string()) } else { Ok(route) }
+    });
     assert_eq!(condition(&route, "Accepted")["status"], "True", "{route}");
     let refs = condition(&route, "ResolvedRefs");
     assert_eq!((refs["status"].as_str(), refs["reason"].as_str()), (Some("False"), Some("BackendNotFound")), "{route}");

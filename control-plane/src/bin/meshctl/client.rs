@@ -57,6 +57,9 @@ pub enum Failure {
     NotFound(String),
     #[error("{0}")]
     Failed(String),
+    /// Somebody else changed the object between reading and writing.
+    #[error("{0}")]
+    Conflict(String),
     #[error("{0}")]
     NotAcknowledged(String),
 }
@@ -66,7 +69,9 @@ impl Failure {
         match self {
             Failure::Usage(_) | Failure::Refused(_) => ExitCode::from(2),
             Failure::NotAcknowledged(_) => ExitCode::from(3),
-            Failure::Unreachable { .. } | Failure::NotFound(_) | Failure::Failed(_) => ExitCode::FAILURE,
+            Failure::Unreachable { .. } | Failure::NotFound(_) | Failure::Conflict(_) | Failure::Failed(_) => {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -78,6 +83,7 @@ impl From<tonic::Status> for Failure {
         match status.code() {
             Code::InvalidArgument => Failure::Refused(message),
             Code::NotFound => Failure::NotFound(message),
+            Code::Aborted => Failure::Conflict(message),
             code if message.is_empty() => Failure::Failed(code.to_string()),
             _ => Failure::Failed(message),
         }

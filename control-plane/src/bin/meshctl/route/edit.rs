@@ -47,6 +47,9 @@ async fn versions_of(server: &Server, service: &str) -> Result<Vec<String>, Fail
     Ok(names.filter_map(|n| n.strip_prefix(&prefix)).map(str::to_owned).collect())
 }
 
+/// How often a change is repeated because the object, or its status, was written meanwhile.
+const CONFLICTS: usize = 5;
+
 /// Applies `edit` to the shares of the service's route.
 pub async fn change(
     server: &Server,
@@ -54,6 +57,22 @@ pub async fn change(
     command: &str,
     change: &Change,
     edit: impl Fn(&[Share]) -> Result<Vec<Share>, String>,
+) -> Result<ExitCode, Failure> {
+    for _ in 0..CONFLICTS {
+        match attempt(server, service, command, change, &edit).await {
+            Err(Failure::Conflict(_)) => {}
+            other => return other,
+        }
+    }
+    attempt(server, service, command, change, &edit).await
+}
+
+async fn attempt(
+    server: &Server,
+    service: &str,
+    command: &str,
+    change: &Change,
+    edit: &impl Fn(&[Share]) -> Result<Vec<Share>, String>,
 ) -> Result<ExitCode, Failure> {
     let versions = versions_of(server, service).await?;
     let mut route = match route_of(server, service).await? {
@@ -71,17 +90,24 @@ pub async fn change(
         }
     }
     set_shares(&mut route, service, &new);
-    print(&format!("{service}: {} -> {}\n", words(&old), words(&new)))?;
-    write(server, route, command, change).await
+    let said = format!("{service}: {} -> {}\n", words(&old), words(&new));
+    write(server, route, command, change, &said).await
 }
 
-/// Applies the object and waits as asked.
-pub async fn write(server: &Server, mut route: Value, command: &str, change: &Change) -> Result<ExitCode, Failure> {
+/// Applies the object, says so, and waits as asked.
+pub async fn write(
+    server: &Server,
+    mut route: Value,
+    command: &str,
+    change: &Change,
+    said: &str,
+) -> Result<ExitCode, Failure> {
     if let Some(map) = route.as_object_mut() {
         map.remove("status");
     }
     let document = Document { origin: command.to_owned(), value: route };
     let answer = apply::one(server, &document, change.dry_run, command).await?;
+    print(said)?;
     for warning in &answer.warnings {
         eprintln!("warning: {}: {}", warning.path, warning.message);
     }

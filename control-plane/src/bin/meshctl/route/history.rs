@@ -7,7 +7,7 @@ use sidemesh_proto::sidemesh::admin::v1alpha1::{HistoryEntry, HistoryRequest, Ob
 
 use super::{Change, edit};
 use crate::client::{Failure, Server};
-use crate::output::{age_of, print, table};
+use crate::output::{age_of, table};
 
 async fn entries(server: &Server, service: &str, limit: u32) -> Result<(String, Vec<HistoryEntry>), Failure> {
     let route = edit::route_of(server, service).await?;
@@ -70,6 +70,6 @@ pub async fn undo(server: &Server, service: &str, to: Option<u64>, change: &Chan
         return Err(Failure::Usage(what));
     }
     let route: Value = serde_json::from_str(&target.json).map_err(|e| Failure::Failed(e.to_string()))?;
-    print(&format!("{service}: back to revision {}: {}\n", target.revision, what(&target.json)))?;
-    edit::write(server, route, "route undo", change).await
+    let said = format!("{service}: back to revision {}: {}\n", target.revision, what(&target.json));
+    edit::write(server, route, "route undo", change, &said).await
 }
