@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::{Error, memory};
 use crate::downstream::Listeners;
-use crate::telemetry::access_log::{FLUSH_INTERVAL, Logger, RecordSender, Writer};
+use crate::telemetry::access_log::{Logger, RecordSender, Writer};
 use crate::telemetry::stats::Scope;
 use crate::telemetry::trace::export::SpanSender;
 use crate::upstream::{self, Upstream};
@@ -109,12 +109,7 @@ async fn serve(index: usize, count: usize, equipment: Equipment, mut commands: m
     let listeners = Listeners::new(worker, upstream, drain_time);
     let flusher = tokio::task::spawn_local({
         let log = log.clone();
-        async move {
-            loop {
-                tokio::time::sleep(FLUSH_INTERVAL).await;
-                log.flush();
-            }
-        }
+        async move { log.keep_flushing().await }
     });
     while let Some(command) = commands.recv().await {
         match command {

@@ -17,12 +17,14 @@ mod testing;
 mod tests;
 mod writer;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use sidemesh_config::resource::access_log::{AccessLog, AccessLogSink, LogFormat};
 use sidemesh_config::value::Runtime;
+use tokio::sync::Notify;
 
 pub use filter::admits;
 pub use record::{QUEUED_RECORDS, Record, RecordQueue, RecordSender, queue};
@@ -49,6 +51,9 @@ pub struct Logger {
     records: Option<RecordSender>,
     stats: Arc<AccessLogStats>,
     buffers: RefCell<Vec<(Target, Vec<u8>)>>,
+    /// When lines were last handed over: the first line after a pause goes out at once.
+    handed_over: Cell<Option<Instant>>,
+    waiting: Notify,
 }
 
 /// Bytes after which a buffer is handed over without waiting for the timer.
@@ -57,12 +62,17 @@ const FLUSH_BYTES: usize = 32 * 1024;
 impl Logger {
     /// Without log services: records for them are dropped and counted.
     pub fn new(writer: Writer, stats: Arc<AccessLogStats>) -> Rc<Self> {
-        Rc::new(Logger { writer, records: None, stats, buffers: RefCell::default() })
+        Self::make(writer, None, stats)
     }
 
     /// With log services behind `records`.
     pub fn with_services(writer: Writer, stats: Arc<AccessLogStats>, records: RecordSender) -> Rc<Self> {
-        Rc::new(Logger { writer, records: Some(records), stats, buffers: RefCell::default() })
+        Self::make(writer, Some(records), stats)
+    }
+
+    fn make(writer: Writer, records: Option<RecordSender>, stats: Arc<AccessLogStats>) -> Rc<Self> {
+        let (buffers, handed_over, waiting) = (RefCell::default(), Cell::default(), Notify::new());
+        Rc::new(Logger { writer, records, stats, buffers, handed_over, waiting })
     }
 
     /// Writes the request to each log whose filter admits it. `random` feeds runtime filters.
@@ -99,9 +109,13 @@ impl Logger {
         let buffer = &mut buffers[at].1;
         line::append(format, ctx, buffer);
         self.stats.lines_written.inc();
-        if buffer.len() >= FLUSH_BYTES {
+        let quiet = self.handed_over.get().is_none_or(|at| ctx.now.saturating_duration_since(at) >= FLUSH_INTERVAL);
+        if quiet || buffer.len() >= FLUSH_BYTES {
+            self.handed_over.set(Some(ctx.now));
             let bytes = std::mem::take(buffer);
             self.hand_over(target, bytes);
+        } else {
+            self.waiting.notify_one();
         }
     }
 
@@ -112,7 +126,16 @@ impl Logger {
         }
     }
 
-    /// Hands over whatever is buffered; called by the worker every [`FLUSH_INTERVAL`] and when it ends.
+    /// Hands lines over that have waited for [`FLUSH_INTERVAL`]; sleeps while there are none. Dropping it ends it.
+    pub async fn keep_flushing(&self) {
+        loop {
+            self.waiting.notified().await;
+            tokio::time::sleep(FLUSH_INTERVAL).await;
+            self.flush();
+        }
+    }
+
+    /// Hands over whatever is buffered: also called when the worker ends.
     pub fn flush(&self) {
         let mut buffers = self.buffers.borrow_mut();
         for (target, buffer) in buffers.iter_mut().filter(|(_, b)| !b.is_empty()) {

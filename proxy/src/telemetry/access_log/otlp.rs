@@ -30,7 +30,7 @@ pub(super) fn record(log: &OpenTelemetryLog, ctx: &LogContext<'_>) -> LogRecord 
 
 /// One request of a log's records. Labels that the configuration names replace the built-in ones.
 pub(super) fn request(log: &OpenTelemetryLog, node: &Node, records: Vec<LogRecord>) -> ExportLogsServiceRequest {
-    let mut attributes = pairs(&log.resource_attributes, None);
+    let mut attributes = Vec::new();
     if !log.disable_builtin_labels {
         let zone = node.locality.as_ref().map_or("", |l| l.zone.as_str());
         let builtin = [
@@ -40,11 +40,12 @@ pub(super) fn request(log: &OpenTelemetryLog, node: &Node, records: Vec<LogRecor
             ("node_name", &node.id),
         ];
         for (key, text) in builtin {
-            if !attributes.iter().any(|a| a.key == key) {
+            if !log.resource_attributes.iter().any(|(named, _)| **named == *key) {
                 attributes.push(pair(key, AnyValue { value: Some(Value::StringValue(text.to_owned())) }));
             }
         }
     }
+    attributes.extend(pairs(&log.resource_attributes, None));
     let scope = InstrumentationScope {
         name: "sidemesh".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -156,7 +157,7 @@ mod tests {
         let node = Node { id: "n1".to_owned(), cluster: "c1".to_owned(), ..Default::default() };
         let request = request(&log(), &node, vec![LogRecord::default()]);
         let resource = request.resource_logs[0].resource.clone().expect("a resource");
-        let expected = [("node_name", "mine"), ("log_name", "l"), ("zone_name", ""), ("cluster_name", "c1")];
+        let expected = [("log_name", "l"), ("zone_name", ""), ("cluster_name", "c1"), ("node_name", "mine")];
         assert_eq!(resource.attributes, expected.map(|(k, v)| pair(k, string(v))));
         assert_eq!(request.resource_logs[0].scope_logs[0].log_records.len(), 1);
     }

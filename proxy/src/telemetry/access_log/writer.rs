@@ -19,7 +19,7 @@ pub enum Target {
 pub const QUEUED_BUFFERS: usize = 256;
 
 /// How long a line waits in a worker's buffer at most.
-pub const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
+pub const FLUSH_INTERVAL: Duration = Duration::from_millis(20);
 
 enum Job {
     Write(Target, Vec<u8>),

@@ -28,7 +28,6 @@ pub(super) fn properties(ctx: &LogContext<'_>, kind: AccessLogType) -> AccessLog
     let since = |at: Option<Instant>| at.map(|at| duration(at.saturating_duration_since(info.start)));
     let upstream = &info.upstream;
     AccessLogCommon {
-        sample_rate: 1.0,
         downstream_remote_address: Some(address(info.remote)),
         downstream_local_address: Some(address(connection.local)),
         downstream_direct_remote_address: Some(address(connection.direct_remote)),
