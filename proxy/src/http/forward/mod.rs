@@ -259,6 +259,10 @@ fn permitted(x: &mut Exchange, plan: &mut Plan, verdict: Verdict) -> Option<Dura
 pub(super) fn settle(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, outcome: Outcome) -> Answer {
     match outcome {
         Outcome::Response(response) => accept(x, forward, plan, host, response),
+        // A filter that rewrites the body could not read it.
+        Outcome::Failed(AttemptError::Send(crate::codec::SendError::RequestBody(crate::body::Error::Other(text)))) => {
+            Answer::Local(LocalReply::bad_request("request_body_malformed").body(text.to_string()))
+        }
         Outcome::Failed(AttemptError::Send(crate::codec::SendError::RequestBody(error))) => Answer::Abort(error),
         Outcome::Failed(error) => {
             if let Some(text) = error.detail() {

@@ -17,6 +17,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::header::{HeaderName, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use serde_json::Value;
@@ -256,7 +258,7 @@ fn keep(x: &mut Exchange, key: Option<&Name>, value: &Value) {
     }
 }
 
-/// A claim as a header's value; `a.b` goes into objects. Lists and objects have none.
+/// A claim as a header's value; `a.b` goes into objects. Lists and objects are their JSON in Base64.
 fn claim(claims: &Value, path: &str) -> Option<String> {
     let value = path.split('.').try_fold(claims, |v, key| v.get(key))?;
     match value {
@@ -264,6 +266,7 @@ fn claim(claims: &Value, path: &str) -> Option<String> {
         Value::Bool(b) => Some(b.to_string()),
         Value::Number(n) if n.is_f64() => n.as_f64().map(|f| format!("{f:.6}")),
         Value::Number(n) => Some(n.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
+        Value::Null => None,
+        Value::Array(_) | Value::Object(_) => Some(STANDARD.encode(value.to_string())),
     }
 }

@@ -229,6 +229,8 @@ fn claims_become_headers() {
     let claims = json!({ "s": "x", "n": 7, "f": 1.5, "b": true, "o": { "p": { "q": "deep" } }, "l": [1], "e": "" });
     let got = ["s", "n", "f", "b", "o.p.q", "o", "l", "e", "none"].map(|path| claim(&claims, path));
     let some = |text: &str| Some(text.to_owned());
-    let expected = [some("x"), some("7"), some("1.500000"), some("true"), some("deep"), None, None, None, None];
+    let (object, list) = (STANDARD.encode(r#"{"p":{"q":"deep"}}"#), STANDARD.encode("[1]"));
+    let expected =
+        [some("x"), some("7"), some("1.500000"), some("true"), some("deep"), Some(object), Some(list), None, None];
     assert_eq!(got, expected);
 }
