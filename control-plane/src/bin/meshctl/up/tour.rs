@@ -11,6 +11,8 @@ use crate::client::{Failure, Server};
 
 /// Requests of one look at the traffic.
 const LOOK: u64 = 300;
+/// More than the clients have in flight at any moment.
+const UNDER_WAY: u64 = 20;
 
 pub async fn run(world: &mut World) -> Result<(), Failure> {
     let load = Load::start(world.order_address());
@@ -181,6 +183,9 @@ async fn outage(world: &mut World, load: &Load) -> Result<(), Failure> {
     unharmed(&tally)?;
     told("and the sidecars are back with it; meshctl route undo product --wait");
     meshctl(&world.server, &["route", "undo", "product", "--wait"]).await?;
+    // Orders under way while the change arrived may still be answered by v2.
+    let under_way = load.observe(UNDER_WAY).await;
+    unharmed(&under_way)?;
     let last = load.observe(LOOK).await;
     unharmed(&last)?;
     claim(last.share("v1") > 99.9, "after the undo everything goes to v1 again")
