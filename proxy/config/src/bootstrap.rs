@@ -24,7 +24,7 @@ mod runtime;
 #[cfg(test)]
 mod tests;
 
-pub use runtime::{RuntimeLayer, RuntimeOrigin, flatten};
+pub use runtime::{RuntimeLayer, RuntimeOrigin};
 
 /// The start-up file, validated.
 #[derive(Debug, Clone, PartialEq)]

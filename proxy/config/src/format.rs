@@ -4,15 +4,10 @@
 
 mod operator;
 mod parse;
-mod substitution;
 #[cfg(test)]
 mod tests;
 
 pub use parse::{FormatError, parse};
-pub use substitution::{
-    body_format, field as parse_field, header_additions, header_edit, header_edits, header_removal, json_format,
-    log_format, text_log_format,
-};
 
 use crate::matcher::header::HeaderName;
 use crate::value::Name;

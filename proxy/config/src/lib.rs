@@ -9,13 +9,13 @@
 // Deprecated fields of the API are still sent, and so still read.
 #![allow(deprecated)]
 
-pub mod value;
-pub mod rejection;
-pub mod wire;
-pub mod support;
 pub mod bootstrap;
-pub mod resource;
+pub mod diff;
 pub mod format;
 pub mod matcher;
+pub mod rejection;
+pub mod resource;
 pub mod snapshot;
-pub mod diff;
+pub mod support;
+pub mod value;
+pub mod wire;

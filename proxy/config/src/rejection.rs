@@ -48,7 +48,11 @@ impl fmt::Display for Rejection {
             Kind::Invalid => "invalid",
             Kind::Malformed => "malformed",
         };
-        if self.path.is_empty() { write!(f, "{what}: {}", self.reason) } else { write!(f, "{}: {what}: {}", self.path, self.reason) }
+        if self.path.is_empty() {
+            write!(f, "{what}: {}", self.reason)
+        } else {
+            write!(f, "{}: {what}: {}", self.path, self.reason)
+        }
     }
 }
 

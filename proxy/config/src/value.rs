@@ -104,7 +104,10 @@ impl Runtime {
 pub enum DataSource {
     Inline(Bytes),
     /// A file; `watched_directory` (if set) is watched for replacement instead of the file's own directory.
-    File { path: PathBuf, watched_directory: Option<PathBuf> },
+    File {
+        path: PathBuf,
+        watched_directory: Option<PathBuf>,
+    },
     EnvironmentVariable(Name),
 }
 
@@ -123,7 +126,10 @@ pub enum ConfigOrigin {
     Own,
     /// A stream of its own (`api_config_source`).
     Grpc(Arc<GrpcSource>),
-    Path { path: PathBuf, watched_directory: Option<PathBuf> },
+    Path {
+        path: PathBuf,
+        watched_directory: Option<PathBuf>,
+    },
 }
 
 /// `core.v3.ApiConfigSource` with a gRPC api type.
@@ -218,7 +224,10 @@ impl Cidr {
 pub enum Address {
     Socket(SocketAddr),
     /// A host name that a DNS cluster resolves.
-    Dns { host: Name, port: u16 },
+    Dns {
+        host: Name,
+        port: u16,
+    },
     Pipe(PathBuf),
 }
 

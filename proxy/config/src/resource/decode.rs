@@ -16,13 +16,13 @@ use sidemesh_proto::envoy::extensions::transport_sockets::tls::v3::Secret as Wir
 use sidemesh_proto::envoy::service::runtime::v3::Runtime as WireRuntime;
 use sidemesh_proto::{google, type_url};
 
-use crate::bootstrap::flatten;
 use crate::rejection::{Rejection, Within};
 use crate::resource::cluster::{self, Cluster};
 use crate::resource::endpoint::{self, LoadAssignment};
 use crate::resource::http_filter::{self, HttpFilterKind};
 use crate::resource::listener::{self, Listener};
 use crate::resource::route::{self, RouteConfig, ScopedRoute, VirtualHost};
+use crate::resource::runtime;
 use crate::resource::secret::{self, Secret};
 use crate::support::{self, Hint};
 use crate::value::{Name, Runtime, name};
@@ -182,7 +182,7 @@ fn validated(kind: ResourceKind, bytes: &[u8]) -> Result<Resource, Rejection> {
         ResourceKind::Runtime => {
             let runtime = message::<WireRuntime>(bytes)?;
             let entries = match &runtime.layer {
-                Some(layer) => flatten(layer, "layer")?,
+                Some(layer) => runtime::flatten(layer, "layer")?,
                 None => BTreeMap::new(),
             };
             Resource::Runtime(name(&runtime.name), Arc::new(Runtime { entries }))

@@ -3,10 +3,10 @@
 use http::HeaderName;
 use sidemesh_proto::envoy::config::core::v3 as core;
 
-use crate::format;
 use crate::rejection::{Rejection, Within};
 use crate::resource::core::HeaderTarget;
 use crate::resource::http_connection_manager::HttpService;
+use crate::resource::substitution;
 use crate::value::{Name, name};
 use crate::wire::{self, non_empty, required};
 
@@ -35,7 +35,7 @@ pub fn http_service(service: &core::HttpService, field: &str) -> Result<HttpServ
 }
 
 fn service_fields(service: &core::HttpService) -> Result<HttpService, Rejection> {
-    let edits = format::header_additions(&service.request_headers_to_add, "request_headers_to_add")?;
+    let edits = substitution::header_additions(&service.request_headers_to_add, "request_headers_to_add")?;
     let fixed = |(i, edit): (usize, crate::resource::core::HeaderEdit)| match (edit.target, edit.value.as_static()) {
         (HeaderTarget::Header(header), Some(value)) => Ok((header, name(value))),
         _ => Err(Rejection::unsupported(format!("request_headers_to_add[{i}].header.value"), "must be plain text")),

@@ -12,9 +12,9 @@ use sidemesh_proto::{google, type_url};
 use super::{
     AccessLog, AccessLogFilter, AccessLogSink, Comparison, GrpcAccessLog, JsonFormat, LogFormat, OpenTelemetryLog,
 };
-use crate::format;
 use crate::matcher::parse as matcher;
 use crate::rejection::{Rejection, Within};
+use crate::resource::substitution;
 use crate::value::{Fraction, GrpcService, Name, RuntimeFraction, name};
 use crate::wire::{self, enumeration, flag, non_empty, optional_name, required, uint32};
 
@@ -53,7 +53,7 @@ fn sink(any: &google::Any) -> Result<AccessLogSink, Rejection> {
             use sinks::stream::v3::stdout_access_log::AccessLogFormat;
             let config: sinks::stream::v3::StdoutAccessLog = wire::unpack(any, "")?;
             Ok(AccessLogSink::Stdout(match &config.access_log_format {
-                Some(AccessLogFormat::LogFormat(f)) => format::log_format(f, "log_format")?,
+                Some(AccessLogFormat::LogFormat(f)) => substitution::log_format(f, "log_format")?,
                 None => default_format()?,
             }))
         }
@@ -61,7 +61,7 @@ fn sink(any: &google::Any) -> Result<AccessLogSink, Rejection> {
             use sinks::stream::v3::stderr_access_log::AccessLogFormat;
             let config: sinks::stream::v3::StderrAccessLog = wire::unpack(any, "")?;
             Ok(AccessLogSink::Stderr(match &config.access_log_format {
-                Some(AccessLogFormat::LogFormat(f)) => format::log_format(f, "log_format")?,
+                Some(AccessLogFormat::LogFormat(f)) => substitution::log_format(f, "log_format")?,
                 None => default_format()?,
             }))
         }
@@ -93,7 +93,7 @@ fn sink(any: &google::Any) -> Result<AccessLogSink, Rejection> {
 }
 
 fn default_format() -> Result<LogFormat, Rejection> {
-    format::text_log_format("", "format")
+    substitution::text_log_format("", "format")
 }
 
 /// The formats of a file log, the deprecated ones included.
@@ -101,14 +101,14 @@ fn default_format() -> Result<LogFormat, Rejection> {
 fn file(config: &sinks::file::v3::FileAccessLog) -> Result<LogFormat, Rejection> {
     use sinks::file::v3::file_access_log::AccessLogFormat as Wire;
     let json = |s: &google::Struct, field: &str| {
-        let format = Arc::new(format::json_format(s, field)?);
+        let format = Arc::new(substitution::json_format(s, field)?);
         Ok(LogFormat::Json { format, omit_empty: false, sort_properties: false })
     };
     match &config.access_log_format {
-        Some(Wire::Format(text)) => format::text_log_format(text, "format"),
+        Some(Wire::Format(text)) => substitution::text_log_format(text, "format"),
         Some(Wire::JsonFormat(s)) => json(s, "json_format"),
         Some(Wire::TypedJsonFormat(s)) => json(s, "typed_json_format"),
-        Some(Wire::LogFormat(f)) => format::log_format(f, "log_format"),
+        Some(Wire::LogFormat(f)) => substitution::log_format(f, "log_format"),
         None => default_format(),
     }
 }
@@ -217,7 +217,7 @@ fn any_value(v: &otel::AnyValue, depth: usize) -> Result<JsonFormat, Rejection> 
         return Err(Rejection::invalid("", format!("nests deeper than {MAX_OTEL_DEPTH} levels")));
     };
     Ok(match &v.value {
-        Some(Value::StringValue(text)) => JsonFormat::Value(format::parse_field(text, "string_value")?),
+        Some(Value::StringValue(text)) => JsonFormat::Value(substitution::field(text, "string_value")?),
         Some(Value::BoolValue(b)) => JsonFormat::Literal((*b).into()),
         Some(Value::IntValue(n)) => JsonFormat::Literal((*n).into()),
         Some(Value::DoubleValue(n)) => JsonFormat::Literal((*n).into()),

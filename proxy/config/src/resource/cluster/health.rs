@@ -10,10 +10,10 @@ use sidemesh_proto::envoy::r#type::v3 as types;
 use sidemesh_proto::google;
 
 use super::{HealthCheck, HealthChecker, HttpHealthCheck, OutlierDetection};
-use crate::format;
 use crate::matcher::parse::string;
 use crate::rejection::{Rejection, Within};
 use crate::resource::core::HeaderEdits;
+use crate::resource::substitution;
 use crate::value::name;
 use crate::wire;
 
@@ -99,7 +99,7 @@ fn checker(checker: Option<&core::health_check::HealthChecker>) -> Result<Health
             service: name(&grpc.service_name),
             authority: name(&grpc.authority),
             metadata: HeaderEdits {
-                add: format::header_additions(&grpc.initial_metadata, "initial_metadata")
+                add: substitution::header_additions(&grpc.initial_metadata, "initial_metadata")
                     .within("grpc_health_check")?,
                 remove: Vec::new(),
             },
@@ -120,7 +120,7 @@ fn http_check(http: &core::health_check::HttpHealthCheck) -> Result<HttpHealthCh
         CodecClientType::Http3 => return Err(Rejection::unsupported("codec_client_type", "HTTP3 is not supported")),
     };
     let headers =
-        format::header_edits(&http.request_headers_to_add, &http.request_headers_to_remove, "request_headers")?;
+        substitution::header_edits(&http.request_headers_to_add, &http.request_headers_to_remove, "request_headers")?;
     let matcher = http.service_name_matcher.as_ref().map(|m| string(m, "service_name_matcher")).transpose()?;
     let path = wire::non_empty(&http.path, "path")?;
     if http::HeaderValue::from_str(&path).is_err() || http::HeaderValue::from_str(&http.host).is_err() {

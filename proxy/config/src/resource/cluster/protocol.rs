@@ -195,6 +195,9 @@ fn upstream_http1(options: Option<&core::Http1ProtocolOptions>) -> Result<Upstre
     Ok(UpstreamHttp1 { enable_trailers: options.enable_trailers, proper_case_headers, preserve_case })
 }
 
+/// More than these a header map has no sure place for, beside those that the proxy adds.
+const MAX_HEADERS: u32 = 16_384;
+
 /// `HttpProtocolOptions`; a duration of zero is "off".
 pub(in crate::resource) fn common_options(
     options: Option<&core::HttpProtocolOptions>,
@@ -203,8 +206,8 @@ pub(in crate::resource) fn common_options(
     let Some(options) = options else { return Ok(CommonHttpOptions::default()) };
     let off_at_zero = |d: Option<Duration>| d.filter(|d| !d.is_zero());
     let max_headers_count = wire::uint32(&options.max_headers_count);
-    if max_headers_count == Some(0) {
-        return Err(Rejection::invalid("max_headers_count", "must be at least 1"));
+    if max_headers_count.is_some_and(|n| n == 0 || n > MAX_HEADERS) {
+        return Err(Rejection::invalid("max_headers_count", format!("must be between 1 and {MAX_HEADERS}")));
     }
     let max_response_headers_kb = wire::uint32(&options.max_response_headers_kb);
     if max_response_headers_kb.is_some_and(|kb| kb == 0 || kb > MAX_HEADERS_KB) {

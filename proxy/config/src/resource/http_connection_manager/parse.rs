@@ -18,7 +18,6 @@ use super::{
     ClientCertDetails, CodecType, DownstreamHttp1, EscapedSlashes, ForwardClientCert, HcmUpgrade,
     HttpConnectionManager, LocalReply, LocalReplyMapper, ProxyStatus, ProxyStatusName, ServerHeader, XffDetection,
 };
-use crate::format;
 use crate::matcher::parse::string;
 use crate::rejection::{Rejection, Within};
 use crate::resource::access_log;
@@ -27,6 +26,7 @@ use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::header_mutation::Mutation;
 use crate::resource::http_filter::{self, HttpFilter, HttpFilterKind};
 use crate::resource::route::UpgradeConfig;
+use crate::resource::substitution;
 use crate::value::{Name, name};
 use crate::wire;
 
@@ -347,15 +347,15 @@ fn local_reply(c: &pb::LocalReplyConfig) -> Result<Arc<LocalReply>, Rejection> {
             body_format: m
                 .body_format_override
                 .as_ref()
-                .map(|f| format::body_format(f, "body_format_override"))
+                .map(|f| substitution::body_format(f, "body_format_override"))
                 .transpose()?,
             headers: HeaderEdits {
-                add: format::header_additions(&m.headers_to_add, "headers_to_add")?,
+                add: substitution::header_additions(&m.headers_to_add, "headers_to_add")?,
                 remove: Vec::new(),
             },
         })
     })?;
-    let body_format = c.body_format.as_ref().map(|f| format::body_format(f, "body_format")).transpose()?;
+    let body_format = c.body_format.as_ref().map(|f| substitution::body_format(f, "body_format")).transpose()?;
     Ok(Arc::new(LocalReply { mappers, body_format }))
 }
 
@@ -394,8 +394,8 @@ fn early_mutations(hcm: &Wire) -> Result<Vec<Mutation>, Rejection> {
 fn early_mutation(m: &mutation::HeaderMutation) -> Result<Mutation, Rejection> {
     use mutation::header_mutation::Action;
     match &m.action {
-        Some(Action::Append(option)) => Ok(Mutation::Set(format::header_edit(option, "append")?)),
-        Some(Action::Remove(header)) => Ok(Mutation::Remove(format::header_removal(header, "remove")?)),
+        Some(Action::Append(option)) => Ok(Mutation::Set(substitution::header_edit(option, "append")?)),
+        Some(Action::Remove(header)) => Ok(Mutation::Remove(substitution::header_removal(header, "remove")?)),
         Some(Action::RemoveOnMatch(on)) => {
             let key = wire::required(&on.key_matcher, "key_matcher").within("remove_on_match")?;
             Ok(Mutation::RemoveMatching(string(key, "remove_on_match.key_matcher")?))

@@ -12,9 +12,9 @@ use sidemesh_proto::type_url;
 use prost::Name as _;
 
 use super::{HttpService, OpenTelemetryProvider, Sampler, Tracing};
-use crate::format;
 use crate::rejection::{Rejection, Within};
 use crate::resource::route;
+use crate::resource::substitution;
 use crate::value::{Fraction, name};
 use crate::wire;
 
@@ -34,7 +34,7 @@ pub(super) fn tracing(t: &pb::http_connection_manager::Tracing) -> Result<Tracin
             Ok(Fraction { numerator: (percent * 100.0) as u32, denominator: 10_000 })
         }
     };
-    let operation = |text: &str, field: &str| (!text.is_empty()).then(|| format::parse_field(text, field)).transpose();
+    let operation = |text: &str, field: &str| (!text.is_empty()).then(|| substitution::field(text, field)).transpose();
     Ok(Tracing {
         client_sampling: sampling(&t.client_sampling, "client_sampling")?,
         random_sampling: sampling(&t.random_sampling, "random_sampling")?,

@@ -5,11 +5,11 @@ use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::extensions::filters::http::header_mutation::v3 as pb;
 use sidemesh_proto::google::value::Kind;
 
-use crate::format;
 use crate::matcher::parse as matcher;
 use crate::matcher::string::StringMatcher;
 use crate::rejection::{Rejection, Within};
 use crate::resource::core::{AppendAction, HeaderEdit};
+use crate::resource::substitution;
 use crate::wire::{enumeration, non_empty, required};
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -69,8 +69,8 @@ fn mutations(m: &Option<pb::Mutations>) -> Result<HeaderMutation, Rejection> {
 fn mutation(step: &rules::HeaderMutation) -> Result<Mutation, Rejection> {
     use rules::header_mutation::Action;
     match &step.action {
-        Some(Action::Append(option)) => format::header_edit(option, "append").map(Mutation::Set),
-        Some(Action::Remove(header)) => format::header_removal(header, "remove").map(Mutation::Remove),
+        Some(Action::Append(option)) => substitution::header_edit(option, "append").map(Mutation::Set),
+        Some(Action::Remove(header)) => substitution::header_removal(header, "remove").map(Mutation::Remove),
         Some(Action::RemoveOnMatch(rule)) => {
             let keys = required(&rule.key_matcher, "key_matcher").within("remove_on_match")?;
             matcher::string(keys, "remove_on_match.key_matcher").map(Mutation::RemoveMatching)
@@ -97,7 +97,7 @@ fn query_mutation(m: &core::KeyValueMutation) -> Result<QueryMutation, Rejection
     };
     Ok(QueryMutation::Append {
         key: non_empty(&record.key, "append.record.key")?.to_string(),
-        value: format::parse_field(text, "append.record.value")?,
+        value: substitution::field(text, "append.record.value")?,
         action: match enumeration(append.action, "append.action")? {
             Wire::AppendIfExistsOrAdd => AppendAction::AppendIfExistsOrAdd,
             Wire::AddIfAbsent => AppendAction::AddIfAbsent,

@@ -140,11 +140,7 @@ fn grpc_stats(config: &pb::grpc_stats::v3::FilterConfig) -> GrpcStats {
         Some(PerMethodStatSpecifier::StatsForAllMethods(on)) => (Vec::new(), flag(&Some(*on), false)),
         None => (Vec::new(), false),
     };
-    GrpcStats {
-        stats_for_all_methods: all,
-        enable_upstream_stats: config.enable_upstream_stats,
-        services,
-    }
+    GrpcStats { stats_for_all_methods: all, enable_upstream_stats: config.enable_upstream_stats, services }
 }
 
 fn on_demand(config: &pb::on_demand::v3::OnDemand) -> Result<(), Rejection> {

@@ -10,10 +10,10 @@ use sidemesh_proto::envoy::extensions::filters::http::ratelimit::v3 as pb;
 use sidemesh_proto::envoy::r#type::v3 as types;
 
 use super::http_status;
-use crate::format;
 use crate::rejection::{Rejection, Within};
 use crate::resource::core::HeaderEdits;
 use crate::resource::route::{RateLimit, rate_limits};
+use crate::resource::substitution;
 use crate::value::{Fraction, GrpcService, Name, RuntimeFraction, name};
 use crate::wire::{self, enumeration, flag, non_empty, optional_name, required, uint32};
 
@@ -111,7 +111,7 @@ fn headers(list: &[core::HeaderValueOption], field: &str) -> Result<HeaderEdits,
     if list.len() > MAX_HEADERS {
         return Err(Rejection::invalid(field, format!("holds more than {MAX_HEADERS} headers")));
     }
-    Ok(HeaderEdits { add: format::header_additions(list, field)?, remove: Vec::new() })
+    Ok(HeaderEdits { add: substitution::header_additions(list, field)?, remove: Vec::new() })
 }
 
 /// The status of a refusal; one below 400 counts as 429.

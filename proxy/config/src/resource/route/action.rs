@@ -14,11 +14,11 @@ use super::{
     RedirectPath, RegexPattern, RouteAction, RouteStreamDuration, SubsetMatch, TemplatePiece, WeightedCluster,
     WeightedClusters, policy, rate_limits,
 };
-use crate::format;
 use crate::matcher::parse as matcher;
 use crate::matcher::path::{PathMatcher, UriTemplate};
 use crate::rejection::{Rejection, Within};
 use crate::resource::http_filter::parse_overrides;
+use crate::resource::substitution;
 use crate::value::{DataSource, Name, name};
 use crate::wire::{self, enumeration, non_empty, optional_duration, optional_name, required};
 
@@ -152,12 +152,12 @@ fn weighted_cluster(c: &pb::weighted_cluster::ClusterWeight) -> Result<WeightedC
         cluster: cluster_leaf(&c.name, &c.cluster_header, "name")?,
         weight: required(&c.weight, "weight")?.value,
         metadata_match: subset_match(&c.metadata_match),
-        request_headers: format::header_edits(
+        request_headers: substitution::header_edits(
             &c.request_headers_to_add,
             &c.request_headers_to_remove,
             "request_headers",
         )?,
-        response_headers: format::header_edits(
+        response_headers: substitution::header_edits(
             &c.response_headers_to_add,
             &c.response_headers_to_remove,
             "response_headers",
@@ -194,7 +194,7 @@ fn path_rewrite(action: &pb::RouteAction, path: &PathMatcher) -> Result<Option<P
         return template_rewrite(extension, path).map(Some).within("path_rewrite_policy");
     }
     if !action.path_rewrite.is_empty() {
-        return Ok(Some(PathRewrite::Format(format::parse_field(&action.path_rewrite, "path_rewrite")?)));
+        return Ok(Some(PathRewrite::Format(substitution::field(&action.path_rewrite, "path_rewrite")?)));
     }
     Ok(optional_name(&action.prefix_rewrite).map(PathRewrite::Prefix))
 }
@@ -254,7 +254,7 @@ fn host_rewrite(action: &pb::RouteAction) -> Result<Option<HostRewrite>, Rejecti
             let (pattern, substitution) = substitution(rewrite, "host_rewrite_path_regex")?;
             Some(HostRewrite::PathRegex { pattern, substitution })
         }
-        Some(Wire::HostRewrite(text)) => Some(HostRewrite::Format(format::parse_field(text, "host_rewrite")?)),
+        Some(Wire::HostRewrite(text)) => Some(HostRewrite::Format(substitution::field(text, "host_rewrite")?)),
         None => None,
     })
 }
@@ -313,6 +313,6 @@ pub(super) fn direct_response(action: &pb::DirectResponseAction, limits: Limits)
         );
         return Err(Rejection::invalid("body", reason));
     }
-    let body_format = action.body_format.as_ref().map(|f| format::body_format(f, "body_format")).transpose()?;
+    let body_format = action.body_format.as_ref().map(|f| substitution::body_format(f, "body_format")).transpose()?;
     Ok(RouteAction::DirectResponse(Box::new(DirectResponse { status, body, body_format })))
 }

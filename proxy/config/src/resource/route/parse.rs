@@ -12,12 +12,12 @@ use super::{
     Decorator, RequireTls, Route, RouteAction, RouteConfig, RouteIndex, RouteMatch, ScopedRoute, TlsMatch, VirtualHost,
     action, policy, rate_limits,
 };
-use crate::format;
 use crate::matcher::domain::DomainIndex;
 use crate::matcher::parse as matcher;
 use crate::matcher::path::{PathMatcher, UriTemplate};
 use crate::rejection::{Rejection, Within};
 use crate::resource::http_filter::parse_overrides;
+use crate::resource::substitution;
 use crate::value::{Metadata, Name, name};
 use crate::wire::{self, enumeration, flag, non_empty, optional_name, required};
 
@@ -56,12 +56,12 @@ pub fn parse(config: &pb::RouteConfiguration) -> Result<RouteConfig, Rejection> 
         internal_only_headers: internal
             .map(|(i, h)| wire::header_name(h, &format!("internal_only_headers[{i}]")))
             .collect::<Result<_, _>>()?,
-        request_headers: format::header_edits(
+        request_headers: substitution::header_edits(
             &config.request_headers_to_add,
             &config.request_headers_to_remove,
             "request_headers",
         )?,
-        response_headers: format::header_edits(
+        response_headers: substitution::header_edits(
             &config.response_headers_to_add,
             &config.response_headers_to_remove,
             "response_headers",
@@ -119,12 +119,12 @@ fn virtual_host(host: &pb::VirtualHost, limits: Limits) -> Result<VirtualHost, R
             Wire::ExternalOnly => RequireTls::ExternalOnly,
             Wire::All => RequireTls::All,
         },
-        request_headers: format::header_edits(
+        request_headers: substitution::header_edits(
             &host.request_headers_to_add,
             &host.request_headers_to_remove,
             "request_headers",
         )?,
-        response_headers: format::header_edits(
+        response_headers: substitution::header_edits(
             &host.response_headers_to_add,
             &host.response_headers_to_remove,
             "response_headers",
@@ -189,12 +189,12 @@ fn route(route: &pb::Route, limits: Limits) -> Result<Route, Rejection> {
         action,
         metadata: metadata(&route.metadata),
         decorator,
-        request_headers: format::header_edits(
+        request_headers: substitution::header_edits(
             &route.request_headers_to_add,
             &route.request_headers_to_remove,
             "request_headers",
         )?,
-        response_headers: format::header_edits(
+        response_headers: substitution::header_edits(
             &route.response_headers_to_add,
             &route.response_headers_to_remove,
             "response_headers",

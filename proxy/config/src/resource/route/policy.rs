@@ -16,11 +16,11 @@ use super::{
     ConnectConfig, HashPolicy, HashSource, HedgePolicy, InternalRedirect, MirrorPolicy, RateLimitedBackoff,
     RegexPattern, ResetFormat, RetryOn, RetryPolicy, RouteTracing, SubsetMatch, UpgradeConfig,
 };
-use crate::format;
 use crate::matcher::parse as matcher;
 use crate::rejection::{Rejection, Within};
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_connection_manager::{CustomTag, MetadataKind, TagValue};
+use crate::resource::substitution;
 use crate::resource::tls::ProxyProtocolVersion;
 use crate::value::{Backoff, Name, RuntimeFraction, name};
 use crate::wire::{self, enumeration, flag, non_empty, optional_duration, optional_name, required, uint32};
@@ -186,9 +186,9 @@ fn mirror_headers(list: &[mutation::HeaderMutation]) -> Result<HeaderEdits, Reje
     let mut edits = HeaderEdits::default();
     let mut one = |step: &mutation::HeaderMutation| {
         match &step.action {
-            Some(Action::Append(option)) => edits.add.push(format::header_edit(option, "append")?),
+            Some(Action::Append(option)) => edits.add.push(substitution::header_edit(option, "append")?),
             Some(Action::Remove(header)) if edits.add.is_empty() => {
-                edits.remove.push(format::header_removal(header, "remove")?);
+                edits.remove.push(substitution::header_removal(header, "remove")?);
             }
             Some(Action::Remove(_)) => return Err(Rejection::unsupported("remove", "must come before every append")),
             Some(Action::RemoveOnMatch(_)) => return Err(Rejection::unsupported("remove_on_match", "use remove")),
@@ -359,7 +359,7 @@ fn tag_value(t: &tags::CustomTag) -> Result<TagValue, Rejection> {
             let default = optional_name(&metadata.default_value);
             TagValue::Metadata { kind: metadata_kind(metadata).within("metadata")?, filter, path, default }
         }
-        Some(Type::Value(text)) => TagValue::Format(format::parse_field(text, "value")?),
+        Some(Type::Value(text)) => TagValue::Format(substitution::field(text, "value")?),
         None => {
             let reason = "needs one of literal, environment, request_header, metadata, value";
             return Err(Rejection::invalid("", reason));

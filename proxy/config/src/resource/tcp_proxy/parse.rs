@@ -7,11 +7,11 @@ use sidemesh_proto::envoy::extensions::filters::network::tcp_proxy::v3 as pb;
 use sidemesh_proto::envoy::r#type::v3 as types;
 
 use super::{TcpCluster, TcpProxy, Tunneling};
-use crate::format;
 use crate::rejection::{Rejection, Within};
 use crate::resource::access_log;
 use crate::resource::core::HeaderEdits;
 use crate::resource::route::subset_match;
+use crate::resource::substitution;
 use crate::value::name;
 use crate::wire;
 
@@ -132,10 +132,10 @@ fn tunneling(t: &pb::tcp_proxy::TunnelingConfig) -> Result<Tunneling, Rejection>
     }
     let hostname = wire::non_empty(&t.hostname, "hostname")?;
     Ok(Tunneling {
-        hostname: format::parse_field(&hostname, "hostname")?,
+        hostname: substitution::field(&hostname, "hostname")?,
         use_post: t.use_post,
         headers: HeaderEdits {
-            add: format::header_additions(&t.headers_to_add, "headers_to_add")?,
+            add: substitution::header_additions(&t.headers_to_add, "headers_to_add")?,
             remove: Vec::new(),
         },
         post_path: name(if t.use_post && t.post_path.is_empty() { "/" } else { &t.post_path }),

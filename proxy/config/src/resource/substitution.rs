@@ -1,12 +1,15 @@
 //! Messages that hold format strings: `SubstitutionFormatString`, JSON formats, `HeaderValueOption`.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use http::HeaderName;
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::{google, type_url};
 
-use super::{Format, Piece, parse};
+use crate::format::{DEFAULT_ACCESS_LOG, Format, Piece, parse};
 use crate::matcher::header::HeaderName as AnyHeader;
 use crate::rejection::{Rejection, Within};
 use crate::resource::access_log::{JsonFormat, LogFormat};
@@ -24,7 +27,7 @@ pub fn field(text: &str, name: &str) -> Result<Arc<Format>, Rejection> {
 
 /// The format string of an access log as the deprecated `format` fields give it; empty stands for the default.
 pub fn text_log_format(text: &str, name: &str) -> Result<LogFormat, Rejection> {
-    let text = if text.is_empty() { super::DEFAULT_ACCESS_LOG } else { text };
+    let text = if text.is_empty() { DEFAULT_ACCESS_LOG } else { text };
     Ok(LogFormat::Text { format: field(text, name)?, omit_empty: false })
 }
 
