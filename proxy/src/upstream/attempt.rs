@@ -78,7 +78,11 @@ impl Cluster {
         let name = self.server_name(head);
         let key = self.key(host, &options, name);
         let pool = self.host_pools(host).get(key.clone());
-        let lease = self.lease(&pool, host, &key, &options, info).await?;
+        let lease = match self.take(&pool) {
+            Some(lease) => lease,
+            // Boxed: dialling is large, and rare.
+            None => Box::pin(self.lease(&pool, host, &key, &options, info)).await?,
+        };
         let clock = &self.worker.local.clock;
         let permit =
             match breaker::claim(&self.breakers, &config.circuit_breakers, options.priority, Overflow::Requests) {
@@ -150,9 +154,6 @@ impl Cluster {
         options: &AttemptOptions<'_>,
         info: &AttemptInfo,
     ) -> Result<Lease, AttemptError> {
-        if let Some(lease) = self.take(pool) {
-            return Ok(lease);
-        }
         let config = self.config();
         let pending = breaker::claim(&self.breakers, &config.circuit_breakers, key.priority, Overflow::Pending);
         let _pending = match pending {
@@ -176,10 +177,10 @@ impl Cluster {
                 self.stats().upstream_rq_pending_overflow.inc();
                 return Err(Overflow::Pending.into());
             };
-            match turn.await {
-                Ok(Handover::Connection(idle)) => return Ok(Lease::Http1(idle.connection, idle.guard)),
-                Ok(Handover::Failed(error)) => return Err(error),
-                Ok(Handover::Look) | Err(_) => {}
+            match turn.comes().await {
+                Handover::Connection(idle) => return Ok(Lease::Http1(idle.connection, idle.guard)),
+                Handover::Failed(error) => return Err(error),
+                Handover::Look => {}
             }
         }
     }

@@ -150,14 +150,18 @@ impl Pool {
     }
 
     /// Stands in line.
-    pub(super) fn wait(&self) -> Option<oneshot::Receiver<Handover>> {
+    pub(super) fn wait(&self) -> Option<Turn<'_>> {
         let mut waiters = self.waiters.borrow_mut();
+        if waiters.len() == waiters.capacity() || waiters.len() >= MAX_WAITERS {
+            // Who has gone away does not count, and takes no room.
+            waiters.retain(|waiter| !waiter.is_closed());
+        }
         if waiters.len() >= MAX_WAITERS {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
         waiters.push_back(sender);
-        Some(receiver)
+        Some(Turn { pool: self, receiver })
     }
 
     /// Has the first in line look again.
@@ -218,6 +222,28 @@ impl Pool {
     }
 }
 
+/// A place in line. Whoever leaves it when already called passes the call on: nobody else may be called otherwise.
+pub(super) struct Turn<'a> {
+    pool: &'a Pool,
+    receiver: oneshot::Receiver<Handover>,
+}
+
+impl Turn<'_> {
+    pub(super) async fn comes(mut self) -> Handover {
+        (&mut self.receiver).await.unwrap_or(Handover::Look)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.receiver.close();
+        // A connection that was handed over is closed with the message, and its end wakes the next.
+        if let Ok(Handover::Look) = self.receiver.try_recv() {
+            self.pool.wake_one();
+        }
+    }
+}
+
 /// Says that a connection is being dialled; when dropped without one, the next in line may try.
 pub(super) struct Dialling<'a> {
     pool: &'a Pool,
@@ -255,5 +281,29 @@ impl Drop for Dialling<'_> {
         if self.failed {
             self.pool.wake_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_leaves_after_the_call_passes_it_on() {
+        let pool = Pool::new(Mode::Http1);
+        let (first, mut second) = (pool.wait().expect("room"), pool.wait().expect("room"));
+        pool.wake_one();
+        drop(first);
+        assert!(matches!(second.receiver.try_recv(), Ok(Handover::Look)));
+    }
+
+    #[test]
+    fn who_has_left_takes_no_room_in_the_line() {
+        let pool = Pool::new(Mode::Http1);
+        let kept = pool.wait();
+        for _ in 0..2 * MAX_WAITERS {
+            drop(pool.wait().expect("room"));
+        }
+        assert!(kept.is_some() && pool.waiters.borrow().len() < 100);
     }
 }

@@ -10,9 +10,9 @@ use http::StatusCode;
 
 use super::conn::Conn;
 use crate::clock::Sleep;
+use crate::codec::drain::UNFINISHED_GRACE;
 use crate::codec::h1::head::Scan;
 use crate::codec::h1::request::{self, Incoming, Refusal};
-use crate::codec::drain::UNFINISHED_GRACE;
 use crate::codec::{Closed, Drain};
 
 /// A connection that has been quiet for so long gives up what it kept for the next request.

@@ -1,5 +1,6 @@
 //! Accepted requests: framing of responses, persistence, bodies, limits in time.
 use super::*;
+use crate::codec::drain::UNFINISHED_GRACE;
 use crate::codec::{DrainHandle, body};
 
 async fn whole(wire: &mut Wire, bytes: &[u8]) -> (String, bool) {
@@ -40,8 +41,10 @@ fn connection_fields_stay_here() {
     run(async {
         let mut wire = serve(Settings::default());
         wire.ask(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, x-named\r\nKeep-Alive: 1\r\nProxy-Connection: keep-alive\r\nX-Named: 1\r\nTE: trailers, gzip\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\nX-Normal: 1\r\n\r\n").await;
-        let names: Vec<_> = wire.origin.seen.borrow()[0].headers.iter().map(|(n, _)| n.clone()).collect();
-        assert_eq!(names, ["host", "x-normal"]);
+        let mut names: Vec<_> = wire.origin.seen.borrow()[0].headers.iter().map(|(n, _)| n.clone()).collect();
+        names.sort();
+        assert_eq!(names, ["host", "te", "x-normal"]);
+        assert_eq!(wire.origin.seen.borrow()[0].header("te"), Some("trailers"));
     });
 }
 
@@ -205,6 +208,22 @@ fn drain_in_two_steps() {
         drain.close_idle();
         assert_eq!(idle.receive().await, (String::new(), true));
         assert_eq!(idle.served.await.unwrap(), Closed::Drained);
+    });
+}
+
+#[test]
+fn a_drain_waits_for_what_has_come_and_not_for_half_a_head() {
+    run(async {
+        let drain = DrainHandle::new();
+        let mut half = serve_with(Settings::default(), drain.subscribe());
+        let mut whole = serve_with(Settings::default(), drain.subscribe());
+        assert_eq!(half.ask(b"GET / HTT").await, "");
+        // In the socket, not read yet.
+        whole.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        drain.close_idle();
+        assert_eq!(statuses(&whole.receive().await.0), [200]);
+        let ended = tokio::time::timeout(UNFINISHED_GRACE * 2, half.served).await;
+        assert_eq!(ended.expect("a bounded wait").expect("no panic"), Closed::Drained);
     });
 }
 
