@@ -27,7 +27,7 @@ struct Key {
 #[derive(Debug)]
 enum Verifier {
     Public(ParsedPublicKey),
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
 }
 
 const RSA: [(Algorithm, &RsaParameters); 6] = [
@@ -105,7 +105,10 @@ impl Key {
             "OKP" if text("crv") == Some("Ed25519") => public(Algorithm::EdDsa, &signature::ED25519, &bytes("x")?)?,
             "oct" => {
                 let secret = bytes("k").filter(|k| !k.is_empty())?;
-                SECRET.iter().map(|(a, with)| (*a, Verifier::Secret(hmac::Key::new(*with, &secret)))).collect()
+                SECRET
+                    .iter()
+                    .map(|(a, with)| (*a, Verifier::Secret(Box::new(hmac::Key::new(*with, &secret)))))
+                    .collect()
             }
             _ => return None,
         };

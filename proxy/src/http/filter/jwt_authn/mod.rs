@@ -101,7 +101,7 @@ impl JwtAuthn {
         let node = match self.node(x, over) {
             Ok(Some(node)) => node,
             Ok(None) => return self.allow(x, Vec::new()),
-            Err(reply) => return reply,
+            Err(reply) => return *reply,
         };
         match self.check(x, node, &[]) {
             Ok(accepted) => self.allow(x, accepted),
@@ -115,7 +115,7 @@ impl JwtAuthn {
         let node = match self.node(x, over) {
             Ok(Some(node)) => node,
             Ok(None) => return self.allow(x, Vec::new()),
-            Err(reply) => return reply,
+            Err(reply) => return *reply,
         };
         let mut unreachable = Vec::new();
         // Each provider is fetched once a request, twice when another's fetch took so long that its keys ran out.
@@ -134,12 +134,12 @@ impl JwtAuthn {
     }
 
     /// What the request must show; `None`: nothing.
-    fn node(&self, x: &Exchange, over: Option<&FilterOverride>) -> Result<Option<&Node>, Flow> {
+    fn node(&self, x: &Exchange, over: Option<&FilterOverride>) -> Result<Option<&Node>, Box<Flow>> {
         match over {
             Some(FilterOverride::JwtAuthn(JwtOverride::Disabled)) => Ok(None),
             Some(FilterOverride::JwtAuthn(JwtOverride::RequirementName(wanted))) => {
                 let found = self.named.iter().find(|(n, _)| n == wanted);
-                found.map(|(_, node)| Some(node)).ok_or_else(|| self.unknown_requirement(wanted))
+                found.map(|(_, node)| Some(node)).ok_or_else(|| Box::new(self.unknown_requirement(wanted)))
             }
             _ => {
                 let view = x.view();
