@@ -58,14 +58,7 @@ pub struct Node {
 
 impl Shared {
     pub fn new(live: Arc<Live>, stats: Arc<Registry>, shutdown: Shutdown, node: Arc<Node>) -> Self {
-        Shared {
-            live,
-            stats,
-            shutdown,
-            node,
-            connection_ids: Arc::new(AtomicU64::new(1)),
-            common: Arc::default(),
-        }
+        Shared { live, stats, shutdown, node, connection_ids: Arc::new(AtomicU64::new(1)), common: Arc::default() }
     }
 
     /// The state of a piece of configuration, the same for all workers: made by the first to ask. Takes a lock: for

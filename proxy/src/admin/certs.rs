@@ -21,7 +21,9 @@ pub fn answer(handle: &Handle) -> Answer {
     let entries: Vec<Value> = secrets
         .iter()
         .filter_map(|secret| match &secret.value {
-            SecretValue::Certificate(c) => Some(json!({"name": &*secret.name, "ca_cert": [], "cert_chain": details(&c.chain)})),
+            SecretValue::Certificate(c) => {
+                Some(json!({"name": &*secret.name, "ca_cert": [], "cert_chain": details(&c.chain)}))
+            }
             SecretValue::Validation(v) => {
                 let roots = v.trusted_ca.as_ref().map(details).unwrap_or_default();
                 Some(json!({"name": &*secret.name, "ca_cert": roots, "cert_chain": []}))
@@ -45,7 +47,9 @@ fn details(source: &DataSource) -> Vec<Value> {
 
 fn one(path: &str, certificate: &X509Certificate<'_>) -> Option<Value> {
     let validity = certificate.validity();
-    let time = |seconds: i64| Civil::of(UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0))).iso_millis();
+    let time = |seconds: i64| {
+        Civil::of(UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0))).iso_millis()
+    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
     let left = u64::try_from(validity.not_after.timestamp()).unwrap_or(0).saturating_sub(now);
     let names: Vec<Value> = certificate

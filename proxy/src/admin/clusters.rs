@@ -116,7 +116,9 @@ fn host_json(host: &HostView) -> Value {
         Address::Dns { host, port } => json!({"socket_address": {"address": &**host, "port_value": port}}),
         Address::Pipe(path) => json!({"pipe": {"path": path.display().to_string()}}),
     };
-    let counter = |name: &str, value: u64| if value == 0 { json!({"name": name}) } else { json!({"name": name, "value": value.to_string()}) };
+    let counter = |name: &str, value: u64| {
+        if value == 0 { json!({"name": name}) } else { json!({"name": name, "value": value.to_string()}) }
+    };
     let gauge = |name: &str, value: u64| {
         let mut entry = counter(name, value);
         entry["type"] = json!("GAUGE");

@@ -27,19 +27,63 @@ struct Section {
 }
 
 const SECTIONS: [Section; 5] = [
-    Section { kind: ResourceKind::Cluster, message: "ClustersConfigDump", static_list: "static_clusters", dynamic_list: "dynamic_active_clusters", field: "cluster" },
-    Section { kind: ResourceKind::Listener, message: "ListenersConfigDump", static_list: "static_listeners", dynamic_list: "dynamic_listeners", field: "listener" },
-    Section { kind: ResourceKind::ScopedRoute, message: "ScopedRoutesConfigDump", static_list: "inline_scoped_route_configs", dynamic_list: "dynamic_scoped_route_configs", field: "scoped_route_config" },
-    Section { kind: ResourceKind::Route, message: "RoutesConfigDump", static_list: "static_route_configs", dynamic_list: "dynamic_route_configs", field: "route_config" },
-    Section { kind: ResourceKind::Secret, message: "SecretsConfigDump", static_list: "static_secrets", dynamic_list: "dynamic_active_secrets", field: "secret" },
+    Section {
+        kind: ResourceKind::Cluster,
+        message: "ClustersConfigDump",
+        static_list: "static_clusters",
+        dynamic_list: "dynamic_active_clusters",
+        field: "cluster",
+    },
+    Section {
+        kind: ResourceKind::Listener,
+        message: "ListenersConfigDump",
+        static_list: "static_listeners",
+        dynamic_list: "dynamic_listeners",
+        field: "listener",
+    },
+    Section {
+        kind: ResourceKind::ScopedRoute,
+        message: "ScopedRoutesConfigDump",
+        static_list: "inline_scoped_route_configs",
+        dynamic_list: "dynamic_scoped_route_configs",
+        field: "scoped_route_config",
+    },
+    Section {
+        kind: ResourceKind::Route,
+        message: "RoutesConfigDump",
+        static_list: "static_route_configs",
+        dynamic_list: "dynamic_route_configs",
+        field: "route_config",
+    },
+    Section {
+        kind: ResourceKind::Secret,
+        message: "SecretsConfigDump",
+        static_list: "static_secrets",
+        dynamic_list: "dynamic_active_secrets",
+        field: "secret",
+    },
 ];
-const ENDPOINTS: Section = Section { kind: ResourceKind::Endpoints, message: "EndpointsConfigDump", static_list: "static_endpoint_configs", dynamic_list: "dynamic_endpoint_configs", field: "endpoint_config" };
-const EXTENSIONS: Section = Section { kind: ResourceKind::ExtensionConfig, message: "EcdsConfigDump", static_list: "", dynamic_list: "ecds_filters", field: "ecds_filter" };
+const ENDPOINTS: Section = Section {
+    kind: ResourceKind::Endpoints,
+    message: "EndpointsConfigDump",
+    static_list: "static_endpoint_configs",
+    dynamic_list: "dynamic_endpoint_configs",
+    field: "endpoint_config",
+};
+const EXTENSIONS: Section = Section {
+    kind: ResourceKind::ExtensionConfig,
+    message: "EcdsConfigDump",
+    static_list: "",
+    dynamic_list: "ecds_filters",
+    field: "ecds_filter",
+};
 
 pub fn answer(handle: &Handle, query: &Query) -> Answer {
     let name = match query.get("name_regex").map(|r| Regex::new(&r)).transpose() {
         Ok(name) => name,
-        Err(e) => return Answer::refused(StatusCode::BAD_REQUEST, format!("name_regex: invalid regular expression: {e}\n")),
+        Err(e) => {
+            return Answer::refused(StatusCode::BAD_REQUEST, format!("name_regex: invalid regular expression: {e}\n"));
+        }
     };
     let resources = handle.resources.borrow();
     let mut configs = vec![bootstrap(handle)];
@@ -83,10 +127,15 @@ fn section(section: &Section, resources: &Resources, name: Option<&Regex>) -> Va
     }
     let mut dump = Map::new();
     dump.insert("@type".to_owned(), json!(format!("{PREFIX}{}", section.message)));
-    if let Some(version) = resources.version(section.kind).filter(|_| matches!(section.kind, ResourceKind::Cluster | ResourceKind::Listener)) {
+    if let Some(version) = resources
+        .version(section.kind)
+        .filter(|_| matches!(section.kind, ResourceKind::Cluster | ResourceKind::Listener))
+    {
         dump.insert("version_info".to_owned(), json!(version));
     }
-    for (list, entries) in [(section.static_list, statics), (section.dynamic_list, dynamics), ("dynamic_warming_clusters", warming)] {
+    for (list, entries) in
+        [(section.static_list, statics), (section.dynamic_list, dynamics), ("dynamic_warming_clusters", warming)]
+    {
         if !entries.is_empty() {
             dump.insert(list.to_owned(), Value::Array(entries));
         }

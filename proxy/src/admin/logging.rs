@@ -19,7 +19,9 @@ pub fn answer(handle: &Handle, query: &Query) -> Answer {
         })
         .collect();
     if directives.is_empty() {
-        return Answer::text("usage: /logging?level=LEVEL or /logging?TARGET=LEVEL; levels: trace, debug, info, warning, error, off\n");
+        return Answer::text(
+            "usage: /logging?level=LEVEL or /logging?TARGET=LEVEL; levels: trace, debug, info, warning, error, off\n",
+        );
     }
     let text = directives.join(",");
     match EnvFilter::try_new(&text).map_err(|e| e.to_string()).and_then(&handle.log_level) {

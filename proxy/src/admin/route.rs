@@ -43,7 +43,8 @@ impl Query {
         self.pairs().any(|(k, _)| k == key)
     }
     pub fn pairs(&self) -> impl Iterator<Item = (String, String)> {
-        let decode = |t: &str| percent_encoding::percent_decode_str(&t.replace('+', " ")).decode_utf8_lossy().into_owned();
+        let decode =
+            |t: &str| percent_encoding::percent_decode_str(&t.replace('+', " ")).decode_utf8_lossy().into_owned();
         self.0.split('&').filter(|p| !p.is_empty()).map(move |pair| match pair.split_once('=') {
             Some((k, v)) => (decode(k), decode(v)),
             None => (decode(pair), String::new()),
@@ -62,23 +63,68 @@ struct Endpoint {
 const ENDPOINTS: [Endpoint; 19] = [
     Endpoint { path: "/", help: "this page", changes: false, answer: |_, _| home() },
     Endpoint { path: "/certs", help: "certificates in use", changes: false, answer: |h, _| certs::answer(h) },
-    Endpoint { path: "/clusters", help: "clusters and their hosts; ?format=json", changes: false, answer: clusters::answer },
-    Endpoint { path: "/config_dump", help: "configuration in force; ?resource, ?mask, ?name_regex, ?include_eds", changes: false, answer: config_dump::answer },
+    Endpoint {
+        path: "/clusters",
+        help: "clusters and their hosts; ?format=json",
+        changes: false,
+        answer: clusters::answer,
+    },
+    Endpoint {
+        path: "/config_dump",
+        help: "configuration in force; ?resource, ?mask, ?name_regex, ?include_eds",
+        changes: false,
+        answer: config_dump::answer,
+    },
     Endpoint { path: "/drain_listeners", help: "stop accepting connections", changes: true, answer: |h, _| drain(h) },
     Endpoint { path: "/healthcheck/fail", help: "fail health checks", changes: true, answer: |h, _| health(h, true) },
-    Endpoint { path: "/healthcheck/ok", help: "pass health checks again", changes: true, answer: |h, _| health(h, false) },
+    Endpoint {
+        path: "/healthcheck/ok",
+        help: "pass health checks again",
+        changes: true,
+        answer: |h, _| health(h, false),
+    },
     Endpoint { path: "/help", help: "the endpoints", changes: false, answer: |_, _| help() },
-    Endpoint { path: "/hot_restart_version", help: "not compatible with any other process", changes: false, answer: |_, _| Answer::text("disabled") },
-    Endpoint { path: "/listeners", help: "listener addresses; ?format=json", changes: false, answer: listeners::answer },
-    Endpoint { path: "/logging", help: "log levels; ?level=LEVEL or ?TARGET=LEVEL", changes: true, answer: logging::answer },
+    Endpoint {
+        path: "/hot_restart_version",
+        help: "not compatible with any other process",
+        changes: false,
+        answer: |_, _| Answer::text("disabled"),
+    },
+    Endpoint {
+        path: "/listeners",
+        help: "listener addresses; ?format=json",
+        changes: false,
+        answer: listeners::answer,
+    },
+    Endpoint {
+        path: "/logging",
+        help: "log levels; ?level=LEVEL or ?TARGET=LEVEL",
+        changes: true,
+        answer: logging::answer,
+    },
     Endpoint { path: "/memory", help: "memory in use", changes: false, answer: |_, _| server_info::memory() },
     Endpoint { path: "/quitquitquit", help: "end the process", changes: true, answer: |h, _| quit(h) },
     Endpoint { path: "/ready", help: "200 when configured and not draining", changes: false, answer: |h, _| ready(h) },
     Endpoint { path: "/reopen_logs", help: "open access logs anew", changes: true, answer: |h, _| reopen(h) },
     Endpoint { path: "/reset_counters", help: "set all counters to zero", changes: true, answer: |h, _| reset(h) },
-    Endpoint { path: "/server_info", help: "version, state and command line", changes: false, answer: |h, _| server_info::answer(h) },
-    Endpoint { path: "/stats", help: "?filter=REGEX, ?usedonly, ?format=json|prometheus|text", changes: false, answer: stats::answer },
-    Endpoint { path: "/stats/prometheus", help: "Prometheus text exposition; ?filter, ?usedonly", changes: false, answer: stats::prometheus },
+    Endpoint {
+        path: "/server_info",
+        help: "version, state and command line",
+        changes: false,
+        answer: |h, _| server_info::answer(h),
+    },
+    Endpoint {
+        path: "/stats",
+        help: "?filter=REGEX, ?usedonly, ?format=json|prometheus|text",
+        changes: false,
+        answer: stats::answer,
+    },
+    Endpoint {
+        path: "/stats/prometheus",
+        help: "Prometheus text exposition; ?filter, ?usedonly",
+        changes: false,
+        answer: stats::prometheus,
+    },
 ];
 
 /// Answers one request.
@@ -90,10 +136,16 @@ pub fn answer<B>(handle: &Handle, request: &Request<B>) -> Answer {
     let query = Query::new(request.uri().query().unwrap_or(""));
     let read_only = *request.method() == Method::GET || *request.method() == Method::HEAD;
     if endpoint.changes && *request.method() != Method::POST {
-        return Answer::refused(StatusCode::METHOD_NOT_ALLOWED, format!("method {} not allowed, POST required.", request.method()));
+        return Answer::refused(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("method {} not allowed, POST required.", request.method()),
+        );
     }
     if !endpoint.changes && !read_only && *request.method() != Method::POST {
-        return Answer::refused(StatusCode::METHOD_NOT_ALLOWED, format!("method {} not allowed, GET required.", request.method()));
+        return Answer::refused(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("method {} not allowed, GET required.", request.method()),
+        );
     }
     (endpoint.answer)(handle, &query)
 }
@@ -116,7 +168,9 @@ fn home() -> Answer {
         format!("<tr><td>{link}</td><td>{}</td></tr>\n", e.help)
     };
     let rows: String = ENDPOINTS.iter().map(row).collect();
-    let body = format!("<!doctype html><html lang=\"en\"><title>sidemesh-proxy</title><h1>sidemesh-proxy</h1><table>\n{rows}</table></html>\n");
+    let body = format!(
+        "<!doctype html><html lang=\"en\"><title>sidemesh-proxy</title><h1>sidemesh-proxy</h1><table>\n{rows}</table></html>\n"
+    );
     Answer { status: StatusCode::OK, content_type: HTML, body }
 }
 

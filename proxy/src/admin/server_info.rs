@@ -34,6 +34,7 @@ pub fn memory() -> Answer {
         line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(0)
     };
     let (resident, peak) = (kib("VmRSS:") * 1024, kib("VmHWM:") * 1024);
-    Answer::json(&json!({"allocated": resident.to_string(), "heap_size": resident.to_string(), "total_physical_bytes": resident.to_string(), "peak_physical_bytes": peak.to_string()}))
+    Answer::json(
+        &json!({"allocated": resident.to_string(), "heap_size": resident.to_string(), "total_physical_bytes": resident.to_string(), "peak_physical_bytes": peak.to_string()}),
+    )
 }
-

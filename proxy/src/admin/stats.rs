@@ -29,7 +29,10 @@ fn with_samples(handle: &Handle, query: &Query, show: impl Fn(&[Sample]) -> Answ
     let filter = match query.get("filter").map(|f| Regex::new(&f)).transpose() {
         Ok(filter) => filter,
         Err(error) => {
-            return Answer::refused(http::StatusCode::BAD_REQUEST, format!("filter: invalid regular expression: {error}\n"));
+            return Answer::refused(
+                http::StatusCode::BAD_REQUEST,
+                format!("filter: invalid regular expression: {error}\n"),
+            );
         }
     };
     let used_only = query.has("usedonly");

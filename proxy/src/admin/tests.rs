@@ -15,5 +15,8 @@ fn queries_are_decoded() {
 
 #[test]
 fn phases_have_envoys_words() {
-    assert_eq!([Phase::PreInitializing, Phase::Initializing, Phase::Live, Phase::Stopping].map(state), ["PRE_INITIALIZING", "INITIALIZING", "LIVE", "DRAINING"]);
+    assert_eq!(
+        [Phase::PreInitializing, Phase::Initializing, Phase::Live, Phase::Stopping].map(state),
+        ["PRE_INITIALIZING", "INITIALIZING", "LIVE", "DRAINING"]
+    );
 }

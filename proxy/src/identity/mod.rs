@@ -34,7 +34,9 @@ pub const TRUST_BUNDLE: &str = "ROOTCA";
 pub enum Error {
     #[error("{}: {source}; check the path and its permissions", path.display())]
     File { path: PathBuf, source: std::io::Error },
-    #[error("no credential: give --join-token-file (`meshctl token create` makes one) or a --state-dir that holds a certificate still in date")]
+    #[error(
+        "no credential: give --join-token-file (`meshctl token create` makes one) or a --state-dir that holds a certificate still in date"
+    )]
     NoCredential,
     #[error("the control plane refused the {credential}: {message}")]
     Refused { credential: &'static str, message: String },

@@ -29,7 +29,11 @@ impl Registration {
         let ports = workload
             .inbound
             .iter()
-            .map(|i| WorkloadPort { port: u32::from(i.port), endpoint_port: u32::from(i.listen.port()), name: String::new() })
+            .map(|i| WorkloadPort {
+                port: u32::from(i.port),
+                endpoint_port: u32::from(i.listen.port()),
+                name: String::new(),
+            })
             .collect();
         let request = RegisterRequest {
             node_id: node_id.to_owned(),

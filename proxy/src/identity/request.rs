@@ -66,7 +66,10 @@ fn accept(answer: SignCertificateResponse, key_pem: String) -> Result<Svid, Erro
 fn warn_of_skew(signed: SystemTime, now: SystemTime) {
     let skew = now.duration_since(signed).unwrap_or_else(|e| e.duration());
     if skew > Duration::from_secs(30) {
-        tracing::warn!(seconds = skew.as_secs(), "this machine's clock differs from the control plane's: certificates may be refused; set the clocks");
+        tracing::warn!(
+            seconds = skew.as_secs(),
+            "this machine's clock differs from the control plane's: certificates may be refused; set the clocks"
+        );
     }
 }
 

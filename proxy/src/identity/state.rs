@@ -30,7 +30,10 @@ pub struct Svid {
 
 impl std::fmt::Debug for Svid {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Svid").field("spiffe_id", &self.spiffe_id).field("not_after", &self.not_after).finish_non_exhaustive()
+        f.debug_struct("Svid")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
     }
 }
 
@@ -38,12 +41,10 @@ impl Svid {
     /// The two secrets the data path uses.
     pub fn secrets(&self) -> Vec<Secret> {
         let inline = |pem: &str| DataSource::Inline(Bytes::copy_from_slice(pem.as_bytes()));
-        let certificate = TlsCertificate {
-            chain: inline(&self.chain_pem),
-            key: inline(&self.key_pem),
-            ocsp_staple: None,
-        };
-        let validation = ValidationContext { trusted_ca: Some(inline(&self.bundle_pem)), ..ValidationContext::default() };
+        let certificate =
+            TlsCertificate { chain: inline(&self.chain_pem), key: inline(&self.key_pem), ocsp_staple: None };
+        let validation =
+            ValidationContext { trusted_ca: Some(inline(&self.bundle_pem)), ..ValidationContext::default() };
         vec![
             Secret { name: name(CERTIFICATE), value: SecretValue::Certificate(Arc::new(certificate)) },
             Secret { name: name(TRUST_BUNDLE), value: SecretValue::Validation(Arc::new(validation)) },
@@ -75,7 +76,8 @@ impl SvidStore {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(Error::File { path: self.path.clone(), source }),
         };
-        let broken = |what: &str| Error::File { path: self.path.clone(), source: std::io::Error::other(what.to_owned()) };
+        let broken =
+            |what: &str| Error::File { path: self.path.clone(), source: std::io::Error::other(what.to_owned()) };
         let value: Value = serde_json::from_str(&text).map_err(|e| broken(&e.to_string()))?;
         let field = |key: &str| value[key].as_str().map(str::to_owned).ok_or_else(|| broken(&format!("no {key}")));
         let moment = |key: &str| {
@@ -101,7 +103,8 @@ impl SvidStore {
         });
         let temporary = self.path.with_extension("new");
         let write = || {
-            let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+            let mut file =
+                fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
             file.write_all(value.to_string().as_bytes())?;
             file.sync_all()?;
             fs::rename(&temporary, &self.path)

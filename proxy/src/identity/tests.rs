@@ -66,7 +66,10 @@ fn a_broken_state_file_is_named_and_left_alone() {
 fn an_svid_becomes_the_two_secrets_of_the_data_path() {
     let secrets = svid().secrets();
     assert_eq!(secrets.iter().map(|s| &*s.name).collect::<Vec<_>>(), [CERTIFICATE, TRUST_BUNDLE]);
-    assert!(matches!(secrets[0].value, SecretValue::Certificate(_)) && matches!(secrets[1].value, SecretValue::Validation(_)));
+    assert!(
+        matches!(secrets[0].value, SecretValue::Certificate(_))
+            && matches!(secrets[1].value, SecretValue::Validation(_))
+    );
 }
 
 #[test]

@@ -64,14 +64,19 @@ fn egress(own: &Value) -> Result<Vec<String>, Error> {
     let Some(list) = own.get("egress") else { return Ok(Vec::new()) };
     let list = list.as_array().ok_or_else(|| Error::Metadata("egress: expected a list of service names".to_owned()))?;
     list.iter()
-        .map(|v| v.as_str().map(str::to_owned).ok_or_else(|| Error::Metadata(format!("egress: {v} is no service name"))))
+        .map(|v| {
+            v.as_str().map(str::to_owned).ok_or_else(|| Error::Metadata(format!("egress: {v} is no service name")))
+        })
         .collect()
 }
 
 fn inbound(own: &Value) -> Result<Vec<Inbound>, Error> {
     let Some(list) = own.get("inbound") else { return Ok(Vec::new()) };
     let list = list.as_array().ok_or_else(|| Error::Metadata("inbound: expected a list".to_owned()))?;
-    list.iter().enumerate().map(|(i, entry)| one_inbound(entry).map_err(|what| Error::Metadata(format!("inbound[{i}].{what}")))).collect()
+    list.iter()
+        .enumerate()
+        .map(|(i, entry)| one_inbound(entry).map_err(|what| Error::Metadata(format!("inbound[{i}].{what}"))))
+        .collect()
 }
 
 fn one_inbound(entry: &Value) -> Result<Inbound, String> {
