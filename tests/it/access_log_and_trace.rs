@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use serde_json::{Value, json};
 use sidemesh_tests::origin::{Origin, ok};
-use sidemesh_tests::proxy::{Proxy, all_to, cluster, fixed, http2_cluster, http_listener, typed};
+use sidemesh_tests::proxy::{Proxy, all_to, cluster, fixed, http_listener, http2_cluster, typed};
 use sidemesh_tests::{background, http, ports, wait};
 use tonic::{Request, Response, Status};
 
@@ -48,7 +48,11 @@ fn a_line_in_the_format_that_was_asked_for() {
     }
     assert_eq!(line_of(&text_log), format!("GET /a?b=c HTTP/1.1 200 - 5 {} origin \"test\"\n", origin.address));
     let line: Value = serde_json::from_str(&line_of(&json_log)).expect("a JSON line");
-    assert_eq!((&line["method"], &line["status"], &line["agent"]), (&json!("GET"), &json!(200), &json!("test")), "{line}");
+    assert_eq!(
+        (&line["method"], &line["status"], &line["agent"]),
+        (&json!("GET"), &json!(200), &json!("test")),
+        "{line}"
+    );
     assert!(line["took"].is_u64(), "{line}");
 }
 

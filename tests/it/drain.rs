@@ -47,9 +47,7 @@ fn a_request_under_way_is_finished() {
         proxy.stat("cluster.origin.", ".upstream_rq_active") == 1
     });
     proxy.process.signal(Signal::SIGTERM);
-    wait::until_true("readiness is gone", || {
-        http::get(proxy.admin, "/ready").is_ok_and(|answer| answer.status == 503)
-    });
+    wait::until_true("readiness is gone", || http::get(proxy.admin, "/ready").is_ok_and(|answer| answer.status == 503));
     // A client that keeps its connection is told to go, with its next answer or by a close.
     if kept.send("GET /fast HTTP/1.1\r\nhost: a\r\n\r\n").is_ok()
         && let Ok(answer) = kept.receive()

@@ -4,16 +4,16 @@
 //! Nothing in it reaches into a program. It fails by panicking, with the log of the program concerned.
 #![forbid(unsafe_code)]
 
-pub mod programs;
-pub mod process;
-pub mod wait;
-pub mod ports;
+pub mod background;
+pub mod control_plane;
 pub mod http;
 pub mod origin;
-pub mod proxy;
-pub mod control_plane;
-pub mod xds_client;
-pub mod background;
-pub mod shop;
 pub mod peer;
+pub mod ports;
+pub mod process;
+pub mod programs;
+pub mod proxy;
+pub mod shop;
 pub mod source;
+pub mod wait;
+pub mod xds_client;

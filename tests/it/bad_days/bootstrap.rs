@@ -42,15 +42,21 @@ fn malformed() {
 #[test]
 fn with_an_unknown_field() {
     check("node: {id: a}\nadminn: {}\n", &["adminn"]);
-    let listener = http_listener("ingress", "127.0.0.1:1".parse().expect("address"), &always(200, "ok"), &json!({"stat_prefx": "a"}));
+    let listener = http_listener(
+        "ingress",
+        "127.0.0.1:1".parse().expect("address"),
+        &always(200, "ok"),
+        &json!({"stat_prefx": "a"}),
+    );
     check(&fixed(&[listener], &[]).to_string(), &["static_resources.listeners[0]", "stat_prefx"]);
 }
 
 #[test]
 fn with_a_value_of_the_wrong_kind() {
-    check("node: {id: a}\nadmin: {address: {socket_address: {address: 127.0.0.1, port_value: many}}}\n", &[
-        "admin.address.socket_address.port_value",
-    ]);
+    check(
+        "node: {id: a}\nadmin: {address: {socket_address: {address: 127.0.0.1, port_value: many}}}\n",
+        &["admin.address.socket_address.port_value"],
+    );
 }
 
 #[test]

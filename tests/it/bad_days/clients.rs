@@ -26,16 +26,21 @@ fn connect_from(source: u8, to: SocketAddr) -> std::io::Result<Socket> {
 #[test]
 fn ten_thousand_idle_connections_cost_memory_alone() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("limits");
-    assert!(hard as usize > IDLE + 500, "this test needs a hard limit of open files above {IDLE} (`ulimit -Hn`), not {hard}");
+    assert!(
+        hard as usize > IDLE + 500,
+        "this test needs a hard limit of open files above {IDLE} (`ulimit -Hn`), not {hard}"
+    );
     // The proxy inherits it.
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit");
     let dir = tempfile::tempdir().expect("temporary directory");
     let at = ports::free();
-    let proxy = Proxy::start(dir.path(), &fixed(&[http_listener("ingress", at, &always(200, "here"), &json!({}))], &[]));
+    let proxy =
+        Proxy::start(dir.path(), &fixed(&[http_listener("ingress", at, &always(200, "here"), &json!({}))], &[]));
     http::must_get(at, "/");
     let before = proxy.process.resident_kib();
-    let idle: Vec<Socket> =
-        (0..IDLE).map(|i| connect_from(1 + (i % 4) as u8, at).unwrap_or_else(|e| panic!("connection {i}: {e}"))).collect();
+    let idle: Vec<Socket> = (0..IDLE)
+        .map(|i| connect_from(1 + (i % 4) as u8, at).unwrap_or_else(|e| panic!("connection {i}: {e}")))
+        .collect();
     let open = || proxy.stat("listener.", &format!("_{}.downstream_cx_active", at.port()));
     wait::until_true("all are accepted", || open() >= IDLE as i64);
     let begun = Instant::now();

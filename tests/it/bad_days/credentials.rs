@@ -8,9 +8,9 @@ use sidemesh_proto::sidemesh::identity::v1alpha1::{
     GetTrustBundleRequest, GetTrustBundleResponse, SignCertificateRequest, SignCertificateResponse,
 };
 use sidemesh_tests::control_plane::ControlPlane;
-use sidemesh_tests::{background, ports};
 use sidemesh_tests::proxy::Proxy;
 use sidemesh_tests::shop::{Instance, simple_service};
+use sidemesh_tests::{background, ports};
 use tonic::{Request, Response, Status};
 
 /// A sidecar with this token in its file.

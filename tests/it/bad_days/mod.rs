@@ -1,10 +1,10 @@
 //! Bad days: what breaks is named, says what to do, and harms nothing else.
 
-mod ports_taken;
 mod bootstrap;
+mod clients;
 mod control_plane_absent;
 mod credentials;
-mod store;
+mod ports_taken;
 mod routes;
-mod clients;
+mod store;
 mod upstreams;

@@ -23,7 +23,8 @@ fn a_route_to_a_service_that_does_not_exist_is_told_and_answers_500() {
     let _order_sidecar = order.start_sidecar(dir.path(), &control_plane);
     wait_for_200(order.towards("user"), "/users/ada");
 
-    let said = control_plane.meshctl(&["apply", "-f", &control_plane.file(&[weighted_route("user", &[("nobody", 1)])])]);
+    let said =
+        control_plane.meshctl(&["apply", "-f", &control_plane.file(&[weighted_route("user", &[("nobody", 1)])])]);
     assert_eq!(said.code, 0, "{said:?}");
     let route = wait::until("the status is written", || {
         let route = control_plane.object("httproute", "user");
@@ -56,7 +57,8 @@ fn a_service_without_instances_answers_503_with_the_reason() {
     control_plane.apply(&[simple_service("order"), simple_service("user")]);
     let order = Instance::new("order-1", "order", "v1", &["user"]);
     let _sidecar = order.start_sidecar(dir.path(), &control_plane);
-    let answer = wait::until("the listener answers", || http::get(order.towards("user"), "/").map_err(|e| e.to_string()));
+    let answer =
+        wait::until("the listener answers", || http::get(order.towards("user"), "/").map_err(|e| e.to_string()));
     assert_eq!(answer.status, 503, "{answer:?}");
     assert!(answer.text().contains("no healthy upstream"), "{answer:?}");
 }

@@ -38,9 +38,11 @@ fn takes_the_place_of_a_sidecar() {
         let both = listeners.contains("inbound|") && listeners.contains("outbound|80|user.default");
         if both { Ok(()) } else { Err(format!("{listeners}\n{}", process.log())) }
     });
-    control_plane.apply(&[json!({"apiVersion": "sidemesh.dev/v1alpha1", "kind": "Workload", "metadata": {"name": "product-1"}, "spec": {
+    control_plane.apply(&[
+        json!({"apiVersion": "sidemesh.dev/v1alpha1", "kind": "Workload", "metadata": {"name": "product-1"}, "spec": {
         "service": "product", "version": "v1", "address": "127.0.0.1",
-        "ports": [{"port": TARGET_PORT, "endpointPort": product.inbound.port()}]}})]);
+        "ports": [{"port": TARGET_PORT, "endpointPort": product.inbound.port()}]}}),
+    ]);
 
     let through = wait_for_200(order.towards("product"), "/products/teapot");
     assert_eq!(through.json()["instance"], "product-1", "our sidecar calls Envoy's");
