@@ -1,6 +1,7 @@
 //! SIGTERM: no new work, the old work to its end, exit 0.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,32 @@ fn a_request_under_way_is_finished() {
     release.wait();
     let answer = slow.join().expect("no panic").expect("the slow request is answered");
     assert!(answer.complete && answer.text() == "first-last", "{answer:?}");
+    assert_eq!(proxy.process.wait(Duration::from_secs(15)).code(), Some(0), "{}", proxy.process.log());
+}
+
+/// The next HTTP/2 frame's type; `None` at the end of the connection.
+fn frame_type(stream: &mut TcpStream) -> Option<u8> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).ok()?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    std::io::copy(&mut stream.take(length.into()), &mut std::io::sink()).ok()?;
+    Some(head[3])
+}
+
+#[test]
+fn an_http2_connection_is_told_goaway() {
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let origin = Origin::saying("fast");
+    let (mut proxy, at) = start(dir.path(), &origin, &["--drain-time-s", "5"]);
+    let mut stream = TcpStream::connect(at).expect("connects");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("sent");
+    assert_eq!(frame_type(&mut stream), Some(SETTINGS), "the connection is up");
+    proxy.process.signal(Signal::SIGTERM);
+    let frames: Vec<u8> = std::iter::from_fn(|| frame_type(&mut stream)).collect();
+    assert!(frames.contains(&GOAWAY), "{frames:?}");
     assert_eq!(proxy.process.wait(Duration::from_secs(15)).code(), Some(0), "{}", proxy.process.log());
 }
 

@@ -37,7 +37,10 @@ pub struct Connection {
 
 impl Connection {
     pub fn open(address: SocketAddr) -> std::io::Result<Connection> {
-        let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+        Connection::over(TcpStream::connect_timeout(&address, TIMEOUT)?)
+    }
+
+    pub fn over(stream: TcpStream) -> std::io::Result<Connection> {
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
