@@ -4,6 +4,7 @@ mod access_log_and_trace;
 mod bad_days;
 mod control_plane;
 mod demo;
+mod documents;
 mod drain;
 mod meshctl;
 mod peers;
