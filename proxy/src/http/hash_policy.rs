@@ -52,8 +52,6 @@ fn of(x: &mut Exchange, source: &HashSource) -> Option<u64> {
             let query = x.view().query()?;
             Some(hash::of(parameter(query, name)?.as_bytes()))
         }
-        // Nothing on this way sets hashable filter state.
-        HashSource::FilterState(_) => None,
     }
 }
 

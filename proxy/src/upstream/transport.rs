@@ -34,7 +34,8 @@ impl Settings {
         let h1 = h1::client::Settings {
             limits: h1::Limits { head_bytes: head_kb as usize * 1024, headers, trailers: http1.enable_trailers },
             header_case: if http1.proper_case_headers { h1::HeaderCase::ProperWords } else { h1::HeaderCase::Lower },
-            ..h1::client::Settings::default()
+            allow_chunked_length: http1.allow_chunked_length,
+            send_fully_qualified_url: http1.send_fully_qualified_url,
         };
         let http2 = &config.protocol.http2;
         let h2 = h2::Settings {

@@ -11,7 +11,6 @@ use std::time::{Instant, SystemTime};
 use prost::Message;
 use sidemesh_config::resource::http_connection_manager::RouteSource;
 use sidemesh_config::resource::listener::Listener;
-use sidemesh_config::resource::network_filter::NetworkFilter;
 use sidemesh_config::resource::route::{ClusterChoice, ClusterChoiceLeaf, Forward, RouteAction, RouteConfig};
 use sidemesh_config::resource::secret::Secret;
 use sidemesh_config::resource::{self, Resource, ResourceKind};
@@ -287,16 +286,10 @@ impl Manager {
             Resource::Listener(listener) => {
                 self.check_needs(&cascade::of_listener(listener, source))?;
                 self.check_tables(listener)?;
-                check_tunneling(listener)?;
                 self.host.reserve(listener)
             }
             Resource::Cluster(cluster) => self.check_needs(&cascade::of_cluster(cluster, source)),
-            Resource::Route(table) => {
-                if table.vhds.is_some() {
-                    return Err("vhds: not supported: on-demand virtual hosts".to_owned());
-                }
-                self.check_clusters(table)
-            }
+            Resource::Route(table) => self.check_clusters(table),
             Resource::VirtualHost(_) => Err("not supported: on-demand virtual hosts (VHDS)".to_owned()),
             _ => Ok(()),
         }
@@ -418,16 +411,6 @@ impl Manager {
             self.resources.borrow_mut().remove(kind, &name);
             self.dirty = true;
         }
-    }
-}
-
-fn check_tunneling(listener: &Listener) -> Result<(), String> {
-    let chains = listener.chains.iter().chain(&listener.default_chain);
-    let tunneled = chains.flat_map(|c| &c.filters).any(|f| matches!(f, NetworkFilter::Tcp(t) if t.tunneling.is_some()));
-    if tunneled {
-        Err("tcp_proxy.tunneling_config: not supported: use an HTTP connection manager with CONNECT".to_owned())
-    } else {
-        Ok(())
     }
 }
 

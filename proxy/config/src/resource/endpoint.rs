@@ -6,7 +6,6 @@ mod tests;
 
 use std::sync::Arc;
 
-pub(in crate::resource) use parse::health_status;
 pub use parse::{HostNames, parse, parse_with};
 
 use crate::value::{Address, Fraction, Label, Locality, Metadata, Name};

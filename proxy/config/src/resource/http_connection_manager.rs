@@ -42,8 +42,6 @@ pub struct HttpConnectionManager {
     pub drain_timeout: Duration,
     pub delayed_close_timeout: Option<Duration>,
     pub access_logs: Vec<Arc<AccessLog>>,
-    pub access_log_flush_interval: Option<Duration>,
-    pub access_log_on_new_request: bool,
     pub use_remote_address: bool,
     pub xff_num_trusted_hops: u32,
     pub skip_xff_append: bool,
@@ -51,7 +49,6 @@ pub struct HttpConnectionManager {
     pub xff_detection: Option<XffDetection>,
     pub via: Option<Name>,
     pub internal_addresses: Option<Vec<Cidr>>,
-    pub internal_unix_sockets: bool,
     pub generate_request_id: bool,
     pub preserve_external_request_id: bool,
     pub always_set_request_id_in_response: bool,
@@ -68,10 +65,8 @@ pub struct HttpConnectionManager {
     pub strip_matching_host_port: bool,
     pub strip_any_host_port: bool,
     pub strip_trailing_host_dot: bool,
-    pub stream_error_on_invalid_http_message: bool,
     pub proxy_status: Option<Arc<ProxyStatus>>,
     pub append_x_forwarded_port: bool,
-    pub append_local_overload: bool,
     pub early_header_mutation: Vec<Mutation>,
 }
 
@@ -134,10 +129,7 @@ pub struct DownstreamHttp1 {
     pub default_host_for_http_10: Option<Name>,
     pub enable_trailers: bool,
     pub proper_case_headers: bool,
-    pub preserve_case: bool,
     pub allow_chunked_length: bool,
-    pub override_stream_error_on_invalid_http_message: bool,
-    pub send_fully_qualified_url: bool,
     pub allow_custom_methods: bool,
 }
 
@@ -224,7 +216,6 @@ pub struct Tracing {
     pub client_sampling: Fraction,
     pub random_sampling: Fraction,
     pub overall_sampling: Fraction,
-    pub verbose: bool,
     pub max_path_tag_length: u32,
     pub custom_tags: Vec<CustomTag>,
     /// A span per upstream attempt of its own (else the one server span is joined).
@@ -244,7 +235,6 @@ pub struct OpenTelemetryProvider {
     pub service_name: Name,
     pub resource_attributes: Vec<(Name, Name)>,
     pub sampler: Option<Sampler>,
-    pub max_cache_size: u32,
 }
 
 /// `core.v3.HttpService` / `HttpUri`.

@@ -3,6 +3,7 @@
 mod parse;
 
 pub use parse::parse;
+pub(in crate::resource) use parse::rate_limit;
 
 use std::sync::Arc;
 
@@ -45,7 +46,6 @@ pub struct NetworkRateLimit {
     pub stat_prefix: Name,
     pub bucket: TokenBucket,
     pub enabled: Option<RuntimeFraction>,
-    pub share_key: Name,
 }
 
 #[derive(Debug, Clone, PartialEq)]

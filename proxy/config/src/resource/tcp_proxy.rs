@@ -24,7 +24,6 @@ pub struct TcpProxy {
     pub backoff: Option<Backoff>,
     pub hash_source_ip: bool,
     pub max_downstream_connection_duration: Option<Duration>,
-    pub tunneling: Option<Arc<Tunneling>>,
     pub access_logs: Vec<Arc<AccessLog>>,
     pub access_log_flush_interval: Option<Duration>,
     pub flush_log_on_connected: bool,
@@ -35,13 +34,4 @@ pub struct TcpCluster {
     pub name: Name,
     pub weight: u32,
     pub metadata_match: Option<Arc<SubsetMatch>>,
-}
-
-/// TCP over HTTP CONNECT (or POST) towards the cluster.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tunneling {
-    pub hostname: Arc<crate::format::Format>,
-    pub use_post: bool,
-    pub headers: crate::resource::core::HeaderEdits,
-    pub post_path: Name,
 }

@@ -86,7 +86,7 @@ enum Filter {
     JwtAuthn(jwt_authn::JwtAuthn),
     LocalRateLimit(local_ratelimit::LocalRateLimit),
     RateLimit(Arc<config::rate_limit::RateLimitFilter>),
-    Rbac(Arc<config::rbac::RbacFilter>),
+    Rbac(rbac::Rbac),
     OnDemand,
 }
 
@@ -206,7 +206,7 @@ impl Filter {
                 Filter::LocalRateLimit(local_ratelimit::LocalRateLimit::new(c.clone(), worker, stat_prefix))
             }
             HttpFilterKind::RateLimit(c) => Filter::RateLimit(c.clone()),
-            HttpFilterKind::Rbac(c) => Filter::Rbac(c.clone()),
+            HttpFilterKind::Rbac(c) => Filter::Rbac(rbac::Rbac::new(c.clone(), worker, stat_prefix)),
             HttpFilterKind::OnDemand => Filter::OnDemand,
         })
     }
@@ -227,7 +227,7 @@ impl Filter {
             Filter::JwtAuthn(c) => c.on_request(x, over),
             Filter::LocalRateLimit(c) => c.on_request(at, x, over),
             Filter::RateLimit(_) => Flow::Wait,
-            Filter::Rbac(c) => rbac::on_request(c, x, over),
+            Filter::Rbac(c) => c.on_request(x, over),
             Filter::OnDemand => Flow::Continue,
         }
     }

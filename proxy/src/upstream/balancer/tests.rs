@@ -380,7 +380,6 @@ fn load_reports_become_weights() {
     let config = sidemesh_config::resource::cluster::ClientSideWrr {
         blackout_period: Duration::ZERO,
         weight_expiration_period: Duration::from_secs(180),
-        weight_update_period: Duration::from_secs(1),
         error_utilization_penalty: 1.0,
         slow_start: None,
     };

@@ -155,7 +155,6 @@ fn client_side_wrr(c: &ClientSideWeightedRoundRobin) -> Result<Choice, Rejection
     if !(penalty >= 0.0 && penalty.is_finite()) {
         return Err(Rejection::invalid("error_utilization_penalty", "must be 0.0 or more"));
     }
-    let update = wire::duration_or(&c.weight_update_period, "weight_update_period", Duration::from_secs(1))?;
     let policy = LbPolicy::ClientSideWeightedRoundRobin(ClientSideWrr {
         blackout_period: wire::duration_or(&c.blackout_period, "blackout_period", Duration::from_secs(10))?,
         weight_expiration_period: wire::duration_or(
@@ -163,7 +162,6 @@ fn client_side_wrr(c: &ClientSideWeightedRoundRobin) -> Result<Choice, Rejection
             "weight_expiration_period",
             Duration::from_secs(180),
         )?,
-        weight_update_period: update.max(Duration::from_millis(100)),
         error_utilization_penalty: penalty,
         slow_start: shared_slow_start(c.slow_start_config.as_ref())?,
     });

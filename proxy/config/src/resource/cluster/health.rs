@@ -12,7 +12,7 @@ use sidemesh_proto::google;
 use super::{HealthCheck, HealthChecker, HttpHealthCheck, OutlierDetection};
 use crate::matcher::parse::string;
 use crate::rejection::{Rejection, Within};
-use crate::resource::core::HeaderEdits;
+use crate::resource::core::{HeaderEdit, HeaderEdits};
 use crate::resource::substitution;
 use crate::value::name;
 use crate::wire;
@@ -99,8 +99,11 @@ fn checker(checker: Option<&core::health_check::HealthChecker>) -> Result<Health
             service: name(&grpc.service_name),
             authority: name(&grpc.authority),
             metadata: HeaderEdits {
-                add: substitution::header_additions(&grpc.initial_metadata, "initial_metadata")
-                    .within("grpc_health_check")?,
+                add: plain(
+                    substitution::header_additions(&grpc.initial_metadata, "initial_metadata"),
+                    "initial_metadata",
+                )
+                .within("grpc_health_check")?,
                 remove: Vec::new(),
             },
         }),
@@ -121,6 +124,7 @@ fn http_check(http: &core::health_check::HttpHealthCheck) -> Result<HttpHealthCh
     };
     let headers =
         substitution::header_edits(&http.request_headers_to_add, &http.request_headers_to_remove, "request_headers")?;
+    let headers = HeaderEdits { add: plain(Ok(headers.add), "request_headers_to_add")?, ..headers };
     let matcher = http.service_name_matcher.as_ref().map(|m| string(m, "service_name_matcher")).transpose()?;
     let path = wire::non_empty(&http.path, "path")?;
     if http::HeaderValue::from_str(&path).is_err() || http::HeaderValue::from_str(&http.host).is_err() {
@@ -139,6 +143,18 @@ fn http_check(http: &core::health_check::HttpHealthCheck) -> Result<HttpHealthCh
         receive: wire::each(&http.receive, "receive", payload)?,
         response_buffer_size: http.response_buffer_size.as_ref().map_or(DEFAULT_RESPONSE_BUFFER_BYTES, |v| v.value),
     })
+}
+
+/// Headers of a probe, which has no request that an operator could read.
+fn plain(headers: Result<Vec<HeaderEdit>, Rejection>, field: &str) -> Result<Vec<HeaderEdit>, Rejection> {
+    let headers = headers?;
+    match headers.iter().position(|h| h.value.as_static().is_none()) {
+        Some(i) => {
+            let path = format!("{field}[{i}].header.value");
+            Err(Rejection::unsupported(path, "a health check has no request for % operators to read; give plain text"))
+        }
+        None => Ok(headers),
+    }
 }
 
 fn method(number: i32) -> Result<http::Method, Rejection> {

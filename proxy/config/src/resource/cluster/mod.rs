@@ -14,10 +14,10 @@ use std::time::Duration;
 
 pub use parse::parse;
 pub(in crate::resource) use parse::tcp_keepalive;
-pub(in crate::resource) use protocol::{common_options, header_case, http2_options};
+pub(in crate::resource) use protocol::{common_options, http2_options, proper_case};
 
 use crate::matcher::string::StringMatcher;
-use crate::resource::endpoint::{Endpoint, HealthStatus, LoadAssignment};
+use crate::resource::endpoint::{Endpoint, LoadAssignment};
 use crate::resource::tls::UpstreamTransport;
 use crate::value::{ConfigSource, Fraction, Metadata, Name};
 
@@ -35,6 +35,7 @@ pub struct Cluster {
     pub buffer_limit: u32,
     pub circuit_breakers: CircuitBreakers,
     pub outlier: Option<Arc<OutlierDetection>>,
+    /// One at most.
     pub health_checks: Vec<Arc<HealthCheck>>,
     pub ignore_health_on_host_removal: bool,
     pub close_connections_on_host_health_failure: bool,
@@ -45,8 +46,6 @@ pub struct Cluster {
     pub metadata: Option<Arc<Metadata>>,
     pub bind: Option<BindConfig>,
     pub tcp_keepalive: Option<TcpKeepalive>,
-    pub track_timeout_budgets: bool,
-    pub track_request_response_sizes: bool,
     /// TCP connections are closed this many at a time (`max_downstream...` does not apply); `None`: no limit.
     pub max_requests_per_connection: Option<u32>,
 }
@@ -126,7 +125,6 @@ pub enum LbPolicy {
 pub struct ClientSideWrr {
     pub blackout_period: Duration,
     pub weight_expiration_period: Duration,
-    pub weight_update_period: Duration,
     pub error_utilization_penalty: f64,
     pub slow_start: Option<SlowStart>,
 }
@@ -158,11 +156,8 @@ pub struct LbCommon {
     /// Percent of healthy hosts below which all are used; default 50, zero switches panic off.
     pub panic_threshold: f64,
     pub locality: LocalityLb,
-    pub update_merge_window: Duration,
     pub ignore_new_hosts_until_first_health_check: bool,
     pub close_connections_on_host_set_change: bool,
-    /// Statuses given by EDS that are taken as given; `None`: the default treatment.
-    pub override_host_status: Vec<HealthStatus>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -232,7 +227,6 @@ pub struct Thresholds {
     /// Default 3. Not used when `retry_budget` is set.
     pub max_retries: u32,
     pub retry_budget: Option<RetryBudget>,
-    pub max_connection_pools: Option<u32>,
     pub track_remaining: bool,
 }
 
@@ -348,7 +342,8 @@ pub enum UpstreamVersion {
 pub struct UpstreamHttp1 {
     pub enable_trailers: bool,
     pub proper_case_headers: bool,
-    pub preserve_case: bool,
+    pub allow_chunked_length: bool,
+    pub send_fully_qualified_url: bool,
 }
 
 /// `Http2ProtocolOptions`, both sides.
@@ -359,14 +354,7 @@ pub struct Http2Options {
     pub initial_connection_window_size: u32,
     pub hpack_table_size: u32,
     pub allow_connect: bool,
-    pub max_outbound_frames: u32,
-    pub max_outbound_control_frames: u32,
-    pub max_consecutive_inbound_frames_with_empty_payload: u32,
-    pub max_inbound_priority_frames_per_stream: u32,
-    pub max_inbound_window_update_frames_per_data_frame_sent: u32,
-    pub override_stream_error_on_invalid_http_message: bool,
     pub keepalive: Option<KeepalivePing>,
-    pub max_metadata_size: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -374,7 +362,6 @@ pub struct KeepalivePing {
     pub interval: Option<Duration>,
     pub timeout: Duration,
     pub interval_jitter_percent: f64,
-    pub connection_idle_interval: Option<Duration>,
 }
 
 /// `HttpProtocolOptions` (common options of either side). `None` is "not set": each side has its own default.

@@ -37,7 +37,6 @@ pub fn parse(cluster: &pb::Cluster) -> Result<Cluster, Rejection> {
         Some(d) => wire::positive_duration(d, "connect_timeout")?,
         None => DEFAULT_CONNECT_TIMEOUT,
     };
-    let track = cluster.track_cluster_stats.as_ref();
     let connection_options = cluster.upstream_connection_options.as_ref();
     let cluster = Cluster {
         stat_name: wire::optional_name(&cluster.alt_stat_name).unwrap_or_else(|| name.clone()),
@@ -68,8 +67,6 @@ pub fn parse(cluster: &pb::Cluster) -> Result<Cluster, Rejection> {
             .within("upstream_bind_config")?
             .flatten(),
         tcp_keepalive: connection_options.and_then(|o| o.tcp_keepalive.as_ref()).map(tcp_keepalive),
-        track_timeout_budgets: cluster.track_timeout_budgets || track.is_some_and(|t| t.timeout_budgets),
-        track_request_response_sizes: track.is_some_and(|t| t.request_response_sizes),
         max_requests_per_connection: protocol.common.max_requests_per_connection,
         protocol,
         discovery,
@@ -123,6 +120,9 @@ fn check(cluster: &Cluster) -> Result<(), Rejection> {
             "auto_config chooses by ALPN: the transport socket must be tls",
         ));
     }
+    if cluster.health_checks.len() > 1 {
+        return Err(Rejection::unsupported("health_checks[1]", "one health check is supported; leave out the others"));
+    }
     let grpc = cluster.health_checks.iter().any(|h| matches!(h.checker, HealthChecker::Grpc { .. }));
     if grpc && cluster.protocol.version == UpstreamVersion::Http1 {
         return Err(Rejection::invalid("health_checks", "grpc_health_check needs a cluster that speaks HTTP/2"));
@@ -174,7 +174,6 @@ fn thresholds(t: &pb::circuit_breakers::Thresholds) -> Result<Thresholds, Reject
         max_requests: or(&t.max_requests, DEFAULT_LIMIT),
         max_retries: or(&t.max_retries, DEFAULT_MAX_RETRIES),
         retry_budget,
-        max_connection_pools: wire::uint32(&t.max_connection_pools),
         track_remaining: t.track_remaining,
     })
 }

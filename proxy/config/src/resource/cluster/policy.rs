@@ -15,14 +15,12 @@ use super::{
     SubsetSelector, SubsetSelectorFallback,
 };
 use crate::rejection::{Rejection, Within};
-use crate::resource::endpoint::health_status;
 use crate::value::{Fraction, Name, name};
 use crate::wire;
 
 const MAX_RING_SIZE: u64 = 8 << 20;
 const MAX_MAGLEV_TABLE: u64 = 5_000_011;
 const DEFAULT_MAGLEV_TABLE: u64 = 65_537;
-const DEFAULT_UPDATE_MERGE_WINDOW: Duration = Duration::from_secs(1);
 
 /// Everything about balancing that a cluster says.
 pub(super) struct Balancing {
@@ -207,21 +205,14 @@ fn common(config: Option<&old::CommonLbConfig>) -> Result<LbCommon, Rejection> {
         }
         None => zone_aware(&None, &None, false, None)?,
     };
-    let statuses = c.override_host_status.as_ref().map_or(&[][..], |s| &s.statuses);
     Ok(LbCommon {
         panic_threshold: match &c.healthy_panic_threshold {
             Some(p) => wire::percent(p, "healthy_panic_threshold")?,
             None => 50.0,
         },
         locality,
-        update_merge_window: wire::duration_or(
-            &c.update_merge_window,
-            "update_merge_window",
-            DEFAULT_UPDATE_MERGE_WINDOW,
-        )?,
         ignore_new_hosts_until_first_health_check: c.ignore_new_hosts_until_first_hc,
         close_connections_on_host_set_change: c.close_connections_on_host_set_change,
-        override_host_status: wire::each(statuses, "override_host_status.statuses", |s| health_status(*s, ""))?,
     })
 }
 

@@ -8,7 +8,6 @@ use sidemesh_proto::envoy::config::cluster::v3 as pb;
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::extensions::filters::http::upstream_codec::v3::UpstreamCodec;
 use sidemesh_proto::envoy::extensions::filters::network::http_connection_manager::v3::{HttpFilter, http_filter};
-use sidemesh_proto::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
 use sidemesh_proto::envoy::extensions::upstreams::http::v3 as upstreams;
 use sidemesh_proto::type_url;
 
@@ -170,29 +169,27 @@ fn set_upstream_options(
     Ok(())
 }
 
-/// How header names are written: (proper case, as received).
-pub(in crate::resource) fn header_case(options: &core::Http1ProtocolOptions) -> Result<(bool, bool), Rejection> {
+/// Whether header names are written in proper case.
+pub(in crate::resource) fn proper_case(options: &core::Http1ProtocolOptions) -> Result<bool, Rejection> {
     use core::http1_protocol_options::header_key_format::HeaderFormat;
-    let Some(format) = &options.header_key_format else { return Ok((false, false)) };
+    let Some(format) = &options.header_key_format else { return Ok(false) };
     match &format.header_format {
-        Some(HeaderFormat::ProperCaseWords(_)) => Ok((true, false)),
-        Some(HeaderFormat::StatefulFormatter(formatter)) => {
-            let config = formatter.typed_config.as_ref();
-            if !config.is_some_and(|c| type_url::message_name(&c.type_url) == PreserveCaseFormatterConfig::full_name())
-            {
-                let reason = format!("no header formatter `{}`; there is preserve_case", formatter.name);
-                return Err(Rejection::unsupported("header_key_format.stateful_formatter", reason));
-            }
-            Ok((false, true))
+        Some(HeaderFormat::ProperCaseWords(_)) => Ok(true),
+        Some(HeaderFormat::StatefulFormatter(_)) => {
+            Err(Rejection::unsupported("header_key_format.stateful_formatter", "use proper_case_words"))
         }
-        None => Err(Rejection::invalid("header_key_format", "needs proper_case_words or stateful_formatter")),
+        None => Err(Rejection::invalid("header_key_format", "needs proper_case_words")),
     }
 }
 
 fn upstream_http1(options: Option<&core::Http1ProtocolOptions>) -> Result<UpstreamHttp1, Rejection> {
     let Some(options) = options else { return Ok(UpstreamHttp1::default()) };
-    let (proper_case_headers, preserve_case) = header_case(options)?;
-    Ok(UpstreamHttp1 { enable_trailers: options.enable_trailers, proper_case_headers, preserve_case })
+    Ok(UpstreamHttp1 {
+        enable_trailers: options.enable_trailers,
+        proper_case_headers: proper_case(options)?,
+        allow_chunked_length: options.allow_chunked_length,
+        send_fully_qualified_url: options.send_fully_qualified_url,
+    })
 }
 
 /// More than these a header map has no sure place for, beside those that the proxy adds.
@@ -254,7 +251,6 @@ pub(in crate::resource) fn http2_options(
             Err(Rejection::invalid(field, format!("{value} is not between {least} and {most}")))
         }
     };
-    let overriding = o.override_stream_error_on_invalid_http_message.as_ref();
     Ok(Http2Options {
         max_concurrent_streams: between(
             &o.max_concurrent_streams,
@@ -279,30 +275,7 @@ pub(in crate::resource) fn http2_options(
         )?,
         hpack_table_size: wire::uint32(&o.hpack_table_size).unwrap_or(4096),
         allow_connect: o.allow_connect,
-        max_outbound_frames: between(&o.max_outbound_frames, 1, u32::MAX, 10_000, "max_outbound_frames")?,
-        max_outbound_control_frames: between(
-            &o.max_outbound_control_frames,
-            1,
-            u32::MAX,
-            1000,
-            "max_outbound_control_frames",
-        )?,
-        max_consecutive_inbound_frames_with_empty_payload: wire::uint32(
-            &o.max_consecutive_inbound_frames_with_empty_payload,
-        )
-        .unwrap_or(1),
-        max_inbound_priority_frames_per_stream: wire::uint32(&o.max_inbound_priority_frames_per_stream).unwrap_or(100),
-        max_inbound_window_update_frames_per_data_frame_sent: between(
-            &o.max_inbound_window_update_frames_per_data_frame_sent,
-            1,
-            u32::MAX,
-            10,
-            "max_inbound_window_update_frames_per_data_frame_sent",
-        )?,
-        override_stream_error_on_invalid_http_message: overriding
-            .map_or(o.stream_error_on_invalid_http_messaging, |v| v.value),
         keepalive: o.connection_keepalive.as_ref().map(keepalive).transpose().within("connection_keepalive")?,
-        max_metadata_size: o.max_metadata_size.as_ref().map(|v| v.value),
     })
 }
 
@@ -319,6 +292,5 @@ fn keepalive(k: &core::KeepaliveSettings) -> Result<KeepalivePing, Rejection> {
             Some(p) => wire::percent(p, "interval_jitter")?,
             None => 15.0,
         },
-        connection_idle_interval: read(&k.connection_idle_interval, "connection_idle_interval")?,
     })
 }

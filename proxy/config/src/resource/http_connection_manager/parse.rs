@@ -21,7 +21,7 @@ use super::{
 use crate::matcher::parse::string;
 use crate::rejection::{Rejection, Within};
 use crate::resource::access_log;
-use crate::resource::cluster::{common_options, header_case, http2_options};
+use crate::resource::cluster::{common_options, http2_options, proper_case};
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::header_mutation::Mutation;
 use crate::resource::http_filter::{self, HttpFilter, HttpFilterKind};
@@ -41,7 +41,6 @@ type Wire = pb::HttpConnectionManager;
 
 pub fn parse(hcm: &Wire) -> Result<HttpConnectionManager, Rejection> {
     check(hcm)?;
-    let logging = access_log_options(hcm)?;
     let off_at_zero = |d: &Option<google::Duration>, field: &str, default: Duration| {
         wire::duration_or(d, field, default).map(|d| (!d.is_zero()).then_some(d))
     };
@@ -67,8 +66,6 @@ pub fn parse(hcm: &Wire) -> Result<HttpConnectionManager, Rejection> {
         drain_timeout: wire::duration_or(&hcm.drain_timeout, "drain_timeout", DEFAULT_DRAIN_TIMEOUT)?,
         delayed_close_timeout: off_at_zero(&hcm.delayed_close_timeout, "delayed_close_timeout", DEFAULT_DELAYED_CLOSE)?,
         access_logs: wire::each(&hcm.access_log, "access_log", |l| access_log::parse(l).map(Arc::new))?,
-        access_log_flush_interval: logging.0,
-        access_log_on_new_request: logging.1,
         use_remote_address: wire::flag(&hcm.use_remote_address, false),
         xff_num_trusted_hops: hcm.xff_num_trusted_hops,
         skip_xff_append: hcm.skip_xff_append,
@@ -78,7 +75,6 @@ pub fn parse(hcm: &Wire) -> Result<HttpConnectionManager, Rejection> {
             .map(|i| wire::each(&i.cidr_ranges, "cidr_ranges", |c| wire::cidr(c, "")))
             .transpose()
             .within("internal_address_config")?,
-        internal_unix_sockets: internal.is_some_and(|i| i.unix_sockets),
         generate_request_id: wire::flag(&hcm.generate_request_id, true),
         preserve_external_request_id: hcm.preserve_external_request_id,
         always_set_request_id_in_response: hcm.always_set_request_id_in_response,
@@ -94,10 +90,8 @@ pub fn parse(hcm: &Wire) -> Result<HttpConnectionManager, Rejection> {
         strip_matching_host_port: hcm.strip_matching_host_port,
         strip_any_host_port: strips_any_port(hcm),
         strip_trailing_host_dot: hcm.strip_trailing_host_dot,
-        stream_error_on_invalid_http_message: wire::flag(&hcm.stream_error_on_invalid_http_message, false),
         proxy_status: hcm.proxy_status_config.as_ref().map(|p| Arc::new(proxy_status(p, server_name))),
         append_x_forwarded_port: hcm.append_x_forwarded_port,
-        append_local_overload: hcm.append_local_overload,
         early_header_mutation: early_mutations(hcm)?,
     })
 }
@@ -175,20 +169,13 @@ fn http1(options: Option<&core::Http1ProtocolOptions>) -> Result<DownstreamHttp1
     if !o.ignore_http_11_upgrade.is_empty() {
         return Err(Rejection::unsupported("ignore_http_11_upgrade", "leave it out"));
     }
-    let (proper_case_headers, preserve_case) = header_case(o)?;
     Ok(DownstreamHttp1 {
         allow_absolute_url: wire::flag(&o.allow_absolute_url, true),
         accept_http_10: o.accept_http_10,
         default_host_for_http_10: wire::optional_name(&o.default_host_for_http_10),
         enable_trailers: o.enable_trailers,
-        proper_case_headers,
-        preserve_case,
+        proper_case_headers: proper_case(o)?,
         allow_chunked_length: o.allow_chunked_length,
-        override_stream_error_on_invalid_http_message: wire::flag(
-            &o.override_stream_error_on_invalid_http_message,
-            false,
-        ),
-        send_fully_qualified_url: o.send_fully_qualified_url,
         allow_custom_methods: o.allow_custom_methods,
     })
 }
@@ -227,21 +214,6 @@ fn max_request_headers_kb(hcm: &Wire) -> Result<u32, Rejection> {
             Err(Rejection::invalid("max_request_headers_kb", reason))
         }
     }
-}
-
-/// (flush interval, log on a new request): in `access_log_options`, or in the deprecated fields beside it.
-fn access_log_options(hcm: &Wire) -> Result<(Option<Duration>, bool), Rejection> {
-    let interval = |d: &Option<google::Duration>, field: &str| match wire::optional_duration(d, field)? {
-        Some(d) if d < Duration::from_millis(1) => Err(Rejection::invalid(field, "must be at least 1ms")),
-        other => Ok(other),
-    };
-    let old = interval(&hcm.access_log_flush_interval, "access_log_flush_interval")?;
-    let Some(options) = &hcm.access_log_options else { return Ok((old, hcm.flush_access_log_on_new_request)) };
-    if old.is_some() || hcm.flush_access_log_on_new_request {
-        return Err(Rejection::invalid("access_log_options", "leave out the deprecated fields beside it"));
-    }
-    let new = interval(&options.access_log_flush_interval, "access_log_flush_interval").within("access_log_options")?;
-    Ok((new, options.flush_access_log_on_new_request))
 }
 
 fn xff_detection(hcm: &Wire) -> Result<Option<XffDetection>, Rejection> {

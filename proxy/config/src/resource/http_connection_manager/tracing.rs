@@ -21,8 +21,6 @@ use crate::wire;
 const DEFAULT_PATH_TAG_LENGTH: u32 = 256;
 /// Envoy's name of a service that has none.
 const DEFAULT_SERVICE_NAME: &str = "unknown_service:envoy";
-/// Spans kept for the next export.
-const DEFAULT_MAX_CACHE_SIZE: u32 = 1024;
 /// `ParentBased` samplers inside one another.
 const MAX_SAMPLER_NESTING: u32 = 4;
 
@@ -39,7 +37,6 @@ pub(super) fn tracing(t: &pb::http_connection_manager::Tracing) -> Result<Tracin
         client_sampling: sampling(&t.client_sampling, "client_sampling")?,
         random_sampling: sampling(&t.random_sampling, "random_sampling")?,
         overall_sampling: sampling(&t.overall_sampling, "overall_sampling")?,
-        verbose: t.verbose,
         max_path_tag_length: wire::uint32(&t.max_path_tag_length).unwrap_or(DEFAULT_PATH_TAG_LENGTH),
         custom_tags: route::custom_tags(&t.custom_tags)?,
         spawn_upstream_span: wire::flag(&t.spawn_upstream_span, false),
@@ -84,7 +81,6 @@ fn open_telemetry(c: &trace::OpenTelemetryConfig) -> Result<OpenTelemetryProvide
         service_name: name(service_name),
         resource_attributes: Vec::new(),
         sampler: c.sampler.as_ref().map(|s| sampler(s, MAX_SAMPLER_NESTING)).transpose().within("sampler")?,
-        max_cache_size: wire::uint32(&c.max_cache_size).unwrap_or(DEFAULT_MAX_CACHE_SIZE),
     })
 }
 

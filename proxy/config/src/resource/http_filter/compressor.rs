@@ -24,7 +24,6 @@ const MAX_ZSTD_LEVEL: u32 = 22;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Compressor {
     pub library: CompressionLibrary,
-    pub choose_first: bool,
     /// `request_direction_config`; `None`: requests are left alone.
     pub request: Option<Direction>,
     /// Responses: on unless switched off.
@@ -37,7 +36,6 @@ pub struct ResponseCompression {
     pub disable_on_etag_header: bool,
     pub remove_accept_encoding: bool,
     pub uncompressible_statuses: Vec<u16>,
-    pub status_header: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -106,7 +104,6 @@ pub(super) fn parse(config: &pb::Compressor) -> Result<Compressor, Rejection> {
             remove_accept_encoding: r.remove_accept_encoding_header,
             uncompressible_statuses: statuses(&r.uncompressible_response_codes)
                 .within("response_direction_config.uncompressible_response_codes")?,
-            status_header: r.status_header_enabled,
         },
         None => ResponseCompression {
             direction: Direction {
@@ -118,7 +115,6 @@ pub(super) fn parse(config: &pb::Compressor) -> Result<Compressor, Rejection> {
             disable_on_etag_header: config.disable_on_etag_header,
             remove_accept_encoding: config.remove_accept_encoding_header,
             uncompressible_statuses: Vec::new(),
-            status_header: false,
         },
     };
     let request = match &config.request_direction_config {
@@ -126,12 +122,7 @@ pub(super) fn parse(config: &pb::Compressor) -> Result<Compressor, Rejection> {
         None => None,
     };
     let library = required(&config.compressor_library, "compressor_library")?;
-    Ok(Compressor {
-        library: extension(library, compressor_library).within("compressor_library")?,
-        choose_first: config.choose_first,
-        request,
-        response,
-    })
+    Ok(Compressor { library: extension(library, compressor_library).within("compressor_library")?, request, response })
 }
 
 fn direction(common: &Option<pb::compressor::CommonDirectionConfig>) -> Result<Direction, Rejection> {

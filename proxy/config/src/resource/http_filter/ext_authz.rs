@@ -32,9 +32,7 @@ pub struct ExtAuthz {
     pub include_tls_session: bool,
     pub allowed_headers: Vec<StringMatcher>,
     pub disallowed_headers: Vec<StringMatcher>,
-    pub stat_prefix: Name,
     pub encode_raw_headers: bool,
-    pub bootstrap_metadata_labels_key: Name,
     pub charge_cluster_response_stats: bool,
 }
 
@@ -98,9 +96,7 @@ pub(super) fn parse(config: &pb::ExtAuthz) -> Result<ExtAuthz, Rejection> {
         include_tls_session: config.include_tls_session,
         allowed_headers: matcher::string_list(&config.allowed_headers, "allowed_headers")?,
         disallowed_headers: matcher::string_list(&config.disallowed_headers, "disallowed_headers")?,
-        stat_prefix: name(&config.stat_prefix),
         encode_raw_headers: config.encode_raw_headers,
-        bootstrap_metadata_labels_key: name(&config.bootstrap_metadata_labels_key),
         charge_cluster_response_stats: flag(&config.charge_cluster_response_stats, true),
     })
 }

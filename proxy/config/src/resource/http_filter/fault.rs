@@ -22,8 +22,6 @@ pub struct Fault {
     pub headers: Vec<HeaderMatcher>,
     pub downstream_nodes: Vec<Name>,
     pub max_active_faults: Option<u32>,
-    pub disable_downstream_cluster_stats: bool,
-    pub filter_metadata: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -66,8 +64,6 @@ pub(super) fn parse(fault: &pb::HttpFault) -> Result<Fault, Rejection> {
         headers: matcher::headers(&fault.headers, "headers")?,
         downstream_nodes: fault.downstream_nodes.iter().map(|n| name(n)).collect(),
         max_active_faults: uint32(&fault.max_active_faults),
-        disable_downstream_cluster_stats: fault.disable_downstream_cluster_stats,
-        filter_metadata: fault.filter_metadata.is_some(),
     })
 }
 

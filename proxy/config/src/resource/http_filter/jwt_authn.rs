@@ -63,7 +63,6 @@ pub enum Jwks {
         service: HttpService,
         cache_duration: Duration,
         async_fetch: bool,
-        fast_listener: bool,
         failed_refetch: Duration,
         retry: Option<FetchRetry>,
     },
@@ -190,7 +189,6 @@ fn remote_jwks(r: &pb::RemoteJwks) -> Result<Jwks, Rejection> {
         service: http_uri(required(&r.http_uri, "http_uri")?, Vec::new(), "http_uri")?,
         cache_duration: wire::duration_or(&r.cache_duration, "cache_duration", DEFAULT_JWKS_CACHE)?,
         async_fetch: fetch.is_some(),
-        fast_listener: fetch.is_some_and(|f| f.fast_listener),
         failed_refetch,
         retry,
     })

@@ -101,7 +101,6 @@ pub enum FilterOverride {
     RateLimit(rate_limit::RateLimitOverride),
     /// `None` rules: no authorization on this route.
     Rbac(Option<Arc<rbac::RbacFilter>>),
-    HealthCheck,
 }
 
 /// The status of a local answer; `default` when none is given.

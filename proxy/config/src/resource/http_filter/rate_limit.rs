@@ -83,7 +83,6 @@ pub struct RateLimitFilter {
     pub rate_limited_status: u16,
     pub status_on_error: u16,
     pub response_headers: HeaderEdits,
-    pub stat_prefix: Name,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,7 +220,6 @@ pub(super) fn parse(config: &pb::RateLimit) -> Result<RateLimitFilter, Rejection
         rate_limited_status: refusal(&config.rate_limited_status, "rate_limited_status")?,
         status_on_error: http_status(&config.status_on_error, 500, "status_on_error")?,
         response_headers: headers(&config.response_headers_to_add, "response_headers_to_add")?,
-        stat_prefix: name(&config.stat_prefix),
     })
 }
 

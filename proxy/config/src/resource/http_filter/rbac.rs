@@ -20,7 +20,6 @@ pub struct RbacFilter {
     pub shadow_rules: Option<Rbac>,
     pub stat_prefix: Name,
     pub shadow_stat_prefix: Name,
-    pub track_per_rule_stats: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -85,7 +84,6 @@ pub(super) fn parse(config: &pb::Rbac) -> Result<RbacFilter, Rejection> {
         shadow_rules: config.shadow_rules.as_ref().map(|r| rules(r).within("shadow_rules")).transpose()?,
         stat_prefix: name(&config.rules_stat_prefix),
         shadow_stat_prefix: name(&config.shadow_rules_stat_prefix),
-        track_per_rule_stats: config.track_per_rule_stats,
     })
 }
 

@@ -17,7 +17,6 @@ pub struct Router {
     pub suppress_envoy_headers: bool,
     pub strict_check_headers: Vec<http::HeaderName>,
     pub respect_expected_rq_timeout: bool,
-    pub suppress_grpc_request_failure_code_stats: bool,
 }
 
 /// The headers whose values may be checked strictly.
@@ -44,6 +43,5 @@ pub(super) fn parse(config: &pb::Router) -> Result<Router, Rejection> {
         suppress_envoy_headers: config.suppress_envoy_headers,
         strict_check_headers: config.strict_check_headers.iter().enumerate().map(checked).collect::<Result<_, _>>()?,
         respect_expected_rq_timeout: config.respect_expected_rq_timeout,
-        suppress_grpc_request_failure_code_stats: config.suppress_grpc_request_failure_code_stats,
     })
 }

@@ -76,7 +76,6 @@ pub struct ProxyProtocolFilter {
     pub disallow_v1: bool,
     pub disallow_v2: bool,
     pub pass_through_tlvs: Option<Vec<u8>>,
-    pub stat_prefix: Name,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -9,6 +9,7 @@ use sidemesh_proto::envoy::extensions::filters::listener as ext;
 use sidemesh_proto::type_url;
 
 use ext::http_inspector::v3::HttpInspector;
+use ext::local_ratelimit::v3::LocalRateLimit;
 use ext::original_dst::v3::OriginalDst;
 use ext::proxy_protocol::v3 as proxy_protocol;
 use ext::tls_inspector::v3::TlsInspector;
@@ -18,6 +19,7 @@ use super::chain::filter_chain;
 use super::{ChainIndex, FilterChain, Listener, ListenerFilter, ProxyProtocolFilter, TrafficDirection};
 use crate::rejection::{Rejection, Within};
 use crate::resource::cluster::tcp_keepalive;
+use crate::resource::network_filter::rate_limit;
 use crate::resource::{access_log, tls};
 use crate::value::{Address, name};
 use crate::wire;
@@ -166,13 +168,19 @@ fn listener_filter(filter: &pb::ListenerFilter) -> Result<ListenerFilter, Reject
             })
         }
         n if n == HttpInspector::full_name() => Ok(ListenerFilter::HttpInspector),
+        n if n == LocalRateLimit::full_name() => {
+            let limit = wire::unpack::<LocalRateLimit>(config, "typed_config")?;
+            let bucket = wire::required(&limit.token_bucket, "token_bucket").within("typed_config")?;
+            let limit = rate_limit(&limit.stat_prefix, bucket, limit.runtime_enabled.as_ref());
+            Ok(ListenerFilter::LocalRateLimit(Arc::new(limit.within("typed_config")?)))
+        }
         n if n == OriginalDst::full_name() => Ok(ListenerFilter::OriginalDst),
         n if n == proxy_protocol::ProxyProtocol::full_name() => {
             let config = wire::unpack::<proxy_protocol::ProxyProtocol>(config, "typed_config")?;
             Ok(ListenerFilter::ProxyProtocol(proxy_protocol_filter(&config).within("typed_config")?))
         }
         _ => {
-            let known = "tls_inspector, http_inspector, original_dst and proxy_protocol";
+            let known = "tls_inspector, http_inspector, original_dst, proxy_protocol and local_ratelimit";
             let reason = format!("no listener filter `{}`; there are {known}", config.type_url);
             Err(Rejection::unsupported("typed_config", reason))
         }
@@ -226,6 +234,5 @@ fn proxy_protocol_filter(p: &proxy_protocol::ProxyProtocol) -> Result<ProxyProto
         disallow_v1: disallowed.0,
         disallow_v2: disallowed.1,
         pass_through_tlvs,
-        stat_prefix: name(&p.stat_prefix),
     })
 }

@@ -56,7 +56,7 @@ fn typed(any: &google::Any) -> Result<NetworkFilter, Rejection> {
         n if n == Rbac::full_name() => {
             Ok(NetworkFilter::Rbac(Arc::new(network_rbac(&wire::unpack::<Rbac>(any, "")?)?)))
         }
-        n if n == LocalRateLimit::full_name() => rate_limit(&wire::unpack::<LocalRateLimit>(any, "")?),
+        n if n == LocalRateLimit::full_name() => network_rate_limit(&wire::unpack::<LocalRateLimit>(any, "")?),
         n if n == WireConnectionLimit::full_name() => connection_limit(&wire::unpack::<WireConnectionLimit>(any, "")?),
         n if n == SniCluster::full_name() => Ok(NetworkFilter::SniCluster),
         n if n == Echo::full_name() => Ok(NetworkFilter::Echo),
@@ -85,22 +85,30 @@ fn network_rbac(r: &Rbac) -> Result<RbacFilter, Rejection> {
         shadow_rules: r.shadow_rules.as_ref().map(rbac::rules).transpose().within("shadow_rules")?,
         stat_prefix: wire::non_empty(&r.stat_prefix, "stat_prefix")?,
         shadow_stat_prefix: name(&r.shadow_rules_stat_prefix),
-        track_per_rule_stats: false,
     })
 }
 
-fn rate_limit(l: &LocalRateLimit) -> Result<NetworkFilter, Rejection> {
+fn network_rate_limit(l: &LocalRateLimit) -> Result<NetworkFilter, Rejection> {
     let bucket = wire::required(&l.token_bucket, "token_bucket")?;
-    let enabled = l.runtime_enabled.as_ref().map(|flag| {
+    let limit = rate_limit(&l.stat_prefix, bucket, l.runtime_enabled.as_ref())?;
+    Ok(NetworkFilter::LocalRateLimit(Arc::new(limit)))
+}
+
+/// A limit on new connections: of the network filter and of the listener filter.
+pub fn rate_limit(
+    stat_prefix: &str,
+    bucket: &types::TokenBucket,
+    enabled: Option<&core::RuntimeFeatureFlag>,
+) -> Result<NetworkRateLimit, Rejection> {
+    let enabled = enabled.map(|flag| {
         let (on, key) = feature_flag(flag);
         RuntimeFraction { key, default: if on { Fraction::ALWAYS } else { Fraction::NEVER } }
     });
-    Ok(NetworkFilter::LocalRateLimit(Arc::new(NetworkRateLimit {
-        stat_prefix: wire::non_empty(&l.stat_prefix, "stat_prefix")?,
+    Ok(NetworkRateLimit {
+        stat_prefix: wire::non_empty(stat_prefix, "stat_prefix")?,
         bucket: token_bucket(bucket).within("token_bucket")?,
         enabled,
-        share_key: name(&l.share_key),
-    })))
+    })
 }
 
 fn token_bucket(b: &types::TokenBucket) -> Result<TokenBucket, Rejection> {

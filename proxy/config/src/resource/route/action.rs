@@ -47,9 +47,7 @@ pub(super) fn forward(action: &pb::RouteAction, path: &PathMatcher) -> Result<Ro
         append_forwarded_host: action.append_x_forwarded_host,
         timeout: (!timeout.is_zero()).then_some(timeout),
         idle_timeout: idle_timeout.map(|t| (!t.is_zero()).then_some(t)),
-        flush_timeout: optional_duration(&action.flush_timeout, "flush_timeout")?,
         max_stream_duration: stream_duration(action).within("max_stream_duration")?,
-        early_data: early_data(&action.early_data_policy).within("early_data_policy")?,
         retry: policy::optional_retry_policy(&action.retry_policy, "retry_policy")?,
         hedge: policy::hedge_policy(&action.hedge_policy),
         mirrors: policy::mirrors(&action.request_mirror_policies)?,
@@ -63,13 +61,6 @@ pub(super) fn forward(action: &pb::RouteAction, path: &PathMatcher) -> Result<Ro
         upgrades: policy::upgrades(&action.upgrade_configs)?,
         internal_redirect: policy::internal_redirect(action)?,
     })))
-}
-
-fn early_data(extension: &Option<core::TypedExtensionConfig>) -> Result<bool, Rejection> {
-    use sidemesh_proto::envoy::extensions::early_data::v3::DefaultEarlyDataPolicy;
-    let Some(extension) = extension else { return Ok(false) };
-    let any = required(&extension.typed_config, "typed_config")?;
-    wire::unpack::<DefaultEarlyDataPolicy>(any, "typed_config").map(|_| true)
 }
 
 fn stream_duration(action: &pb::RouteAction) -> Result<Option<RouteStreamDuration>, Rejection> {

@@ -32,7 +32,7 @@ use crate::matcher::string::StringMatcher;
 use crate::resource::cluster::RetryBudget;
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::FilterOverrides;
-use crate::value::{Backoff, ConfigSource, DataSource, Metadata, Name, RuntimeFraction};
+use crate::value::{Backoff, DataSource, Metadata, Name, RuntimeFraction};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteConfig {
@@ -40,14 +40,12 @@ pub struct RouteConfig {
     pub virtual_hosts: Vec<Arc<VirtualHost>>,
     /// Chooses among `virtual_hosts` by authority.
     pub domains: DomainIndex,
-    pub vhds: Option<ConfigSource>,
     /// Headers that are stripped from requests of external callers.
     pub internal_only_headers: Vec<HeaderName>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
     pub most_specific_header_mutations_wins: bool,
     pub validate_clusters: bool,
-    pub max_direct_response_body: u32,
     pub ignore_port_in_host_matching: bool,
     pub ignore_path_parameters: bool,
     pub request_mirrors: Arc<[MirrorPolicy]>,
@@ -95,7 +93,6 @@ pub struct Route {
     pub response_headers: HeaderEdits,
     pub tracing: Option<RouteTracing>,
     pub per_request_buffer_limit: Option<u64>,
-    pub stat_prefix: Option<Name>,
     pub overrides: FilterOverrides,
 }
 
@@ -155,9 +152,7 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// `None`: the connection manager's.
     pub idle_timeout: Option<Option<Duration>>,
-    pub flush_timeout: Option<Duration>,
     pub max_stream_duration: Option<RouteStreamDuration>,
-    pub early_data: bool,
     pub retry: Option<Arc<RetryPolicy>>,
     pub hedge: Option<HedgePolicy>,
     pub mirrors: Arc<[MirrorPolicy]>,
@@ -404,7 +399,6 @@ pub enum HashSource {
     },
     SourceIp,
     QueryParameter(String),
-    FilterState(Name),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -417,7 +411,6 @@ pub struct UpgradeConfig {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConnectConfig {
-    pub proxy_protocol: Option<crate::resource::tls::ProxyProtocolVersion>,
     pub allow_post: bool,
 }
 
@@ -468,7 +461,6 @@ pub struct RateLimit {
     pub actions: Vec<RateLimitAction>,
     pub limit: Option<(u32, i32)>,
     pub hits_addend: Option<u64>,
-    pub apply_on_stream_done: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -489,7 +481,6 @@ pub enum RateLimitAction {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScopedRoute {
     pub name: Name,
-    pub on_demand: bool,
     pub route_config_name: Name,
     pub inline: Option<Arc<RouteConfig>>,
     /// String fragments of the key, in order.

@@ -19,7 +19,7 @@ use crate::rejection::{Rejection, Within};
 use crate::resource::http_filter::parse_overrides;
 use crate::resource::substitution;
 use crate::value::{Metadata, Name, name};
-use crate::wire::{self, enumeration, flag, non_empty, optional_name, required};
+use crate::wire::{self, enumeration, flag, non_empty, required};
 
 /// `max_direct_response_body_size_bytes` when it is not given.
 const DEFAULT_MAX_DIRECT_RESPONSE_BODY: u32 = 4096;
@@ -40,19 +40,14 @@ pub fn parse(config: &pb::RouteConfiguration) -> Result<RouteConfig, Rejection> 
     let virtual_hosts = hosts
         .map(|(i, host)| virtual_host(host, limits).map(Arc::new).within_index("virtual_hosts", i))
         .collect::<Result<Vec<_>, _>>()?;
-    let vhds = match &config.vhds {
-        Some(vhds) => {
-            let source = required(&vhds.config_source, "config_source").within("vhds")?;
-            Some(wire::config_source(source, "config_source").within("vhds")?)
-        }
-        None => None,
-    };
+    if config.vhds.is_some() {
+        return Err(Rejection::unsupported("vhds", "list the virtual hosts in virtual_hosts"));
+    }
     let internal = config.internal_only_headers.iter().enumerate();
     Ok(RouteConfig {
         name: name(&config.name),
         domains: index_domains(&virtual_hosts)?,
         virtual_hosts,
-        vhds,
         internal_only_headers: internal
             .map(|(i, h)| wire::header_name(h, &format!("internal_only_headers[{i}]")))
             .collect::<Result<_, _>>()?,
@@ -68,7 +63,6 @@ pub fn parse(config: &pb::RouteConfiguration) -> Result<RouteConfig, Rejection> 
         )?,
         most_specific_header_mutations_wins: config.most_specific_header_mutations_wins,
         validate_clusters: flag(&config.validate_clusters, false),
-        max_direct_response_body,
         ignore_port_in_host_matching: config.ignore_port_in_host_matching,
         ignore_path_parameters: config.ignore_path_parameters_in_path_matching,
         request_mirrors: policy::mirrors(&config.request_mirror_policies)?,
@@ -204,7 +198,6 @@ fn route(route: &pb::Route, limits: Limits) -> Result<Route, Rejection> {
             &route.per_request_buffer_limit_bytes,
             &route.request_body_buffer_limit,
         )?,
-        stat_prefix: optional_name(&route.stat_prefix),
         overrides: parse_overrides(&route.typed_per_filter_config)?,
     })
 }
@@ -284,7 +277,6 @@ pub fn parse_scoped(scope: &pb::ScopedRouteConfiguration) -> Result<ScopedRoute,
     });
     Ok(ScopedRoute {
         name: non_empty(&scope.name, "name")?,
-        on_demand: scope.on_demand,
         route_config_name,
         inline,
         key: key.collect::<Result<_, _>>()?,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sidemesh_proto::envoy::config::common::mutation_rules::v3 as mutation;
-use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::config::route::v3 as pb;
 use sidemesh_proto::envoy::extensions::retry;
 use sidemesh_proto::envoy::r#type::metadata::v3::metadata_kind;
@@ -21,7 +20,6 @@ use crate::rejection::{Rejection, Within};
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_connection_manager::{CustomTag, MetadataKind, TagValue};
 use crate::resource::substitution;
-use crate::resource::tls::ProxyProtocolVersion;
 use crate::value::{Backoff, Name, RuntimeFraction, name};
 use crate::wire::{self, enumeration, flag, non_empty, optional_duration, optional_name, required, uint32};
 
@@ -233,9 +231,12 @@ fn hash_source(p: &pb::route_action::HashPolicy) -> Result<Option<HashSource>, R
         Some(Wire::QueryParameter(parameter)) => {
             HashSource::QueryParameter(non_empty(&parameter.name, "query_parameter.name")?.to_string())
         }
-        Some(Wire::FilterState(state)) => HashSource::FilterState(non_empty(&state.key, "filter_state.key")?),
+        Some(Wire::FilterState(_)) => {
+            let reason = "use header, cookie, connection_properties or query_parameter";
+            return Err(Rejection::unsupported("filter_state", reason));
+        }
         None => {
-            let reason = "needs one of header, cookie, connection_properties, query_parameter, filter_state";
+            let reason = "needs one of header, cookie, connection_properties, query_parameter";
             return Err(Rejection::invalid("", reason));
         }
     }))
@@ -256,7 +257,6 @@ pub(super) fn upgrades(list: &[pb::route_action::UpgradeConfig]) -> Result<Vec<U
 
 /// One upgrade of a route.
 pub fn upgrade_config(config: &pb::route_action::UpgradeConfig) -> Result<UpgradeConfig, Rejection> {
-    use core::proxy_protocol_config::Version;
     if http::HeaderValue::from_str(&config.upgrade_type).is_err() {
         return Err(Rejection::invalid("upgrade_type", "is no header value"));
     }
@@ -266,17 +266,11 @@ pub fn upgrade_config(config: &pb::route_action::UpgradeConfig) -> Result<Upgrad
             return Err(Rejection::invalid("connect_config", "is for the upgrade type CONNECT only"));
         }
         Some(connect) => {
-            let version = connect.proxy_protocol_config.as_ref().map(|p| {
-                if p.pass_through_tlvs.is_some() || !p.added_tlvs.is_empty() {
-                    return Err(Rejection::unsupported("proxy_protocol_config", "TLVs are not supported here"));
-                }
-                Ok(match enumeration(p.version, "proxy_protocol_config.version")? {
-                    Version::V1 => ProxyProtocolVersion::V1,
-                    Version::V2 => ProxyProtocolVersion::V2,
-                })
-            });
-            let proxy_protocol = version.transpose().within("connect_config")?;
-            Some(ConnectConfig { proxy_protocol, allow_post: connect.allow_post })
+            if connect.proxy_protocol_config.is_some() {
+                let reason = "give the cluster the transport socket upstream_proxy_protocol";
+                return Err(Rejection::unsupported("connect_config.proxy_protocol_config", reason));
+            }
+            Some(ConnectConfig { allow_post: connect.allow_post })
         }
         None => None,
     };

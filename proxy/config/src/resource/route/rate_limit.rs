@@ -46,7 +46,6 @@ fn rate_limit(limit: &pb::RateLimit) -> Result<RateLimit, Rejection> {
         actions: actions.map(|(i, a)| action(a).within_index("actions", i)).collect::<Result<_, _>>()?,
         limit: fixed,
         hits_addend: hits_addend(&limit.hits_addend).within("hits_addend")?,
-        apply_on_stream_done: limit.apply_on_stream_done,
     })
 }
 

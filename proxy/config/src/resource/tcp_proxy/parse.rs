@@ -6,13 +6,10 @@ use std::time::Duration;
 use sidemesh_proto::envoy::extensions::filters::network::tcp_proxy::v3 as pb;
 use sidemesh_proto::envoy::r#type::v3 as types;
 
-use super::{TcpCluster, TcpProxy, Tunneling};
+use super::{TcpCluster, TcpProxy};
 use crate::rejection::{Rejection, Within};
 use crate::resource::access_log;
-use crate::resource::core::HeaderEdits;
 use crate::resource::route::subset_match;
-use crate::resource::substitution;
-use crate::value::name;
 use crate::wire;
 
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -53,7 +50,6 @@ pub fn parse(p: &pb::TcpProxy) -> Result<TcpProxy, Rejection> {
             .as_ref()
             .map(|d| wire::positive_duration(d, "max_downstream_connection_duration"))
             .transpose()?,
-        tunneling: p.tunneling_config.as_ref().map(tunneling).transpose().within("tunneling_config")?.map(Arc::new),
         access_logs: wire::each(&p.access_log, "access_log", |l| access_log::parse(l).map(Arc::new))?,
         access_log_flush_interval,
         flush_log_on_connected,
@@ -63,6 +59,7 @@ pub fn parse(p: &pb::TcpProxy) -> Result<TcpProxy, Rejection> {
 fn refuse_unsupported(p: &pb::TcpProxy) -> Result<(), Rejection> {
     for (set, field) in [
         (p.on_demand.is_some(), "on_demand"),
+        (p.tunneling_config.is_some(), "tunneling_config"),
         (!p.proxy_protocol_tlvs.is_empty(), "proxy_protocol_tlvs"),
         (p.upstream_connect_mode != 0, "upstream_connect_mode"),
         (
@@ -114,30 +111,4 @@ fn hash_source_ip(policies: &[types::HashPolicy]) -> Result<bool, Rejection> {
         },
         _ => Err(Rejection::invalid("hash_policy", "holds at most one policy")),
     }
-}
-
-fn tunneling(t: &pb::tcp_proxy::TunnelingConfig) -> Result<Tunneling, Rejection> {
-    for (set, field) in [
-        (t.propagate_response_headers, "propagate_response_headers"),
-        (t.propagate_response_trailers, "propagate_response_trailers"),
-        (t.request_id_extension.is_some(), "request_id_extension"),
-        (!t.formatters.is_empty(), "formatters"),
-    ] {
-        if set {
-            return Err(Rejection::unsupported(field, "leave it out"));
-        }
-    }
-    if !t.post_path.is_empty() && !t.use_post {
-        return Err(Rejection::invalid("post_path", "needs use_post"));
-    }
-    let hostname = wire::non_empty(&t.hostname, "hostname")?;
-    Ok(Tunneling {
-        hostname: substitution::field(&hostname, "hostname")?,
-        use_post: t.use_post,
-        headers: HeaderEdits {
-            add: substitution::header_additions(&t.headers_to_add, "headers_to_add")?,
-            remove: Vec::new(),
-        },
-        post_path: name(if t.use_post && t.post_path.is_empty() { "/" } else { &t.post_path }),
-    })
 }
