@@ -282,6 +282,8 @@ async fn clean_originals(shared: Arc<SharedCluster>, every: Duration) {
 
 /// Ends ejections and compares success rates, on the configured interval.
 async fn sweep(context: Rc<Context>, shared: Arc<SharedCluster>, config: Arc<OutlierDetection>) {
+    // Shown as zeros from the start, not from the first ejection on.
+    drop(context.outlier_stats(&shared));
     loop {
         tokio::time::sleep(config.interval.max(Duration::from_millis(10))).await;
         let members = shared.members();

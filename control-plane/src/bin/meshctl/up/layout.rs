@@ -119,6 +119,16 @@ pub fn bootstrap(instance: &Instance, control_plane: SocketAddr) -> Value {
     })
 }
 
+/// A configuration for Prometheus, with the labels that the dashboard in `deploy/grafana` asks for.
+pub fn scrape_config(layout: &Layout) -> Value {
+    let sidecar = |i: &Instance| json!({"targets": [i.admin.to_string()], "labels": {"service": i.service, "version": i.version, "node": i.node}});
+    let sidecars: Vec<Value> = layout.instances.iter().map(sidecar).collect();
+    json!({"global": {"scrape_interval": "2s"}, "scrape_configs": [
+        {"job_name": "sidecars", "metrics_path": "/stats/prometheus", "static_configs": sidecars},
+        {"job_name": "control-plane", "static_configs": [{"targets": [layout.metrics.to_string()]}]},
+    ]})
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

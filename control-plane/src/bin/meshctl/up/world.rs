@@ -1,13 +1,14 @@
 //! The demo mesh as running processes.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use sidemesh_proto::sidemesh::admin::v1alpha1::CreateTokenRequest;
 
-use super::layout::{Instance, Layout, bootstrap, objects};
+use super::layout::{Instance, Layout, bootstrap, objects, scrape_config};
 use super::process::{Process, sibling};
 use super::{Args, admin};
 use crate::apply;
@@ -16,6 +17,8 @@ use crate::documents::Document;
 
 /// How long a part may take to get ready.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// For Prometheus, in the demo's directory.
+const SCRAPE_FILE: &str = "prometheus.yml";
 
 pub struct World {
     pub layout: Layout,
@@ -34,7 +37,9 @@ impl World {
             Some(dir) => (dir.clone(), false),
             None => (std::env::temp_dir().join(format!("sidemesh-{}", std::process::id())), true),
         };
-        std::fs::create_dir_all(&dir).map_err(|e| Failure::Usage(format!("--dir {}: {e}", dir.display())))?;
+        // Tokens and keys lie in it.
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.map_err(|e| Failure::Usage(format!("--dir {}: {e}", dir.display())))?;
         let dir = dir.canonicalize().map_err(|e| Failure::Usage(format!("--dir {}: {e}", dir.display())))?;
         let layout = Layout::draw()?;
         let server = Server { url: format!("http://{}", layout.control_plane), namespace: "default".to_owned() };
@@ -52,6 +57,7 @@ impl World {
     /// Starts everything and waits until each part is ready.
     pub async fn start(&mut self) -> Result<(), Failure> {
         println!("Starting the control plane, 5 services and their sidecars (logs in {}).", self.dir.display());
+        write(&self.dir, SCRAPE_FILE, &yaml(&scrape_config(&self.layout))?)?;
         self.start_control_plane().await?;
         for value in objects() {
             let document = Document { origin: "the demo".to_owned(), value };
@@ -160,6 +166,7 @@ impl World {
         println!("  orders          http://{}/orders/ada/teapot", self.order_address());
         println!("  control plane   export SIDEMESH_SERVER={}   (then: meshctl proxy status)", self.server.url);
         println!("  its metrics     http://{}/metrics", self.layout.metrics);
+        println!("  all metrics     prometheus --config.file={}", self.dir.join(SCRAPE_FILE).display());
         for i in &self.layout.instances {
             println!("  {:<15} admin http://{}  metrics http://{}/stats/prometheus", i.node, i.admin, i.admin);
         }
@@ -212,13 +219,8 @@ fn sidecar_args(
     token: &str,
     dir: &Path,
 ) -> Result<Vec<String>, Failure> {
-    let file = |name: String, text: &str| -> Result<String, Failure> {
-        let path = dir.join(name);
-        std::fs::write(&path, text).map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
-        Ok(path.display().to_string())
-    };
-    let text =
-        serde_yaml_ng::to_string(&bootstrap(instance, control_plane)).map_err(|e| Failure::Failed(e.to_string()))?;
+    let file = |name: String, text: &str| write(dir, &name, text);
+    let text = yaml(&bootstrap(instance, control_plane))?;
     let config = file(format!("{}.yaml", instance.node), &text)?;
     let token = file(format!("{}.token", instance.node), token)?;
     let state = dir.join(format!("{}-state", instance.node)).display().to_string();
@@ -236,4 +238,15 @@ fn sidecar_args(
         &token,
     ];
     Ok(words.iter().map(|w| (*w).to_owned()).collect())
+}
+
+fn yaml(value: &serde_json::Value) -> Result<String, Failure> {
+    serde_yaml_ng::to_string(value).map_err(|e| Failure::Failed(e.to_string()))
+}
+
+/// Writes a file of the demo's directory; its path.
+fn write(dir: &Path, name: &str, text: &str) -> Result<String, Failure> {
+    let path = dir.join(name);
+    std::fs::write(&path, text).map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
+    Ok(path.display().to_string())
 }
