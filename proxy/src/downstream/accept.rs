@@ -19,7 +19,6 @@ use super::proxy_protocol::{self, Parsed};
 use super::stats::ListenerStats;
 use crate::connection::ConnectionInfo;
 use crate::io::{Io, Socket};
-use crate::tcp::filter::RateLimit;
 
 /// A connection is handed from listener to listener at most so often.
 const MAX_HAND_OVERS: usize = 4;
@@ -163,12 +162,12 @@ fn serve(listener: &Rc<Listener>, version: &Version, inspected: Inspected, ends:
         proxy_tlvs: inspected.tlvs,
     };
     let socket = Socket::from(inspected.stream).with_prefix(inspected.early.freeze());
-    let (listener, worker) = (listener.clone(), worker.clone());
+    let worker = worker.clone();
+    // Boxed, and out here, so that an established connection keeps no room for its handshake and what that was made of.
+    let secured = Box::pin(secure(chain.clone(), listener.clone(), socket, info));
     chain.clone().spawn(async move {
         let _counted = counted;
-        // Boxed, so that an established connection does not keep room for its handshake.
-        let secured = Box::pin(secure(chain.clone(), listener, socket, info)).await;
-        if let Some((io, info)) = secured {
+        if let Some((io, info)) = secured.await {
             chain.serve(io, info.clone()).await;
             log_connection(&worker, &info);
         }
@@ -265,7 +264,7 @@ impl Inspected {
         let filters = async {
             tokio::select! {
                 biased;
-                done = self.run_filters(listener, &config.listener_filters) => done,
+                done = self.run_filters(listener, version) => done,
                 () = unfinished.overdue(&listener.worker.local.timers) => Err(Ended::Draining),
             }
         };
@@ -291,8 +290,9 @@ impl Inspected {
         done
     }
 
-    async fn run_filters(&mut self, listener: &Listener, filters: &[ListenerFilter]) -> Result<(), Ended> {
-        for filter in filters {
+    async fn run_filters(&mut self, listener: &Listener, version: &Version) -> Result<(), Ended> {
+        let mut limits = version.limits();
+        for filter in &version.config.listener_filters {
             match filter {
                 ListenerFilter::OriginalDst => {
                     if let Some(destination) = original_destination(&self.stream).map(canonical) {
@@ -303,8 +303,10 @@ impl Inspected {
                 ListenerFilter::ProxyProtocol(config) => self.proxy_protocol(listener, config).await?,
                 ListenerFilter::TlsInspector { .. } => self.tls_inspector(listener).await?,
                 ListenerFilter::HttpInspector => self.http_inspector(listener).await?,
-                ListenerFilter::LocalRateLimit(config) => {
-                    RateLimit::new(config, &listener.worker).check(&listener.worker).map_err(|_| Ended::Limited)?;
+                ListenerFilter::LocalRateLimit(_) => {
+                    if let Some(limit) = limits.next() {
+                        limit.check(&listener.worker).map_err(|_| Ended::Limited)?;
+                    }
                 }
             }
         }

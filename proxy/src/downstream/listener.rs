@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sidemesh_config::resource::listener::{FilterChain, Listener as Config};
+use sidemesh_config::resource::listener::{FilterChain, Listener as Config, ListenerFilter};
 use sidemesh_config::value::Name;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -18,6 +18,7 @@ use super::accept;
 use super::chain::Chain;
 use super::stats::{HttpInspectorStats, ListenerStats, TlsInspectorStats};
 use crate::codec::{Drain, DrainHandle};
+use crate::tcp::filter::RateLimit;
 use crate::telemetry::stats::Scope;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
@@ -30,11 +31,18 @@ pub(super) struct Version {
     pub(super) config: Arc<Config>,
     /// By the address of their configuration, which this version keeps.
     chains: HashMap<*const FilterChain, Rc<Chain>>,
+    /// The rate limits among the listener filters, in their order: their buckets live as long as the version.
+    limits: Vec<Rc<RateLimit>>,
 }
 
 impl Version {
     pub(super) fn chain(&self, config: &Arc<FilterChain>) -> Option<&Rc<Chain>> {
         self.chains.get(&Arc::as_ptr(config))
+    }
+
+    /// The listener's rate limits, in the order of its filters.
+    pub(super) fn limits(&self) -> impl Iterator<Item = &Rc<RateLimit>> {
+        self.limits.iter()
     }
 
     pub(super) fn chains(&self) -> impl Iterator<Item = &Rc<Chain>> {
@@ -227,7 +235,19 @@ fn version(config: Arc<Config>, old: Option<&Version>, worker: &Rc<Worker>, upst
         let instance = kept.cloned().unwrap_or_else(|| Chain::new(chain, &config, worker, upstream));
         chains.insert(Arc::as_ptr(chain), instance);
     }
-    Version { config, chains }
+    let limits = match old {
+        Some(old) => old.limits.clone(),
+        None => rate_limits(&config, worker),
+    };
+    Version { config, chains, limits }
+}
+
+fn rate_limits(config: &Config, worker: &Rc<Worker>) -> Vec<Rc<RateLimit>> {
+    let limit = |filter: &ListenerFilter| match filter {
+        ListenerFilter::LocalRateLimit(config) => Some(Rc::new(RateLimit::new(config, worker))),
+        _ => None,
+    };
+    config.listener_filters.iter().filter_map(limit).collect()
 }
 
 fn same_but_chains(a: &Config, b: &Config) -> bool {

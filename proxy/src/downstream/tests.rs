@@ -1,5 +1,8 @@
 use std::net::Ipv4Addr;
 
+use sidemesh_config::resource::http_filter::rate_limit::TokenBucket;
+use sidemesh_config::resource::listener::ListenerFilter;
+use sidemesh_config::resource::network_filter::NetworkRateLimit;
 use sidemesh_config::resource::{Resource, decode};
 use sidemesh_proto::json::any_from_json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -147,4 +150,20 @@ fn an_address_is_given_to_one_listener_and_the_refusal_names_the_other() {
     assert!(refusal.contains("listener `l`"), "{refusal}");
     sockets.retain(std::iter::once(&second));
     sockets.reserve(&second).expect("the address is free again");
+}
+
+#[tokio::test]
+async fn a_rate_limit_of_a_listener_counts_over_its_connections() {
+    local(async {
+        let mut bench = Bench::new();
+        let mut limited = Config::clone(&listener(0, &[(1, None)]));
+        let bucket = TokenBucket { max_tokens: 2, tokens_per_fill: 1, fill_interval: Duration::from_secs(3600) };
+        let limit = NetworkRateLimit { stat_prefix: "l".into(), bucket, enabled: None };
+        limited.listener_filters = vec![ListenerFilter::LocalRateLimit(Arc::new(limit))];
+        bench.put(&Arc::new(limited));
+        for allowed in [true, true, false, false] {
+            assert_eq!(echoes(&mut bench.connect(1).await).await, allowed);
+        }
+    })
+    .await;
 }
