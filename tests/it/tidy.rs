@@ -1,5 +1,8 @@
 //! The structure of the source is a promise like any other: sizes, layers, no circles.
 
+use std::collections::HashSet;
+use std::path::Path;
+
 use sidemesh_tests::source::{cycle, long_functions, module_graph, rust_files};
 
 const CRATES: [&str; 5] = ["proto/src", "proxy/config/src", "proxy/src", "control-plane/src", "examples/src"];
@@ -88,4 +91,77 @@ fn unsafe_code_is_forbidden_in_every_crate() {
         let text = std::fs::read_to_string(sidemesh_tests::source::root().join(root)).expect("crate root");
         assert!(text.contains("#![forbid(unsafe_code)]"), "{root} lacks #![forbid(unsafe_code)]");
     }
+}
+
+/// Files of the configuration that work with validated values as the proxy does: they choose routes and filter chains.
+const CHOOSERS: [&str; 3] = ["route/select.rs", "route/index.rs", "listener/choose.rs"];
+
+#[test]
+fn no_validated_field_is_ignored() {
+    const TYPES: &str = "proxy/config/src/resource";
+    let types = rust_files(TYPES);
+    let chooses = |path: &Path| CHOOSERS.iter().any(|chooser| path.ends_with(chooser));
+    let readers: String = rust_files("proxy/src")
+        .iter()
+        .chain(types.iter().filter(|f| chooses(&f.path)))
+        .filter(|f| !f.is_test())
+        .map(|f| without_comments(f.production()))
+        .collect();
+    let accessed = accessed(&readers);
+    let spelled: HashSet<&str> = readers.split(|c| !is_word(c)).collect();
+    let mut ignored = Vec::new();
+    for file in types.iter().filter(|f| !f.is_test() && !chooses(&f.path)) {
+        for (name, of_variant) in fields(&without_comments(file.production())) {
+            // A field of an enum's variant is taken out by a pattern.
+            let read = if of_variant { spelled.contains(&*name) } else { accessed.contains(&*name) };
+            if !read {
+                ignored.push(format!("{}: {name}", file.path.display()));
+            }
+        }
+    }
+    assert!(
+        ignored.is_empty(),
+        "fields of {TYPES} that the proxy never reads; act on them, or refuse them in support/table.txt:\n{}",
+        ignored.join("\n")
+    );
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+fn without_comments(text: &str) -> String {
+    text.lines().map(|l| l.split("//").next().unwrap_or(l).to_owned() + "\n").collect()
+}
+
+/// The public fields that a file declares, and whether each belongs to a variant of an enum.
+fn fields(text: &str) -> Vec<(String, bool)> {
+    let mut found = Vec::new();
+    let mut in_enum = false;
+    for line in text.lines() {
+        in_enum = line.starts_with("pub enum ") || (in_enum && line != "}");
+        let declared = match line.strip_prefix("    pub ") {
+            _ if in_enum => line,
+            Some(rest) => rest,
+            None => continue,
+        };
+        for part in declared.split(['{', ',', '}']) {
+            if let Some((name, _)) = part.trim().split_once(": ")
+                && name.chars().all(is_word)
+            {
+                found.push((name.to_owned(), in_enum));
+            }
+        }
+    }
+    found
+}
+
+/// Words that follow a dot and are no calls.
+fn accessed(text: &str) -> HashSet<&str> {
+    let word = |rest: &'_ str| rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+    text.split('.')
+        .skip(1)
+        .filter(|rest| !rest[word(rest)..].starts_with('('))
+        .map(|rest| &rest[..word(rest)])
+        .collect()
 }

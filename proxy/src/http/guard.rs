@@ -110,7 +110,11 @@ pub struct Limits {
 
 impl Limits {
     pub fn any(&self, x: &Exchange) -> bool {
-        self.route.is_some() || self.per_try_idle.is_some() || x.idle.is_some() || x.duration_ends.is_some()
+        self.route.is_some()
+            || self.per_try_idle.is_some()
+            || x.idle.is_some()
+            || x.duration_ends.is_some()
+            || self.cluster.weighs_reports()
     }
 }
 
@@ -209,6 +213,11 @@ impl HttpBody for Guard {
         match guard.body.poll_next(cx) {
             Poll::Ready(frame) => {
                 guard.active = guard.clock.now();
+                if let Some(Ok(frame)) = &frame
+                    && let Some(trailers) = frame.trailers_ref()
+                {
+                    guard.limits.cluster.on_load_report(&guard.limits.host, trailers);
+                }
                 Poll::Ready(frame)
             }
             Poll::Pending => guard.poll_limits(cx).map(|error| {

@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sidemesh_config::resource::cluster::{Cluster as Config, Discovery};
+use http::HeaderMap;
+use sidemesh_config::resource::cluster::{Cluster as Config, Discovery, LbPolicy};
 use sidemesh_config::resource::endpoint::Endpoint;
 use sidemesh_config::resource::route::{Priority, RetryPolicy};
 use sidemesh_config::resource::tls::UpstreamTls;
@@ -385,11 +386,17 @@ impl Cluster {
         }
     }
 
-    /// Takes up a host's own load report (`endpoint-load-metrics`), where the policy uses them.
-    pub fn on_load_report(&self, host: &Host, report: &balancer::LoadReport) {
-        use sidemesh_config::resource::cluster::LbPolicy;
-        if let LbPolicy::ClientSideWeightedRoundRobin(config) = &self.config().lb
-            && let Some(weight) = balancer::weight_of_report(config, report)
+    /// Whether the policy weighs hosts by what they report.
+    pub fn weighs_reports(&self) -> bool {
+        matches!(self.config.borrow().lb, LbPolicy::ClientSideWeightedRoundRobin(_))
+    }
+
+    /// Takes up the host's own load report (`endpoint-load-metrics`) in the headers or trailers of a response, where the policy
+    /// uses them.
+    pub fn on_load_report(&self, host: &Host, headers: &HeaderMap) {
+        if let LbPolicy::ClientSideWeightedRoundRobin(config) = &self.config.borrow().lb
+            && let Some(report) = balancer::LoadReport::of(headers)
+            && let Some(weight) = balancer::weight_of_report(config, &report)
         {
             let now = self.registry.millis(self.worker.local.clock.coarse());
             let expiration = config.weight_expiration_period.as_millis() as u64;

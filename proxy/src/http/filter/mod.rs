@@ -65,10 +65,14 @@ enum Source {
     Discovered {
         name: Name,
         default: Option<Rc<Filter>>,
-        current: RefCell<Option<(Arc<HttpFilterKind>, Option<Rc<Filter>>)>>,
+        type_urls: Vec<Name>,
+        current: RefCell<Option<(Arc<HttpFilterKind>, Found)>>,
         stat_prefix: Name,
     },
 }
+
+/// `Ok(None)`: the router; `Err`: no configuration that could run.
+type Found = Result<Option<Rc<Filter>>, ()>;
 
 /// One filter, compiled for a worker.
 enum Filter {
@@ -123,8 +127,9 @@ impl Chain {
             .iter()
             .filter_map(|f| {
                 let filter = match &f.kind {
-                    HttpFilterKind::Discovered { name, default, .. } => Source::Discovered {
+                    HttpFilterKind::Discovered { name, default, type_urls, .. } => Source::Discovered {
                         name: name.clone(),
+                        type_urls: type_urls.clone(),
                         default: default
                             .as_ref()
                             .and_then(|d| Filter::compile(d, worker, upstream, stat_prefix))
@@ -142,29 +147,31 @@ impl Chain {
 }
 
 impl Entry {
-    /// The filter in force; `Err`: its configuration has not arrived.
-    fn filter(
-        &self,
-        snapshot: &Snapshot,
-        worker: &Rc<Worker>,
-        upstream: &Rc<Upstream>,
-    ) -> Result<Option<Rc<Filter>>, ()> {
-        let (name, default, current, stat_prefix) = match &self.filter {
+    /// The filter in force; `Err`: its configuration has not arrived, or is of a type that is not allowed.
+    fn filter(&self, snapshot: &Snapshot, worker: &Rc<Worker>, upstream: &Rc<Upstream>) -> Found {
+        let (name, default, type_urls, current, stat_prefix) = match &self.filter {
             Source::Own(filter) => return Ok(Some(filter.clone())),
-            Source::Discovered { name, default, current, stat_prefix } => (name, default, current, stat_prefix),
+            Source::Discovered { name, default, type_urls, current, stat_prefix } => {
+                (name, default, type_urls, current, stat_prefix)
+            }
         };
         let Some(kind) = snapshot.extension_configs.get(name) else {
             return default.clone().map(Some).ok_or(());
         };
         let mut current = current.borrow_mut();
-        if let Some((have, filter)) = &*current
+        if let Some((have, found)) = &*current
             && Arc::ptr_eq(have, kind)
         {
-            return Ok(filter.clone());
+            return found.clone();
         }
-        let filter = Filter::compile(kind, worker, upstream, stat_prefix).map(Rc::new);
-        *current = Some((kind.clone(), filter.clone()));
-        Ok(filter)
+        let found = if kind.is_one_of(type_urls) {
+            Ok(Filter::compile(kind, worker, upstream, stat_prefix).map(Rc::new))
+        } else {
+            tracing::warn!(filter = %name, given = kind.message(), "the configuration's type is not in type_urls");
+            default.clone().map(Some).ok_or(())
+        };
+        *current = Some((kind.clone(), found.clone()));
+        found
     }
 
     /// Whether the filter runs for the exchange, and under which override.

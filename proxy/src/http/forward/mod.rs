@@ -320,13 +320,9 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     let from = x.request_ended().unwrap_or(x.info.start);
     let took = now.saturating_duration_since(from);
     charge(x, &plan.cluster, status, Some(took));
+    plan.cluster.on_load_report(&host, response.headers());
     if x.info.upstream.attempts > 1 && status < 500 {
         plan.cluster.stats().upstream_rq_retry_success.inc();
-    }
-    // The retry is over with the head of its answer, however long the body takes.
-    x.retry_permit = None;
-    if let Some(budget) = &mut x.budget {
-        budget.retried();
     }
     // The retry is over with the head of its answer, however long the body takes.
     x.retry_permit = None;

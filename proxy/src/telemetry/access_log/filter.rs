@@ -21,7 +21,10 @@ pub fn admits(filter: &AccessLogFilter, ctx: &LogContext<'_>, runtime: &Runtime,
         }
         AccessLogFilter::NotHealthCheck => !info.health_check,
         AccessLogFilter::Traceable => info.trace.sampled,
-        AccessLogFilter::Runtime { fraction, .. } => fraction.value(runtime).hit(random),
+        AccessLogFilter::Runtime { fraction, independent } => {
+            let of_request = if *independent { None } else { ctx.request.and_then(|r| request_number(r.headers)) };
+            fraction.value(runtime).hit(of_request.unwrap_or(random))
+        }
         AccessLogFilter::And(all) => all.iter().all(|f| admits(f, ctx, runtime, random)),
         AccessLogFilter::Or(any) => any.iter().any(|f| admits(f, ctx, runtime, random)),
         AccessLogFilter::Header(matcher) => ctx.request.is_some_and(|r| {
@@ -73,6 +76,12 @@ fn compare(op: Comparison, value: u64, against: u64) -> bool {
         Comparison::Ge => value >= against,
         Comparison::Le => value <= against,
     }
+}
+
+/// The number that all proxies on a request's way draw alike: the first 32 bits of its id.
+fn request_number(headers: &http::HeaderMap) -> Option<u64> {
+    let id = headers.get("x-request-id")?.to_str().ok()?;
+    u32::from_str_radix(id.get(..8)?, 16).ok().map(u64::from)
 }
 
 /// The gRPC status an HTTP status stands for, where the answer carries none.

@@ -2,11 +2,38 @@
 
 use std::rc::Rc;
 
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use http::HeaderMap;
+use prost::Message;
 use sidemesh_config::resource::cluster::ClientSideWrr;
 
 use super::hosts::Group;
 use super::{Chance, round_robin, slow_start};
 use crate::upstream::host::Host;
+
+const REPORT: &str = "endpoint-load-metrics";
+const BINARY_REPORT: &str = "endpoint-load-metrics-bin";
+
+/// Base64 with or without padding, as gRPC's metadata has it.
+const FORGIVING: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// `xds.data.orca.v3.OrcaLoadReport`, as far as weights are made of it.
+#[derive(Clone, PartialEq, Message)]
+struct Orca {
+    #[prost(double, tag = "1")]
+    cpu_utilization: f64,
+    #[prost(double, tag = "6")]
+    rps_fractional: f64,
+    #[prost(double, tag = "7")]
+    eps: f64,
+    #[prost(double, tag = "9")]
+    application_utilization: f64,
+}
 
 /// The figures of a load report that weights are made of.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -18,8 +45,28 @@ pub struct LoadReport {
 }
 
 impl LoadReport {
-    /// Reads an `endpoint-load-metrics` header: `TEXT cpu_utilization=0.3, rps_fractional=120` or `JSON {...}`. `None` where it
-    /// is of another form.
+    /// The report in the headers or trailers of a response.
+    pub fn of(headers: &HeaderMap) -> Option<LoadReport> {
+        if let Some(binary) = headers.get(BINARY_REPORT) {
+            return LoadReport::decode(binary.as_bytes());
+        }
+        LoadReport::parse(headers.get(REPORT)?.to_str().ok()?)
+    }
+
+    /// `OrcaLoadReport` in base64.
+    fn decode(text: &[u8]) -> Option<LoadReport> {
+        let bytes = FORGIVING.decode(text).ok()?;
+        let wire = Orca::decode(bytes.as_slice()).ok()?;
+        let mut report = LoadReport::default();
+        report.set("rps_fractional", wire.rps_fractional);
+        report.set("eps", wire.eps);
+        report.set("application_utilization", wire.application_utilization);
+        report.set("cpu_utilization", wire.cpu_utilization);
+        Some(report)
+    }
+
+    /// Reads an `endpoint-load-metrics` header: `TEXT cpu_utilization=0.3, rps_fractional=120`, `JSON {...}` or `BIN` with
+    /// base64. `None` where it is of another form.
     pub fn parse(header: &str) -> Option<LoadReport> {
         let (form, rest) = header.split_once(' ')?;
         let mut report = LoadReport::default();
@@ -37,6 +84,7 @@ impl LoadReport {
                     }
                 }
             }
+            "BIN" => return LoadReport::decode(rest.as_bytes()),
             _ => return None,
         }
         Some(report)
@@ -47,10 +95,10 @@ impl LoadReport {
             return;
         }
         match key {
-            "rps_fractional" => self.requests_per_second = value,
+            "rps_fractional" | "rpsFractional" => self.requests_per_second = value,
             "eps" => self.errors_per_second = value,
-            "application_utilization" => self.application_utilization = value,
-            "cpu_utilization" | "cpu" => self.cpu_utilization = value,
+            "application_utilization" | "applicationUtilization" => self.application_utilization = value,
+            "cpu_utilization" | "cpuUtilization" | "cpu" => self.cpu_utilization = value,
             _ => {}
         }
     }

@@ -384,6 +384,13 @@ fn load_reports_become_weights() {
         slow_start: None,
     };
     assert_eq!(weight_of_report(&config, &report), Some(200.0));
+    // The same as a message: cpu_utilization 0.5 and rps_fractional 100.
+    let binary = http::HeaderMap::from_iter([(
+        http::HeaderName::from_static("endpoint-load-metrics-bin"),
+        http::HeaderValue::from_static("CQAAAAAAAOA/MQAAAAAAAFlA"),
+    )]);
+    assert_eq!(LoadReport::of(&binary), Some(report));
+    assert_eq!(LoadReport::of(&http::HeaderMap::new()), None);
     assert_eq!(LoadReport::parse("nonsense"), None);
     let hosts = vec![host(1, 1), host(2, 1)];
     hosts[0].state().set_reported_weight(300.0, 0, 0);

@@ -125,3 +125,37 @@ fn health_check_defaults_follow_one_another() {
     assert_eq!((h.unhealthy_edge_interval, h.no_traffic_interval), (Duration::from_secs(3), Duration::from_secs(60)));
     assert!(matches!(&h.checker, super::HealthChecker::Tcp { send, .. } if send == &[0, 255]));
 }
+
+#[test]
+fn what_nothing_acts_on_is_refused() {
+    let check = json!({ "timeout": "1s", "interval": "1s", "unhealthy_threshold": 1, "healthy_threshold": 1,
+        "http_health_check": { "path": "/" } });
+    refused(
+        json!({ "health_checks": [check, check] }),
+        "health_checks[1]: not supported: one health check is supported; leave out the others",
+    );
+    let mut operator = check.clone();
+    operator["http_health_check"]["request_headers_to_add"] = json!([{ "header": { "key": "x-a", "value": "plain" } }, { "header": { "key": "x-b", "value": "%START_TIME%" } }]);
+    refused(
+        json!({ "health_checks": [operator] }),
+        "health_checks[0].http_health_check.request_headers_to_add[1].header.value: not supported: a health check has no \
+         request for % operators to read; give plain text",
+    );
+    refused(
+        json!({ "common_http_protocol_options": { "max_stream_duration": "1s" } }),
+        "common_http_protocol_options.max_stream_duration: not supported: set max_stream_duration on the route",
+    );
+    let formatter = json!({ "stateful_formatter": { "name": "preserve_case" } });
+    refused(
+        json!({ "http_protocol_options": { "header_key_format": formatter } }),
+        "http_protocol_options.header_key_format.stateful_formatter: not supported: use proper_case_words",
+    );
+}
+
+#[test]
+fn http1_options_towards_a_cluster() {
+    let options = json!({ "send_fully_qualified_url": true, "allow_chunked_length": true, "enable_trailers": true });
+    let http1 = read(json!({ "http_protocol_options": options })).expect("valid").protocol.http1;
+    assert!(http1.send_fully_qualified_url && http1.allow_chunked_length && http1.enable_trailers);
+    assert!(!http1.proper_case_headers);
+}

@@ -65,6 +65,41 @@ pub enum HttpFilterKind {
     },
 }
 
+impl HttpFilterKind {
+    /// The message type of its configuration, below `envoy.extensions.filters.http.`; empty where it is discovered.
+    pub fn message(&self) -> &'static str {
+        match self {
+            HttpFilterKind::Router(_) => "router.v3.Router",
+            HttpFilterKind::Buffer(_) => "buffer.v3.Buffer",
+            HttpFilterKind::Compressor(_) => "compressor.v3.Compressor",
+            HttpFilterKind::Decompressor(_) => "decompressor.v3.Decompressor",
+            HttpFilterKind::Cors => "cors.v3.Cors",
+            HttpFilterKind::Csrf(_) => "csrf.v3.CsrfPolicy",
+            HttpFilterKind::ExtAuthz(_) => "ext_authz.v3.ExtAuthz",
+            HttpFilterKind::Fault(_) => "fault.v3.HTTPFault",
+            HttpFilterKind::GrpcStats(_) => "grpc_stats.v3.FilterConfig",
+            HttpFilterKind::GrpcWeb => "grpc_web.v3.GrpcWeb",
+            HttpFilterKind::HeaderMutation(_) => "header_mutation.v3.HeaderMutation",
+            HttpFilterKind::HealthCheck(_) => "health_check.v3.HealthCheck",
+            HttpFilterKind::JwtAuthn(_) => "jwt_authn.v3.JwtAuthentication",
+            HttpFilterKind::LocalRateLimit(_) => "local_ratelimit.v3.LocalRateLimit",
+            HttpFilterKind::RateLimit(_) => "ratelimit.v3.RateLimit",
+            HttpFilterKind::Rbac(_) => "rbac.v3.RBAC",
+            HttpFilterKind::OnDemand => "on_demand.v3.OnDemand",
+            HttpFilterKind::Discovered { .. } => "",
+        }
+    }
+
+    /// Whether `type_urls` of a discovered filter allow a configuration of this kind.
+    pub fn is_one_of(&self, type_urls: &[Name]) -> bool {
+        let own = |url: &Name| {
+            let name = sidemesh_proto::type_url::message_name(url).strip_prefix("envoy.extensions.filters.http.");
+            name == Some(self.message())
+        };
+        type_urls.iter().any(own)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct GrpcStats {
     pub stats_for_all_methods: bool,

@@ -52,6 +52,8 @@ fn entries_are_known_skipped_discovered_or_refused() {
         "default_config": any("cors.v3.Cors", json!({})) });
     let found = entry(json!({ "name": "e", "config_discovery": source })).expect("valid").expect("known").kind;
     assert!(matches!(found, HttpFilterKind::Discovered { default: Some(kind), .. } if *kind == HttpFilterKind::Cors));
+    let urls = [crate::value::name("type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors")];
+    assert!(HttpFilterKind::Cors.is_one_of(&urls) && !HttpFilterKind::GrpcWeb.is_one_of(&urls));
     refused(entry(json!({ "name": "e" })), "typed_config: invalid: is required");
 }
 

@@ -61,7 +61,7 @@ pub enum TrafficDirection {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum ListenerFilter {
-    TlsInspector { ja3: bool, ja4: bool },
+    TlsInspector,
     HttpInspector,
     OriginalDst,
     ProxyProtocol(ProxyProtocolFilter),

@@ -136,13 +136,13 @@ fn listener_filters(listener: &pb::Listener, chains: &[Arc<FilterChain>]) -> Res
         filters.push(ListenerFilter::OriginalDst);
     }
     // Criteria that only a look at the ClientHello can answer bring the inspector with them, as in Envoy.
-    let inspects = filters.iter().any(|f| matches!(f, ListenerFilter::TlsInspector { .. }));
+    let inspects = filters.iter().any(|f| matches!(f, ListenerFilter::TlsInspector));
     let needs = chains.iter().map(|c| &c.matcher).any(|m| match m.transport_protocol.as_deref() {
         Some(transport) => transport == "tls",
         None => !m.server_names.is_empty() || !m.application_protocols.is_empty(),
     });
     if needs && !inspects {
-        filters.push(ListenerFilter::TlsInspector { ja3: false, ja4: false });
+        filters.push(ListenerFilter::TlsInspector);
     }
     Ok(filters)
 }
@@ -162,10 +162,15 @@ fn listener_filter(filter: &pb::ListenerFilter) -> Result<ListenerFilter, Reject
     match type_url::message_name(&config.type_url) {
         n if n == TlsInspector::full_name() => {
             let inspector = wire::unpack::<TlsInspector>(config, "typed_config")?;
-            Ok(ListenerFilter::TlsInspector {
-                ja3: wire::flag(&inspector.enable_ja3_fingerprinting, false),
-                ja4: wire::flag(&inspector.enable_ja4_fingerprinting, false),
-            })
+            for (fingerprints, field) in [
+                (&inspector.enable_ja3_fingerprinting, "enable_ja3_fingerprinting"),
+                (&inspector.enable_ja4_fingerprinting, "enable_ja4_fingerprinting"),
+            ] {
+                if wire::flag(fingerprints, false) {
+                    return Err(Rejection::unsupported(field, "leave it out")).within("typed_config");
+                }
+            }
+            Ok(ListenerFilter::TlsInspector)
         }
         n if n == HttpInspector::full_name() => Ok(ListenerFilter::HttpInspector),
         n if n == LocalRateLimit::full_name() => {

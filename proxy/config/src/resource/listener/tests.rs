@@ -154,3 +154,27 @@ fn refusals_name_the_chain() {
 fn names_for_statistics() {
     assert_eq!(&*listener(vec![chain("a", json!({}))], false).stat_prefix, "127.0.0.1_8443");
 }
+
+#[test]
+fn listener_filters() {
+    let with = |filter: Value| read(json!({ "filter_chains": [chain("a", json!({}))], "listener_filters": [filter] }));
+    let limit = |bucket: Value| {
+        json!({ "name": "l", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.listener.local_ratelimit.v3.LocalRateLimit",
+            "stat_prefix": "s", "token_bucket": bucket } })
+    };
+    let limited = with(limit(json!({ "max_tokens": 2, "fill_interval": "1s" }))).expect("valid");
+    let [ListenerFilter::LocalRateLimit(config)] = limited.listener_filters.as_slice() else { panic!("{limited:?}") };
+    assert_eq!((&*config.stat_prefix, config.bucket.max_tokens, config.bucket.tokens_per_fill), ("s", 2, 1));
+    assert_eq!(
+        with(limit(json!({ "max_tokens": 0, "fill_interval": "1s" }))).expect_err("no tokens"),
+        "listener_filters[0].typed_config.token_bucket.max_tokens: invalid: max_tokens and tokens_per_fill must be at least 1"
+    );
+    let inspector = json!({ "name": "t", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+        "enable_ja3_fingerprinting": true } });
+    assert_eq!(
+        with(inspector).expect_err("no fingerprints"),
+        "listener_filters[0].typed_config.enable_ja3_fingerprinting: not supported: leave it out"
+    );
+}
