@@ -35,7 +35,7 @@ pub enum Answer {
 }
 
 /// Completes the answer and hands the exchange over to its body.
-pub fn respond(mut x: Exchange, answer: Answer) -> Response<Body> {
+pub fn respond(mut x: Box<Exchange>, answer: Answer) -> Response<Body> {
     let (mut response, limits) = match answer {
         Answer::Upstream(response, limits) => (response, Some(limits)),
         Answer::Own(response) | Answer::Again(response) => (response, None),
@@ -142,7 +142,8 @@ fn own_headers(x: &mut Exchange, response: &mut Response<Body>) {
         proxy_status::apply(config, x, response);
     }
     let unread = x.protocol != Protocol::Http2 && !x.request_complete() && !switches(response);
-    if manager.worker.shutdown().is_health_failed() || (unread && closes_unread(x)) {
+    let drains = manager.worker.shutdown().is_health_failed() && !x.info.connection.listener.drain_modify_only;
+    if drains || (unread && closes_unread(x)) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
@@ -157,7 +158,7 @@ fn switches(response: &Response<Body>) -> bool {
     response.status() == StatusCode::SWITCHING_PROTOCOLS
 }
 
-fn deliver(mut x: Exchange, response: Response<Body>, limits: Option<Box<Limits>>) -> Response<Body> {
+fn deliver(mut x: Box<Exchange>, response: Response<Body>, limits: Option<Box<Limits>>) -> Response<Body> {
     let now = x.now();
     x.info.timing.downstream_tx_begin = Some(now);
     if switches(&response) {
@@ -193,7 +194,7 @@ pub type Outcome = Rc<Cell<Option<super::guard::Limit>>>;
 
 /// Sees the last byte out and writes the record.
 struct Last {
-    exchange: RefCell<Option<Exchange>>,
+    exchange: RefCell<Option<Box<Exchange>>>,
     bytes: Cell<u64>,
     outcome: Outcome,
 }

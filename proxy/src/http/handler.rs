@@ -23,7 +23,8 @@ use crate::telemetry::trace;
 impl Handler for Connection {
     async fn handle(&self, request: Request<Body>, meta: RequestMeta) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let mut x = Exchange::begin(self, parts, meta);
+        // Boxed: it goes from here to the answer's body.
+        let mut x = Box::new(Exchange::begin(self, parts, meta));
         record::started(&x);
         if !body.is_end() {
             x.upload = Some(Upload::new(body, self.manager.worker.local.clock.clone()));

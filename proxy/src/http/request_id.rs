@@ -74,20 +74,16 @@ fn reason(headers: &HeaderMap) -> Option<TraceReason> {
 /// A random UUID, version 4.
 fn fresh(random: &Random) -> HeaderValue {
     const HEX: &[u8; 16] = b"0123456789abcdef";
+    /// Where each byte's two digits stand.
+    const AT: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
     let bits = (u128::from(random.next_u64()) << 64) | u128::from(random.next_u64());
+    let mut bytes = bits.to_be_bytes();
+    bytes[6] = 0x40 | (bytes[6] & 0x0f);
+    bytes[8] = 0x80 | (bytes[8] & 0x3f);
     let mut text = [b'-'; 36];
-    let mut nibble = 0;
-    for (at, c) in text.iter_mut().enumerate() {
-        if matches!(at, 8 | 13 | 18 | 23) {
-            continue;
-        }
-        let value = (bits >> (124 - 4 * nibble)) as usize & 15;
-        nibble += 1;
-        *c = match at {
-            REASON_AT => b'4',
-            19 => HEX[8 | (value & 3)],
-            _ => HEX[value],
-        };
+    for (byte, at) in bytes.into_iter().zip(AT) {
+        text[at] = HEX[usize::from(byte >> 4)];
+        text[at + 1] = HEX[usize::from(byte & 15)];
     }
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
 }

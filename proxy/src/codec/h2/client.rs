@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -21,16 +21,20 @@ use super::{Settings, body_error, translate};
 use crate::codec::body::{Body, Error};
 use crate::codec::handler::{Informational, Upgrade};
 use crate::codec::{Local, Release, SendError, SendOptions};
-use crate::io::Io;
+use crate::io::{Gather, Io};
 
 /// A shared connection. Cloning is another handle to it.
 #[derive(Clone)]
 pub struct Connection {
-    send: SendRequest<Bytes>,
     state: Rc<State>,
 }
 
 struct State {
+    /// The frame layer's side of all streams. Asking and cloning it takes its lock: what it says is kept in `seen`.
+    send: RefCell<SendRequest<Bytes>>,
+    /// The driver has moved frames since `seen` was taken.
+    stale: Cell<bool>,
+    seen: Cell<Seen>,
     settings: Settings,
     /// Streams that have not ended.
     active: Cell<usize>,
@@ -40,6 +44,17 @@ struct State {
     /// Nothing new is to be sent on it: the pool said so.
     retired: Cell<bool>,
     wakers: RefCell<Vec<Waker>>,
+}
+
+type Opened = (h2::client::ResponseFuture, h2::SendStream<Bytes>);
+
+/// What the frame layer says of the connection; only its driver changes it.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// The peer, or an error, keeps new streams from being opened.
+    gone_away: bool,
+    /// How many streams the peer allows.
+    max_streams: usize,
 }
 
 impl std::fmt::Debug for Connection {
@@ -64,8 +79,13 @@ pub async fn connect(io: Io, settings: Settings, local: Local) -> Result<Connect
         .max_pending_accept_reset_streams(settings.max_pending_resets)
         .initial_max_send_streams(INITIAL_STREAMS.min(settings.max_concurrent_streams as usize))
         .enable_push(false);
-    let (send, connection) = builder.handshake::<_, Bytes>(io).await.map_err(|error| send_error(&error, false))?;
+    let io = Gather::new(io, local.buffers.clone());
+    let (send, mut connection) =
+        builder.handshake::<_, Bytes>(io.clone()).await.map_err(|error| send_error(&error, false))?;
     let state = Rc::new(State {
+        stale: Cell::new(true),
+        seen: Cell::new(Seen { gone_away: false, max_streams: 0 }),
+        send: RefCell::new(send),
         settings,
         active: Cell::new(0),
         opened: Cell::new(0),
@@ -73,35 +93,69 @@ pub async fn connect(io: Io, settings: Settings, local: Local) -> Result<Connect
         retired: Cell::new(false),
         wakers: RefCell::default(),
     });
-    tokio::task::spawn_local(drive(connection, state.clone(), local));
-    Ok(Connection { send, state })
-}
-
-/// The connection's task.
-async fn drive(mut connection: h2::client::Connection<Io, Bytes>, state: Rc<State>, local: Local) {
-    let mut pinger = match state.settings.keepalive {
+    let pinger = match settings.keepalive {
         Some(settings) => connection.ping_pong().map(|pings| Pinger::new(pings, settings, &local)),
         None => None,
     };
+    tokio::task::spawn_local(drive(connection, io, pinger, Rc::downgrade(&state)));
+    Ok(Connection { state })
+}
+
+/// The connection's task.
+async fn drive(
+    mut connection: h2::client::Connection<Gather, Bytes>,
+    io: Gather,
+    mut pinger: Option<Pinger>,
+    state: Weak<State>,
+) {
+    io.defer();
     let ended = poll_fn(|cx| {
         if let Some(pinger) = &mut pinger
             && pinger.poll_dead(cx).is_ready()
         {
             return Poll::Ready(SendError::Io(std::io::ErrorKind::TimedOut));
         }
-        Pin::new(&mut connection).poll(cx).map(|result| match result {
+        let moved = Pin::new(&mut connection).poll(cx);
+        // The turn is over. Where the socket takes no more the task is woken when it does.
+        let _: Poll<()> = io.poll_drain(cx);
+        if let Some(state) = state.upgrade() {
+            state.stale.set(true);
+        }
+        moved.map(|result| match result {
             Ok(()) => SendError::NotSent,
             Err(error) => send_error(&error, true),
         })
     })
     .await;
-    *state.closed.borrow_mut() = Some(ended);
-    state.wake();
+    if let Some(state) = state.upgrade() {
+        *state.closed.borrow_mut() = Some(ended);
+        state.wake();
+    }
 }
 
 impl State {
     fn wake(&self) {
         self.wakers.borrow_mut().drain(..).for_each(Waker::wake);
+    }
+
+    /// Opens a stream; the frame layer queues it while the peer's limit is reached.
+    fn open(&self, request: http::Request<()>, ends: bool) -> Result<Opened, SendError> {
+        // A handle whose last stream is still queued takes no other: every stream has its own.
+        let mut handle = self.send.borrow().clone();
+        handle.send_request(request, ends).map_err(|error| {
+            self.stale.set(true);
+            not_opened(&error)
+        })
+    }
+
+    fn seen(&self) -> Seen {
+        if self.stale.replace(false) {
+            let mut send = self.send.borrow_mut();
+            let mut cx = Context::from_waker(Waker::noop());
+            let gone_away = matches!(send.poll_ready(&mut cx), Poll::Ready(Err(_)));
+            self.seen.set(Seen { gone_away, max_streams: send.current_max_send_streams() });
+        }
+        self.seen.get()
     }
 
     fn wake_later(&self, waker: &Waker) {
@@ -115,13 +169,7 @@ impl State {
 impl Connection {
     /// Whether it takes new streams: not closed, not told to go away, not retired. Capacity is another question.
     pub fn is_usable(&self) -> bool {
-        !self.state.retired.get() && self.state.closed.borrow().is_none() && !self.has_gone_away()
-    }
-
-    /// Whether the peer, or an error, keeps new streams from being opened.
-    fn has_gone_away(&self) -> bool {
-        let mut probe = self.send.clone();
-        matches!(probe.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
+        !self.state.retired.get() && self.state.closed.borrow().is_none() && !self.state.seen().gone_away
     }
 
     /// Takes no new streams from now on; those in flight finish, then it closes.
@@ -141,12 +189,12 @@ impl Connection {
 
     /// How many streams may be in flight at once: the lower of our limit and the peer's.
     pub fn capacity(&self) -> usize {
-        self.send.current_max_send_streams().min(self.state.settings.max_concurrent_streams as usize)
+        self.state.seen().max_streams.min(self.state.settings.max_concurrent_streams as usize)
     }
 
     /// Whether the peer takes extended CONNECT (RFC 8441).
     pub fn takes_extended_connect(&self) -> bool {
-        self.send.is_extended_connect_protocol_enabled()
+        self.state.send.borrow().is_extended_connect_protocol_enabled()
     }
 
     /// Resolves when the connection has closed.
@@ -246,28 +294,26 @@ pub struct ResponseFuture {
 
 impl ResponseFuture {
     /// Opens the stream.
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        let Stage::Opening { request, body } = &mut self.stage else { return Poll::Ready(Ok(())) };
-        let Some(flight) = &mut self.flight else { return Poll::Ready(Err(SendError::NotSent)) };
-        let send = &mut flight.connection.send;
-        ready!(send.poll_ready(cx)).map_err(|error| not_opened(&error))?;
+    fn open(&mut self) -> Result<(), SendError> {
+        let Stage::Opening { request, body } = &mut self.stage else { return Ok(()) };
+        let Some(flight) = &mut self.flight else { return Err(SendError::NotSent) };
+        let state = &flight.connection.state;
         let body = body.take().unwrap_or_default();
         let request = std::mem::take(request);
         let ends = body.is_end() && self.upgrade.is_none();
-        let (response, stream) = send.send_request(*request, ends).map_err(|error| not_opened(&error))?;
-        let state = &flight.connection.state;
+        let (response, stream) = state.open(*request, ends)?;
         state.opened.set(state.opened.get() + 1);
         // A request that ends with its head leaves nothing to send; the stream is still reset if its response is dropped.
         flight.upload = (!ends).then(|| Upload::new(stream, body, false));
         self.stage = Stage::Waiting(response);
-        Poll::Ready(Ok(()))
+        Ok(())
     }
 
     fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<Body>, SendError>> {
         if matches!(self.stage, Stage::Unsendable) {
             return Poll::Ready(Err(SendError::RequestBody(Error::Malformed("the request has no HTTP/2 form"))));
         }
-        ready!(self.poll_open(cx))?;
+        self.open()?;
         let Some(flight) = &mut self.flight else { return Poll::Ready(Err(SendError::NotSent)) };
         if let Poll::Ready(Err(error)) = flight.poll_upload(cx) {
             return Poll::Ready(Err(SendError::RequestBody(error)));

@@ -118,6 +118,15 @@ pub(super) fn strip_connection_headers(headers: &mut HeaderMap) {
     debug_assert!(!headers.keys().any(is_connection_specific));
 }
 
+/// Keeps values that no other message repeats out of HPACK's table: there they would push out what does repeat, and be compared
+/// with every later one ("never indexed", RFC 7541, section 6.2.3).
+fn leave_unindexed(headers: &mut HeaderMap) {
+    let unique = |name: &http::HeaderName| {
+        matches!(name.as_str(), "x-request-id" | "traceparent" | "x-b3-spanid" | "x-envoy-upstream-service-time")
+    };
+    headers.iter_mut().filter(|(name, _)| unique(name)).for_each(|(_, value)| value.set_sensitive(true));
+}
+
 /// A request's head on its way to an HTTP/2 origin.
 pub(super) fn outgoing(head: &Parts, scheme: Scheme, upgrade: Option<&Upgrade>) -> Option<Request<()>> {
     let mut request = Request::new(());
@@ -125,6 +134,7 @@ pub(super) fn outgoing(head: &Parts, scheme: Scheme, upgrade: Option<&Upgrade>) 
     *request.headers_mut() = head.headers.clone();
     let headers = request.headers_mut();
     strip_connection_headers(headers);
+    leave_unindexed(headers);
     if headers.get(header::TE).is_some_and(|te| te != "trailers") {
         headers.remove(header::TE);
     }
@@ -158,6 +168,7 @@ pub(super) fn response_head(parts: http::response::Parts) -> Response<()> {
     let mut response = Response::from_parts(parts, ());
     *response.version_mut() = Version::HTTP_2;
     strip_connection_headers(response.headers_mut());
+    leave_unindexed(response.headers_mut());
     // HTTP/2 has no 101: an accepted extended CONNECT is a 200.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         *response.status_mut() = StatusCode::OK;

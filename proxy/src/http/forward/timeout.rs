@@ -33,22 +33,10 @@ impl Timeouts {
                 .hedge
                 .or_else(|| x.info.vhost.as_ref()?.hedge_policy)
                 .is_some_and(|h| h.hedge_on_per_try_timeout),
-            no_content: x.parts.headers.remove(X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE).is_some(),
+            no_content: false,
         };
-        let expected = if x.manager.router.respect_expected_rq_timeout {
-            take_millis(x, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS)
-        } else {
-            None
-        };
-        let asked = take_millis(x, X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS);
-        if let Some(asked) = expected.or(asked) {
-            timeouts.route = some(asked);
-        }
-        if let Some(asked) = take_millis(x, X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS) {
-            timeouts.per_try = some(asked);
-        }
-        if let Some(value) = x.parts.headers.get(X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT) {
-            timeouts.hedged = value == "true";
+        if any_envoy(&x.parts.headers) {
+            timeouts.take_asked(x);
         }
         if let (Some(per_try), Some(route)) = (timeouts.per_try, timeouts.route)
             && per_try >= route
@@ -56,6 +44,26 @@ impl Timeouts {
             timeouts.per_try = None;
         }
         timeouts
+    }
+
+    /// What the caller's headers ask for.
+    fn take_asked(&mut self, x: &mut Exchange) {
+        self.no_content = x.parts.headers.remove(X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE).is_some();
+        let expected = if x.manager.router.respect_expected_rq_timeout {
+            take_millis(x, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS)
+        } else {
+            None
+        };
+        let asked = take_millis(x, X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS);
+        if let Some(asked) = expected.or(asked) {
+            self.route = some(asked);
+        }
+        if let Some(asked) = take_millis(x, X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS) {
+            self.per_try = some(asked);
+        }
+        if let Some(value) = x.parts.headers.get(X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT) {
+            self.hedged = value == "true";
+        }
     }
 
     /// What the upstream may take, `elapsed` after the request's arrival (`x-envoy-expected-rq-timeout-ms`).

@@ -4,9 +4,8 @@
 //! in one flush. A stream that the client resets drops its handler's future.
 mod stream;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -17,7 +16,6 @@ use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
 use h2::Reason;
 use h2::server::{Connection, SendResponse};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Settings as Http2;
 use super::keepalive::Pinger;
@@ -25,7 +23,7 @@ use crate::clock::Sleep;
 use crate::codec::handler::Handler;
 use crate::codec::linger::linger;
 use crate::codec::{Closed, Drain, Local};
-use crate::io::Io;
+use crate::io::{Gather, Io};
 
 pub use stream::InformationalSender;
 
@@ -77,17 +75,17 @@ pub async fn serve<H: Handler>(io: Io, settings: Settings, local: Local, handler
 }
 
 async fn drive<H: Handler>(io: Io, settings: Settings, local: Local, handler: &H, drain: Drain) -> Closed {
-    let io = Rc::new(RefCell::new(io));
+    let io = Gather::new(io, local.buffers.clone());
     let shared = Rc::new(Shared { settings, local, goodbye: Cell::new(false) });
-    let handshake = builder(&settings.http2).handshake::<_, Bytes>(SharedIo(io.clone()));
+    let handshake = builder(&settings.http2).handshake::<_, Bytes>(io.clone());
     let closed = match shared.local.timers.timeout(PREFACE_TIMEOUT, handshake).await {
-        Ok(Ok(connection)) => run(connection, &shared, handler, &drain).await,
+        Ok(Ok(connection)) => run(connection, &io, &shared, handler, &drain).await,
         Ok(Err(error)) => closed(&error),
         Err(_) => Closed::Timeout("the limit for the HTTP/2 preface"),
     };
     if !matches!(closed, Closed::ByPeer | Closed::ByPeerInRequest | Closed::Io(_)) {
         // The client is still there, and may be sending: it gets to read the GOAWAY.
-        linger(&io, &shared.local, settings.delayed_close_timeout).await;
+        linger(io.io(), &shared.local, settings.delayed_close_timeout).await;
     }
     closed
 }
@@ -111,63 +109,34 @@ fn builder(http2: &Http2) -> h2::server::Builder {
 
 /// The connection and its streams, to the end of both.
 async fn run<H: Handler>(
-    connection: Connection<SharedIo, Bytes>,
+    connection: Connection<Gather, Bytes>,
+    io: &Gather,
     shared: &Rc<Shared>,
     handler: &H,
     drain: &Drain,
 ) -> Closed {
+    io.defer();
     let mut serving = Serving::new(connection, shared.clone(), drain);
     let mut streams = std::pin::pin!(FuturesUnordered::new());
     poll_fn(|cx| {
         loop {
             // Streams first: what they produce leaves with the flush of the connection's turn below.
             while let Poll::Ready(Some(())) = streams.as_mut().poll_next(cx) {}
-            match serving.poll(cx, streams.is_empty()) {
-                Step::Accepted(request, respond) => {
-                    let index = serving.accepted - 1;
-                    streams.push(stream::run(shared.clone(), handler, *request, respond, index));
-                }
-                Step::Wait => return Poll::Pending,
-                Step::Closed(closed) => return Poll::Ready(closed),
+            let step = serving.poll(cx, streams.is_empty());
+            if let Step::Accepted(request, respond) = step {
+                let index = serving.accepted - 1;
+                streams.push(stream::run(shared.clone(), handler, *request, respond, index));
+                continue;
             }
+            // The turn is over. Where the socket takes no more the task is woken when it does.
+            let _: Poll<()> = io.poll_drain(cx);
+            return match step {
+                Step::Closed(closed) => Poll::Ready(closed),
+                _ => Poll::Pending,
+            };
         }
     })
     .await
-}
-
-/// The stream below, which is needed once more when the frame layer is done with it.
-struct SharedIo(Rc<RefCell<Io>>);
-
-impl AsyncRead for SharedIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for SharedIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.borrow().is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
-    }
 }
 
 /// A client has this long for its preface and SETTINGS.
@@ -183,7 +152,7 @@ enum Step {
 
 /// The connection without its streams.
 struct Serving<'a> {
-    connection: Connection<SharedIo, Bytes>,
+    connection: Connection<Gather, Bytes>,
     shared: Rc<Shared>,
     drain: &'a Drain,
     pinger: Option<Pinger>,
@@ -197,7 +166,7 @@ struct Serving<'a> {
 }
 
 impl<'a> Serving<'a> {
-    fn new(mut connection: Connection<SharedIo, Bytes>, shared: Rc<Shared>, drain: &'a Drain) -> Self {
+    fn new(mut connection: Connection<Gather, Bytes>, shared: Rc<Shared>, drain: &'a Drain) -> Self {
         let pinger = match shared.settings.http2.keepalive {
             Some(settings) => connection.ping_pong().map(|pings| Pinger::new(pings, settings, &shared.local)),
             None => None,
