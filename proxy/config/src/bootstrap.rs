@@ -110,6 +110,8 @@ impl Bootstrap {
         }
         let bytes = json::to_bytes(&wire_bootstrap::Bootstrap::full_name(), &value)
             .map_err(|error| BootstrapError::Json { file: file(), error })?;
+        // A large file's tree is many times its size.
+        drop(value);
         Bootstrap::decode(&bytes).map_err(|rejection| BootstrapError::Rejected { file: file(), rejection })
     }
 

@@ -4,8 +4,10 @@
 //! it with its connections. A chain that is no longer configured is drained and holds its last connections.
 
 use std::cell::RefCell;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use sidemesh_config::resource::listener::{FilterChain, Listener};
@@ -54,6 +56,22 @@ pub(super) struct Chain {
 struct Place {
     chain: Rc<Chain>,
     key: usize,
+}
+
+pin_project_lite::pin_project! {
+    /// A connection's task. (An async block around another future would keep room for it twice.)
+    struct Placed<F> {
+        #[pin]
+        task: F,
+        _place: Place,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Placed<F> {
+    type Output = ();
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().task.poll(cx)
+    }
 }
 
 impl Drop for Place {
@@ -116,11 +134,9 @@ impl Chain {
     pub(super) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let place = self.enter();
         let key = place.key;
+        let task = Placed { task, _place: place };
         debug_assert!(size_of_val(&task) <= MAX_TASK_BYTES, "a connection's task has grown to {}", size_of_val(&task));
-        let handle = tokio::task::spawn_local(async move {
-            let _place = place;
-            task.await;
-        });
+        let handle = tokio::task::spawn_local(task);
         if let Some(slot) = self.connections.borrow_mut().get_mut(key) {
             *slot = Some(handle.abort_handle());
         }
