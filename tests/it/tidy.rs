@@ -142,8 +142,8 @@ fn fields(text: &str) -> Vec<(String, bool)> {
         in_enum = line.starts_with("pub enum ") || (in_enum && line != "}");
         let declared = match line.strip_prefix("    pub ") {
             _ if in_enum => line,
-            Some(rest) => rest,
-            None => continue,
+            Some(rest) if !rest.contains("fn ") => rest,
+            _ => continue,
         };
         for part in declared.split(['{', ',', '}']) {
             if let Some((name, _)) = part.trim().split_once(": ")
