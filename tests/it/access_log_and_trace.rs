@@ -1,7 +1,9 @@
 //! What a proxy tells of each request: a line of the access log, and spans.
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
@@ -10,6 +12,8 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use serde_json::{Value, json};
 use sidemesh_tests::origin::{Origin, ok};
+use sidemesh_tests::process::Process;
+use sidemesh_tests::programs::program;
 use sidemesh_tests::proxy::{Proxy, all_to, cluster, fixed, http_listener, http2_cluster, typed};
 use sidemesh_tests::{background, http, ports, wait};
 use tonic::{Request, Response, Status};
@@ -131,4 +135,28 @@ fn spans_join_the_trace_of_the_caller() {
     };
     assert!(attribute(&server_span, "http.request.method").contains("GET"), "{server_span:?}");
     assert!(attribute(&server_span, "http.response.status_code").contains("200"), "{server_span:?}");
+}
+
+/// One order is one trace: the caller's sidecar and those of the services it calls.
+#[test]
+fn the_demo_sends_an_order_as_one_trace() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (collector, collector_at) = (Collector::default(), ports::free());
+    let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(collector.clone()));
+    background::spawn(server.serve(collector_at));
+    let mut command = Command::new(program("meshctl"));
+    command.args(["up", "--no-tour", "--otlp", &collector_at.to_string(), "--dir"]).arg(dir.path());
+    let mut demo = Process::start("meshctl-up", command, dir.path()).with_children();
+    demo.wait_for_log("a client keeps ordering");
+    let services = wait::until("spans of a call at both ends", || {
+        demo.assert_running();
+        let mut traces: HashMap<Vec<u8>, BTreeSet<String>> = HashMap::new();
+        for (service, span) in collector.spans() {
+            traces.entry(span.trace_id).or_default().insert(service);
+        }
+        let widest = traces.into_values().max_by_key(BTreeSet::len).unwrap_or_default();
+        if widest.len() >= 2 { Ok(widest) } else { Err(format!("{widest:?}")) }
+    });
+    assert!(services.iter().any(|s| s.contains("order")), "{services:?}");
+    assert!(services.iter().any(|s| s.contains("product") || s.contains("user")), "{services:?}");
 }

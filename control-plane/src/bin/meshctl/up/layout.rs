@@ -119,6 +119,12 @@ pub fn bootstrap(instance: &Instance, control_plane: SocketAddr) -> Value {
     })
 }
 
+/// Has every sidecar send the spans of every request to a collector.
+pub fn tracing(collector: SocketAddr) -> Value {
+    json!({"apiVersion": "sidemesh.dev/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "default"},
+        "spec": {"tracing": {"otlpEndpoint": collector.to_string(), "samplingPercent": 100}}})
+}
+
 /// A configuration for Prometheus, with the labels that the dashboard in `deploy/grafana` asks for.
 pub fn scrape_config(layout: &Layout) -> Value {
     let sidecar = |i: &Instance| json!({"targets": [i.admin.to_string()], "labels": {"service": i.service, "version": i.version, "node": i.node}});

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use sidemesh_proto::sidemesh::admin::v1alpha1::CreateTokenRequest;
 
-use super::layout::{Instance, Layout, bootstrap, objects, scrape_config};
+use super::layout::{Instance, Layout, bootstrap, objects, scrape_config, tracing};
 use super::process::{Process, sibling};
 use super::{Args, admin};
 use crate::apply;
@@ -24,6 +24,7 @@ pub struct World {
     pub layout: Layout,
     pub server: Server,
     pub leaf_ttl: Duration,
+    collector: Option<SocketAddr>,
     dir: PathBuf,
     remove_dir: bool,
     control_plane: Option<Process>,
@@ -47,6 +48,7 @@ impl World {
             layout,
             server,
             leaf_ttl: Duration::from_secs(args.leaf_ttl),
+            collector: args.otlp,
             dir,
             remove_dir,
             control_plane: None,
@@ -59,7 +61,7 @@ impl World {
         println!("Starting the control plane, 5 services and their sidecars (logs in {}).", self.dir.display());
         write(&self.dir, SCRAPE_FILE, &yaml(&scrape_config(&self.layout))?)?;
         self.start_control_plane().await?;
-        for value in objects() {
+        for value in objects().into_iter().chain(self.collector.map(tracing)) {
             let document = Document { origin: "the demo".to_owned(), value };
             apply::one(&self.server, &document, false, "up").await?;
         }
