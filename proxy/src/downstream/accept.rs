@@ -301,7 +301,7 @@ impl Inspected {
                     }
                 }
                 ListenerFilter::ProxyProtocol(config) => self.proxy_protocol(listener, config).await?,
-                ListenerFilter::TlsInspector { .. } => self.tls_inspector(listener).await?,
+                ListenerFilter::TlsInspector => self.tls_inspector(listener).await?,
                 ListenerFilter::HttpInspector => self.http_inspector(listener).await?,
                 ListenerFilter::LocalRateLimit(_) => {
                     if let Some(limit) = limits.next() {

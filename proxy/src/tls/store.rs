@@ -3,7 +3,7 @@
 //! The lock is taken when a snapshot is prepared and when a worker meets a context for the first time; never by a connection.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use sidemesh_config::rejection::{Rejection, Within};
@@ -35,9 +35,7 @@ fn lock() -> MutexGuard<'static, Store> {
 
 /// Good enough to tell contexts apart; equality decides.
 fn digest(common: &CommonTls, resolved: &Resolved) -> u64 {
-    let mut hasher = foldhash::fast::FixedState::default().build_hasher();
-    format!("{common:?}{resolved:?}").hash(&mut hasher);
-    hasher.finish()
+    foldhash::fast::FixedState::default().hash_one(format!("{common:?}{resolved:?}"))
 }
 
 pub(super) fn server(config: &DownstreamTls, resolved: Resolved) -> Result<Arc<server::Shared>, Error> {

@@ -44,7 +44,7 @@ async fn exchange(
     let future = connection.send(&head(method, "/p"), Body::empty(), SendOptions::default(), pool.clone());
     let script = async {
         let mut buf = [0; 1024];
-        origin.read(&mut buf).await.unwrap();
+        assert!(origin.read(&mut buf).await.unwrap() > 0);
         origin.write_all(answer).await.unwrap();
         if close { None } else { Some(origin) }
     };
@@ -138,7 +138,7 @@ fn an_early_response_comes_while_the_upload_goes_on() {
         let future = connection.send(&head("POST", "/p"), upload, SendOptions::default(), pool.clone());
         let answer = tokio::task::spawn_local(async move {
             let mut buf = [0; 1024];
-            origin.read(&mut buf).await.unwrap();
+            assert!(origin.read(&mut buf).await.unwrap() > 0);
             origin.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n").await.unwrap();
             let mut all = String::new();
             while !all.ends_with("0\r\n\r\n") {
@@ -287,7 +287,7 @@ fn a_response_in_single_bytes_is_the_same() {
         let (connection, mut origin, pool) = connect();
         let call = connection.send(&head("GET", "/p"), Body::empty(), SendOptions::default(), pool.clone());
         let script = async {
-            origin.read(&mut [0; 1024]).await.unwrap();
+            assert!(origin.read(&mut [0; 1024]).await.unwrap() > 0);
             let answer = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A: b\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nX-T: v\r\n\r\n";
             for byte in answer {
                 origin.write_all(&[*byte]).await.unwrap();
@@ -319,7 +319,7 @@ fn a_response_that_comes_before_its_upload_costs_the_connection() {
         let (upload, _feed) = pipe();
         let call = connection.send(&head("POST", "/p"), upload, SendOptions::default(), pool.clone());
         let script = async {
-            origin.read(&mut [0; 1024]).await.unwrap();
+            assert!(origin.read(&mut [0; 1024]).await.unwrap() > 0);
             origin.write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
         };
         let (response, ()) = tokio::join!(call, script);
