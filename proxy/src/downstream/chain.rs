@@ -28,7 +28,7 @@ use crate::upstream::Upstream;
 use crate::worker::Worker;
 
 /// A connection's task may hold so much: every idle connection pays for it.
-const MAX_TASK_BYTES: usize = 2048;
+const MAX_TASK_BYTES: usize = 1536;
 
 /// What serves a connection in the end.
 enum Terminal {
