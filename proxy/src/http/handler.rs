@@ -1,5 +1,6 @@
 //! The steps of one request, in order: hygiene, who calls, route, trace, filters, action.
 
+use std::future::Future;
 use std::rc::Rc;
 
 use http::header::{HOST, HeaderValue};
@@ -21,7 +22,8 @@ use crate::codec::{self, Handler, Protocol, Rejection, RequestMeta};
 use crate::telemetry::trace;
 
 impl Handler for Connection {
-    async fn handle(&self, request: Request<Body>, meta: RequestMeta) -> Response<Body> {
+    // Begun before the future is made, which then holds one pointer and not what it was made of: every request moves its future.
+    fn handle(&self, request: Request<Body>, meta: RequestMeta) -> impl Future<Output = Response<Body>> {
         let (parts, body) = request.into_parts();
         // Boxed: it goes from here to the answer's body.
         let mut x = Box::new(Exchange::begin(self, parts, meta));
@@ -29,8 +31,10 @@ impl Handler for Connection {
         if !body.is_end() {
             x.upload = Some(Upload::new(body, self.manager.worker.local.clock.clone()));
         }
-        let answer = answer(&mut x).await;
-        finish::respond(x, answer)
+        async move {
+            let answer = answer(&mut x).await;
+            finish::respond(x, answer)
+        }
     }
 
     fn reject(&self, rejection: Rejection) -> Response<Body> {

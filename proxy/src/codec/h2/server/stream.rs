@@ -1,7 +1,7 @@
 //! One stream: its request for the handler, and the handler's response for the client.
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -16,7 +16,7 @@ use crate::codec::Protocol;
 use crate::codec::body::{Body, Error};
 use crate::codec::h1::tokens;
 use crate::codec::h2::recv::RecvBody;
-use crate::codec::h2::translate::{self, Incoming, Refusal};
+use crate::codec::h2::translate::{self, Refusal};
 use crate::codec::h2::upload::{Failure, Upload};
 use crate::codec::handler::{Handler, Rejection, RequestMeta};
 
@@ -48,14 +48,8 @@ pub(super) async fn run<H: Handler>(
     index: u64,
 ) {
     let respond = Rc::new(RefCell::new(respond));
-    let (parts, stream) = request.into_parts();
-    let http2 = shared.settings.http2;
-    let (response, bodiless) = match translate::incoming(parts, &http2) {
-        Ok(incoming) => {
-            let head = incoming.parts.method == Method::HEAD;
-            let (request, meta) = prepare(&shared, incoming, stream, &respond, index);
-            (answer(handler, request, meta, &respond).await, head)
-        }
+    let (response, bodiless) = match prepare(&shared, request, &respond, index) {
+        Ok((request, meta, head)) => (answer(pin!(handler.handle(request, meta)), &respond).await, head),
         Err(refusal) => {
             let response = handler.reject(rejection(refusal));
             // Envoy resets what exceeds its limits.
@@ -89,13 +83,15 @@ fn rejection(refusal: Refusal) -> Rejection {
     }
 }
 
+/// What the handler gets, and whether it is asked for a head alone.
 fn prepare(
     shared: &Shared,
-    incoming: Incoming,
-    stream: RecvStream,
+    request: Request<RecvStream>,
     respond: &Rc<RefCell<SendResponse<Bytes>>>,
     index: u64,
-) -> (Request<Body>, RequestMeta) {
+) -> Result<(Request<Body>, RequestMeta, bool), Refusal> {
+    let (parts, stream) = request.into_parts();
+    let incoming = translate::incoming(parts, &shared.settings.http2)?;
     let body = if stream.is_end_stream() {
         Body::empty()
     } else {
@@ -110,17 +106,15 @@ fn prepare(
         requests_before: index,
         informational: InformationalSender { respond: respond.clone() }.into(),
     };
-    (Request::from_parts(incoming.parts, body), meta)
+    let head = incoming.parts.method == Method::HEAD;
+    Ok((Request::from_parts(incoming.parts, body), meta, head))
 }
 
 /// Drives the handler until it answers (`Some`) or the client resets the stream.
-async fn answer<H: Handler>(
-    handler: &H,
-    request: Request<Body>,
-    meta: RequestMeta,
+async fn answer<F: Future<Output = Response<Body>>>(
+    mut handling: Pin<&mut F>,
     respond: &RefCell<SendResponse<Bytes>>,
 ) -> Option<Response<Body>> {
-    let mut handling = std::pin::pin!(handler.handle(request, meta));
     poll_fn(|cx| {
         if let Poll::Ready(response) = handling.as_mut().poll(cx) {
             return Poll::Ready(Some(response));
