@@ -51,13 +51,16 @@ pub struct Logger {
     records: Option<RecordSender>,
     stats: Arc<AccessLogStats>,
     buffers: RefCell<Vec<(Target, Vec<u8>)>>,
-    /// When lines were last handed over: the first line after a pause goes out at once.
-    handed_over: Cell<Option<Instant>>,
+    /// Begin of the present interval, and lines that went out at once in it.
+    interval: Cell<(Option<Instant>, u32)>,
     waiting: Notify,
 }
 
 /// Bytes after which a buffer is handed over without waiting for the timer.
 const FLUSH_BYTES: usize = 32 * 1024;
+
+/// Lines of one interval that go out at once; a worker that logs more hands them over together.
+const AT_ONCE: u32 = 32;
 
 impl Logger {
     /// Without log services: records for them are dropped and counted.
@@ -71,8 +74,8 @@ impl Logger {
     }
 
     fn make(writer: Writer, records: Option<RecordSender>, stats: Arc<AccessLogStats>) -> Rc<Self> {
-        let (buffers, handed_over, waiting) = (RefCell::default(), Cell::default(), Notify::new());
-        Rc::new(Logger { writer, records, stats, buffers, handed_over, waiting })
+        let (buffers, interval, waiting) = (RefCell::default(), Cell::default(), Notify::new());
+        Rc::new(Logger { writer, records, stats, buffers, interval, waiting })
     }
 
     /// Writes the request to each log whose filter admits it. `random` feeds runtime filters.
@@ -107,16 +110,26 @@ impl Logger {
             }
         };
         let buffer = &mut buffers[at].1;
+        let alone = buffer.is_empty();
         line::append(format, ctx, buffer);
         self.stats.lines_written.inc();
-        let quiet = self.handed_over.get().is_none_or(|at| ctx.now.saturating_duration_since(at) >= FLUSH_INTERVAL);
-        if quiet || buffer.len() >= FLUSH_BYTES {
-            self.handed_over.set(Some(ctx.now));
+        if (alone && self.goes_at_once(ctx.now)) || buffer.len() >= FLUSH_BYTES {
             let bytes = std::mem::take(buffer);
             self.hand_over(target, bytes);
         } else {
             self.waiting.notify_one();
         }
+    }
+
+    /// The first lines of an interval do not wait for its end: a quiet log is written as it happens, and lines of several
+    /// workers stand in their order.
+    fn goes_at_once(&self, now: Instant) -> bool {
+        let (begin, lines) = match self.interval.get() {
+            (Some(begin), lines) if now.saturating_duration_since(begin) < FLUSH_INTERVAL => (begin, lines + 1),
+            _ => (now, 1),
+        };
+        self.interval.set((Some(begin), lines));
+        lines <= AT_ONCE
     }
 
     fn hand_over(&self, target: &Target, bytes: Vec<u8>) {
