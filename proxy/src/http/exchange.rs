@@ -27,7 +27,7 @@ use crate::codec::{self, Informational, Protocol, RequestMeta, Scheme, Upgrade};
 use crate::live::Current;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::format;
-use crate::telemetry::stream_info::{self, LogContext, RequestHead, StreamInfo};
+use crate::telemetry::stream_info::{LogContext, RequestHead, StreamInfo};
 use crate::upstream::RetryPermit;
 
 pub struct Exchange {
@@ -84,13 +84,8 @@ impl Exchange {
         let manager = connection.manager.clone();
         let config = manager.worker.config();
         let local = &manager.worker.local;
-        let protocol = match meta.protocol {
-            Protocol::Http10 => stream_info::Protocol::Http10,
-            Protocol::Http11 => stream_info::Protocol::Http11,
-            Protocol::Http2 => stream_info::Protocol::Http2,
-        };
         let wall = local.clock.system();
-        let mut info = StreamInfo::new(connection.info.clone(), Some(protocol), meta.received, wall);
+        let mut info = StreamInfo::new(connection.info.clone(), Some(meta.protocol), meta.received, wall);
         info.request_header_bytes = meta.head_bytes as u64;
         info.revision = config.revision.clone();
         let random = local.random.next_u64();

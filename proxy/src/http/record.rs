@@ -10,7 +10,7 @@ use super::guard::Limit;
 use crate::body::{Body, End, Error};
 use crate::codec::{Protocol, Rejection};
 use crate::telemetry::flags::ResponseFlags;
-use crate::telemetry::stream_info::{self, LogContext, StreamInfo, TraceContext};
+use crate::telemetry::stream_info::{LogContext, StreamInfo, TraceContext};
 use crate::telemetry::trace::{Kind, Span, describe};
 
 pub fn started(x: &Exchange) {
@@ -222,12 +222,7 @@ fn log_rejected(connection: &Connection, rejection: &Rejection, response: &Respo
     }
     let local = &manager.worker.local;
     let now = local.clock.now();
-    let protocol = match rejection.protocol {
-        Protocol::Http10 => stream_info::Protocol::Http10,
-        Protocol::Http11 => stream_info::Protocol::Http11,
-        Protocol::Http2 => stream_info::Protocol::Http2,
-    };
-    let mut info = StreamInfo::new(connection.info.clone(), Some(protocol), now, local.clock.system());
+    let mut info = StreamInfo::new(connection.info.clone(), Some(rejection.protocol), now, local.clock.system());
     info.status = rejection.status.as_u16();
     info.details = rejection.details.into();
     info.request_header_bytes = rejection.head_bytes as u64;

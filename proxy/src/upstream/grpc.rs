@@ -4,7 +4,7 @@ use http::request::Parts;
 use http::{HeaderMap, Response, header};
 
 /// The HTTP status that a grpc-status stands for.
-pub fn http_status(grpc: u16) -> u16 {
+pub fn http_status(grpc: u32) -> u16 {
     match grpc {
         0 => 200,
         1 => 499,
@@ -34,6 +34,6 @@ pub fn outcome<B>(request: &Parts, response: &Response<B>) -> Option<u16> {
     if status != 200 || !is_grpc(&request.headers) {
         return Some(status);
     }
-    let grpc = response.headers().get("grpc-status")?.to_str().ok()?.parse().ok()?;
-    Some(http_status(grpc))
+    let grpc: u16 = response.headers().get("grpc-status")?.to_str().ok()?.parse().ok()?;
+    Some(http_status(grpc.into()))
 }

@@ -21,7 +21,7 @@ mod control;
 mod dial;
 mod discovery;
 mod error;
-mod grpc;
+pub mod grpc;
 pub mod hash;
 mod health;
 mod host;

@@ -19,6 +19,7 @@ use crate::clock::{Sleep, Timers};
 use crate::http::names::*;
 use crate::http::reply::LocalReply;
 use crate::telemetry::flags::ResponseFlags;
+use crate::upstream::grpc::http_status;
 
 /// The throttle of a response.
 pub struct Active {
@@ -141,7 +142,7 @@ fn abort(fault: &Fault, x: &mut Exchange) -> Flow {
             number(x, X_ENVOY_FAULT_ABORT_GRPC_REQUEST).and_then(|n| u32::try_from(n).ok()),
         ),
     };
-    let Some(status) = http.or(grpc.map(http_of_grpc)).and_then(|s| StatusCode::from_u16(s).ok()) else {
+    let Some(status) = http.or(grpc.map(http_status)).and_then(|s| StatusCode::from_u16(s).ok()) else {
         return Flow::Continue;
     };
     x.manager.stats.fault_aborts_injected.inc();
@@ -150,24 +151,6 @@ fn abort(fault: &Fault, x: &mut Exchange) -> Flow {
         .flags(&[ResponseFlags::FAULT_INJECTED]);
     reply.grpc_status = grpc;
     Flow::Answer(reply)
-}
-
-/// The HTTP status that stands for a gRPC one.
-fn http_of_grpc(status: u32) -> u16 {
-    match status {
-        0 => 200,
-        1 => 499,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => 500,
-    }
 }
 
 pub fn on_response(at: u16, x: &mut Exchange, response: &mut Response<Body>) {

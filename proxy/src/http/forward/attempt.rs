@@ -13,11 +13,10 @@ use sidemesh_config::resource::tls::UpstreamTransport;
 use super::Plan;
 use crate::body::Body;
 use crate::clock::Sleep;
-use crate::codec::{Protocol, SendOptions};
+use crate::codec::SendOptions;
 use crate::http::exchange::Exchange;
 use crate::http::guard::Limit;
 use crate::http::record;
-use crate::telemetry::stream_info;
 use crate::upstream::{AttemptError, AttemptInfo, AttemptOptions, Cluster, Downstream, Host};
 
 /// What came of an attempt.
@@ -213,11 +212,7 @@ pub fn note(x: &mut Exchange, info: &AttemptInfo) {
         upstream.local = connection.local;
         upstream.connection_id = connection.id;
         upstream.tls = connection.tls.clone();
-        upstream.protocol = connection.protocol.map(|p| match p {
-            Protocol::Http10 => stream_info::Protocol::Http10,
-            Protocol::Http11 => stream_info::Protocol::Http11,
-            Protocol::Http2 => stream_info::Protocol::Http2,
-        });
+        upstream.protocol = connection.protocol;
     }
     upstream.failure = info.failure().map(|text| Box::from(&*text));
 }
