@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 
-use crate::ca::{Ca, CaError};
+use crate::ca::{Ca, CaError, SanName};
 use crate::server::accept::{OwnCertificate, incoming, is_local};
 use crate::server::admin::Resources;
 use crate::server::ads::Ads;
@@ -50,12 +50,14 @@ pub struct Config {
     pub leaf_ttl: Duration,
     pub lease_ttl: Duration,
     pub tls: bool,
+    /// More names that clients reach it by, for its TLS certificate.
+    pub tls_names: Vec<String>,
     pub allow_plaintext: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The start was asked for wrongly: exit code 2.
+    /// A flag asks for what cannot be had: exit code 2.
     #[error("{0}")]
     Usage(String),
     /// Something failed: exit code 1.
@@ -85,8 +87,8 @@ impl From<CaError> for RunError {
 pub async fn run(config: Config, stop: impl Future<Output = ()>, ready: impl FnOnce()) -> Result<(), RunError> {
     check(&config)?;
     let (store, ca) = open(&config)?;
-    let grpc = health::bind("--listen", config.listen).await.map_err(RunError::Failed)?;
-    let metrics = health::bind("--metrics-listen", config.metrics_listen).await.map_err(RunError::Failed)?;
+    let grpc = health::bind("--listen", config.listen).await.map_err(RunError::Usage)?;
+    let metrics = health::bind("--metrics-listen", config.metrics_listen).await.map_err(RunError::Usage)?;
 
     let settings = Settings { trust_domain: config.trust_domain.clone() };
     let (world, mesh) = World::new(store.clone(), settings)?;
@@ -107,7 +109,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>, ready: impl FnO
     tasks.spawn(registry.clone().sweep());
     tasks.spawn(health::serve(metrics, context.clone(), registry.clone()));
     let acceptor = if config.tls {
-        let own = OwnCertificate::new(ca, config.listen.ip())?;
+        let own = OwnCertificate::new(ca, config.listen.ip(), &config.tls_names)?;
         tasks.spawn(own.clone().keep_fresh());
         Some(own.acceptor()?)
     } else {
@@ -188,6 +190,9 @@ fn check(config: &Config) -> Result<(), RunError> {
             config.listen
         )));
     }
+    if let Some(name) = config.tls_names.iter().find(|n| SanName::parse(n).is_none()) {
+        return Err(RunError::Usage(format!("--tls-name {name}: neither an IP address nor a DNS name")));
+    }
     if config.leaf_ttl < crate::ca::MIN_LEAF_TTL || config.leaf_ttl > Duration::from_secs(90 * 24 * 3600) {
         return Err(RunError::Usage(format!("--leaf-ttl {:?}: use 2s to 90 days (2160h)", config.leaf_ttl)));
     }
@@ -210,9 +215,6 @@ fn open(config: &Config) -> Result<(Arc<Store>, Arc<Ca>), RunError> {
 }
 
 fn guard(config: &Config) -> Result<AdminGuard, RunError> {
-    if !config.tls && is_local(config.listen) {
-        return Ok(AdminGuard::open());
-    }
     let token = crate::ca::admin_token(&config.data_dir.join("admin.token"))?;
-    Ok(AdminGuard::with_token(&token))
+    Ok(AdminGuard::new(&token, !config.tls && is_local(config.listen)))
 }

@@ -13,6 +13,9 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
+/// After a connection that could not be accepted.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// A request as the services see it: bodies are not used.
 pub struct Call {
     pub method: Method,
@@ -37,7 +40,11 @@ pub async fn serve(address: SocketAddr, name: &str, service: impl Service) -> st
     println!("{name} listens on {}", listener.local_addr()?);
     let service = Arc::new(service);
     loop {
-        let (stream, _) = listener.accept().await?;
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of file descriptors, say: wait for some to be closed.
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
         let service = service.clone();
         tokio::spawn(async move {
             let handler = service_fn(move |request: Request<Incoming>| {

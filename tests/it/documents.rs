@@ -59,4 +59,13 @@ fn every_decision_is_listed() {
     let missing: Vec<&String> =
         pages.iter().filter(|p| *p != "README.md" && !list.contains(&format!("]({p})"))).collect();
     assert!(missing.is_empty(), "docs/decisions/README.md does not list: {missing:?}");
+    for (i, page) in pages.iter().filter(|p| *p != "README.md").enumerate() {
+        let number = format!("{:04}", i + 1);
+        assert!(page.starts_with(&format!("{number}-")), "docs/decisions/{page}: the next number is {number}");
+        let text = read(&repository_file(&format!("docs/decisions/{page}")));
+        assert!(
+            text.starts_with(&format!("# {number}: ")),
+            "docs/decisions/{page}: the heading begins with its number"
+        );
+    }
 }

@@ -103,6 +103,60 @@ fn traffic_is_shifted_undone_and_its_history_told() {
 }
 
 #[test]
+fn a_route_of_calls_is_shifted_like_any_other() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let control_plane = ControlPlane::start(dir.path(), &[]);
+    let mut objects = product_services();
+    objects.last_mut().expect("a route")["kind"] = json!("GRPCRoute");
+    control_plane.apply(&objects);
+    control_plane.must(&["route", "shift", "product", "v2=20"]);
+    let route = control_plane.object("grpcroute", "product");
+    assert_eq!(route["spec"]["rules"][0]["backendRefs"][1]["weight"], 20, "{route}");
+    let list = control_plane.must(&["route", "list"]);
+    assert!(list.contains("GRPCRoute") && !list.contains("HTTPRoute"), "{list}");
+    control_plane.must(&["route", "undo", "product"]);
+    assert_eq!(control_plane.object("gr", "product")["spec"]["rules"][0]["backendRefs"][1]["weight"], 0);
+}
+
+#[test]
+fn several_objects_and_what_is_wrong_with_documents() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let control_plane = ControlPlane::start(dir.path(), &[]);
+    let file = control_plane.file(&product_services());
+    let applied: Value =
+        serde_json::from_str(&control_plane.must(&["apply", "-f", &file, "-o", "json"])).expect("JSON");
+    assert_eq!((applied["kind"].as_str(), applied["items"].as_array().map(Vec::len)), (Some("List"), Some(4)));
+    let two = control_plane.must(&["get", "svc", "product-v1", "product-v2", "-o", "name"]);
+    assert_eq!(two, "service/product-v1\nservice/product-v2\n");
+    let kinds = control_plane.must(&["get", "svc,httproutes", "-o", "name"]);
+    assert_eq!(kinds.lines().count(), 4, "{kinds}");
+    let deleted = control_plane.must(&["delete", "svc/product-v1", "hr/product"]);
+    assert_eq!(deleted, "service/product-v1 deleted\nhttproute/product deleted\n");
+
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    let twice = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\nspec: {ports: []}\n";
+    for (file, words) in [
+        (write("empty.yaml", "---\n"), "empty.yaml: no documents there"),
+        (write("twice.yaml", twice), "duplicate entry with key \"spec\""),
+        (
+            write("large.yaml", &format!("kind: Service\nmetadata: {{name: '{}'}}", "x".repeat(4_000_000))),
+            "bytes; an object",
+        ),
+    ] {
+        let output = control_plane.meshctl(&["apply", "-f", &file]);
+        assert_eq!(output.code, 2, "{words}: {}", output.stderr.len());
+        assert!(output.stderr.contains(words), "`{words}` is missing");
+    }
+    let broken = write("broken.yaml", "a: [");
+    let diff = control_plane.meshctl(&["diff", "-f", &broken]);
+    assert_eq!(diff.code, 2, "not known is not the same as different: {diff:?}");
+}
+
+#[test]
 fn without_a_control_plane_it_says_so() {
     let mut command = Command::new(program("meshctl"));
     command.args(["get", "services", "--server", &format!("http://{}", sidemesh_tests::ports::free())]);

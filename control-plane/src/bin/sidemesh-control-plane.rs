@@ -33,10 +33,13 @@ struct Args {
     /// A registered sidecar that is silent for longer is removed.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
     lease_ttl: Duration,
-    /// Serve gRPC over TLS with a certificate of the mesh, and ask for credentials (registry) and for the token in
-    /// <data-dir>/admin.token (admin API).
+    /// Serve gRPC over TLS with a certificate of the mesh, and ask for credentials (registry) and, from everybody, for
+    /// the token in <data-dir>/admin.token (admin API).
     #[arg(long)]
     tls: bool,
+    /// One more name or address that clients reach it by, for its TLS certificate. May be repeated.
+    #[arg(long = "tls-name", value_name = "NAME", requires = "tls")]
+    tls_names: Vec<String>,
     /// Allow --listen on an address that other machines reach, without --tls.
     #[arg(long)]
     allow_plaintext: bool,
@@ -96,6 +99,7 @@ async fn start(args: Args) -> Result<(), RunError> {
         leaf_ttl: args.leaf_ttl,
         lease_ttl: args.lease_ttl,
         tls: args.tls,
+        tls_names: args.tls_names,
         allow_plaintext: args.allow_plaintext,
     };
     run(config, stop, || {}).await

@@ -200,6 +200,19 @@ pub enum SanName {
     Ip(IpAddr),
 }
 
+impl SanName {
+    /// An IP address, or a DNS name.
+    pub fn parse(text: &str) -> Option<SanName> {
+        if let Ok(ip) = text.parse() {
+            return Some(SanName::Ip(ip));
+        }
+        match rustls::pki_types::DnsName::try_from(text) {
+            Ok(_) => Some(SanName::Dns(text.to_owned())),
+            Err(_) => None,
+        }
+    }
+}
+
 fn sans(names: &[SanName]) -> Result<Vec<SanType>, CaError> {
     names
         .iter()

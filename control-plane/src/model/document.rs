@@ -34,7 +34,9 @@ pub fn parse(text: &str, default_namespace: &str) -> Result<Document, Vec<FieldE
     let body: Value = if text.trim_start().starts_with('{') {
         serde_json::from_str(text).map_err(|e| one(format!("not JSON: {e}")))?
     } else {
-        serde_yaml_ng::from_str(text).map_err(|e| one(format!("not YAML: {e}")))?
+        // By way of YAML's own value, which refuses keys that are there twice.
+        let value: serde_yaml_ng::Value = serde_yaml_ng::from_str(text).map_err(|e| one(format!("not YAML: {e}")))?;
+        serde_json::to_value(value).map_err(|e| one(format!("not YAML with text keys: {e}")))?
     };
     check(body, default_namespace)
 }
@@ -52,9 +54,12 @@ pub fn check(mut body: Value, default_namespace: &str) -> Result<Document, Vec<F
         return Err(errors.into_vec());
     };
     let Some(kind) = kind else { return Err(errors.into_vec()) };
+    let no_errors = errors.is_empty();
     let name = text_field(metadata, "name", &mut errors).unwrap_or_default();
     if name.is_empty() {
-        errors.push("metadata.name", "missing: give the object a name");
+        if no_errors && errors.is_empty() {
+            errors.push("metadata.name", "missing: give the object a name");
+        }
     } else if matches!(kind, Kind::Service | Kind::Namespace) {
         errors.label("metadata.name", &name);
     } else {
@@ -82,18 +87,20 @@ pub fn check(mut body: Value, default_namespace: &str) -> Result<Document, Vec<F
     errors.finish(Document { key, body, resource_version })
 }
 
-fn type_of(object: &Map<String, Value>, errors: &mut Errors) -> Option<Kind> {
+fn type_of(object: &mut Map<String, Value>, errors: &mut Errors) -> Option<Kind> {
     let Some(kind_text) = object.get("kind").and_then(Value::as_str) else {
         errors.push("kind", format!("missing: write one of {}", Kind::all()));
         return None;
     };
+    let kind_text = &kind_text.to_owned();
     let Some(kind) = Kind::parse(kind_text).filter(|k| k.names().name == kind_text) else {
         errors.push("kind", format!("`{kind_text}` is not known: use one of {}", Kind::all()));
         return None;
     };
-    let wanted = kind.names().api_version;
+    let names = kind.names();
+    let wanted = names.api_version;
     match object.get("apiVersion").and_then(Value::as_str) {
-        Some(given) if given == wanted => {}
+        Some(given) if names.serves(given) => drop(object.insert("apiVersion".into(), wanted.into())),
         Some(given) => errors.push("apiVersion", format!("`{given}` is not supported for {kind_text}: use {wanted}")),
         None => errors.push("apiVersion", format!("missing: write {wanted}")),
     }

@@ -1,10 +1,12 @@
-//! The filters of an HTTPRoute rule.
+//! The filters of a rule, or of one of its backends. Those of a GRPCRoute are some of an HTTPRoute's.
 
-use gateway_api::apis::standard::httproutes as raw;
-use serde::{Serialize, de::DeserializeOwned};
+use std::time::Duration;
+
+use gateway_api::apis::experimental::httproutes as raw;
+use serde::Serialize;
 
 use super::kind::Name;
-use super::route::{BackendTarget, Reference};
+use super::route::{BackendTarget, backend_ref, same_shape};
 use super::strict::Errors;
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -14,9 +16,15 @@ pub struct Filters {
     pub mirrors: Vec<Mirror>,
     pub redirect: Option<Redirect>,
     pub rewrite: Option<Rewrite>,
+    pub cors: Option<Cors>,
 }
 
 impl Filters {
+    /// Header edits are what xDS can do for one backend of several; everything else belongs to a route.
+    pub fn only_edit_headers(&self) -> bool {
+        self.mirrors.is_empty() && self.redirect.is_none() && self.rewrite.is_none() && self.cors.is_none()
+    }
+
     pub fn replaces_prefix(&self) -> bool {
         let redirect = self.redirect.as_ref().and_then(|r| r.path.as_ref());
         let rewrite = self.rewrite.as_ref().and_then(|r| r.path.as_ref());
@@ -59,7 +67,21 @@ pub struct Rewrite {
     pub path: Option<PathEdit>,
 }
 
+/// Who else may read the answers (Fetch standard), as the Gateway API writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cors {
+    /// `https://*.example.com`, or `*`.
+    pub origins: Vec<String>,
+    pub methods: Vec<String>,
+    pub headers: Vec<String>,
+    pub expose: Vec<String>,
+    pub credentials: bool,
+    pub max_age: Duration,
+}
+
 const MILLION: u64 = 1_000_000;
+/// The Gateway API's.
+const DEFAULT_MAX_AGE: Duration = Duration::from_secs(5);
 
 pub(super) fn parse(path: &str, route: &Name, list: &[raw::HttpRouteRulesFilters], errors: &mut Errors) -> Filters {
     let mut filters = Filters::default();
@@ -114,34 +136,21 @@ fn one(at: &str, route: &Name, filter: &raw::HttpRouteRulesFilters, filters: &mu
                 Rewrite { hostname: r.hostname.clone(), path }
             });
         }
-        Type::ExtensionRef => errors.push(format!("{at}.type"), "ExtensionRef is not supported: remove the filter"),
-        Type::Cors => errors.push(format!("{at}.type"), "CORS is not supported: answer it in the application"),
-    }
-}
-
-/// The filters of one backendRef: the generated types are twins of the rule's, field by field.
-pub(super) fn parse_backend(
-    path: &str,
-    route: &Name,
-    list: Option<&[raw::HttpRouteRulesBackendRefsFilters]>,
-    errors: &mut Errors,
-) -> Filters {
-    let mut twins: Vec<raw::HttpRouteRulesFilters> = Vec::new();
-    for (i, filter) in list.unwrap_or_default().iter().enumerate() {
-        use raw::HttpRouteRulesBackendRefsFiltersType as Type;
-        match filter.r#type {
-            Type::RequestHeaderModifier | Type::ResponseHeaderModifier => twins.extend(same_shape(filter)),
-            ref other => {
-                let message = format!("{other:?} is not supported on a single backend: put it into the rule's filters");
-                errors.push(format!("{path}[{i}].type"), message);
-            }
+        Type::Cors => {
+            let at = format!("{at}.cors");
+            filters.cors = required(&at, filter.cors.as_ref(), errors).map(|cors| parse_cors(&at, cors, errors));
+        }
+        Type::ExtensionRef | Type::ExternalAuth => {
+            let message = format!("{:?} is not supported: remove the filter", filter.r#type);
+            errors.push(format!("{at}.type"), message);
         }
     }
-    parse(path, route, &twins, errors)
 }
 
-fn same_shape<A: Serialize, B: DeserializeOwned>(value: &A) -> Option<B> {
-    serde_json::to_value(value).and_then(serde_json::from_value).ok()
+/// Filters of a backendRef, or of a GRPCRoute: the generated types are twins of an HTTPRoute rule's, field by field.
+pub(super) fn parse_twins<T: Serialize>(path: &str, route: &Name, list: Option<&[T]>, errors: &mut Errors) -> Filters {
+    let twins: Vec<raw::HttpRouteRulesFilters> = list.unwrap_or_default().iter().filter_map(same_shape).collect();
+    parse(path, route, &twins, errors)
 }
 
 fn required<'a, T>(at: &str, value: Option<&'a T>, errors: &mut Errors) -> Option<&'a T> {
@@ -186,15 +195,7 @@ fn header_value(path: &str, value: &str, errors: &mut Errors) -> String {
 }
 
 fn parse_mirror(at: &str, route: &Name, raw: &raw::HttpRouteRulesFiltersRequestMirror, errors: &mut Errors) -> Mirror {
-    let backend = &raw.backend_ref;
-    let reference = Reference {
-        group: backend.group.as_deref(),
-        kind: backend.kind.as_deref(),
-        name: &backend.name,
-        namespace: backend.namespace.as_deref(),
-        port: backend.port,
-    };
-    let target = reference.resolve(&format!("{at}.backendRef"), route, errors);
+    let (target, _) = backend_ref(&format!("{at}.backendRef"), route, &raw.backend_ref, errors);
     let millionths = match (&raw.percent, &raw.fraction) {
         (None, None) => MILLION,
         (Some(percent), None) => u64::from(errors.range(format!("{at}.percent"), (*percent).into(), 0, 100)) * 10_000,
@@ -211,6 +212,32 @@ fn parse_mirror(at: &str, route: &Name, raw: &raw::HttpRouteRulesFiltersRequestM
         }
     };
     Mirror { target, millionths: u32::try_from(millionths).unwrap_or(0) }
+}
+
+fn parse_cors(at: &str, raw: &raw::HttpRouteRulesFiltersCors, errors: &mut Errors) -> Cors {
+    let list = |given: &Option<Vec<String>>| given.clone().unwrap_or_default();
+    for (i, origin) in raw.allow_origins.iter().flatten().enumerate() {
+        if origin != "*" && !origin.contains("://") {
+            let message =
+                format!("`{origin}` is no origin: write it as https://example.com, https://*.example.com or *");
+            errors.push(format!("{at}.allowOrigins[{i}]"), message);
+        }
+    }
+    for (field, names) in [("allowHeaders", &raw.allow_headers), ("exposeHeaders", &raw.expose_headers)] {
+        for (i, name) in names.iter().flatten().enumerate().filter(|(_, name)| *name != "*") {
+            header_name(&format!("{at}.{field}[{i}]"), name, errors);
+        }
+    }
+    Cors {
+        origins: list(&raw.allow_origins),
+        methods: list(&raw.allow_methods),
+        headers: list(&raw.allow_headers),
+        expose: list(&raw.expose_headers),
+        credentials: raw.allow_credentials.unwrap_or(false),
+        max_age: raw.max_age.map_or(DEFAULT_MAX_AGE, |seconds| {
+            Duration::from_secs(errors.range(format!("{at}.maxAge"), seconds.into(), 1, i32::MAX.into()).into())
+        }),
+    }
 }
 
 fn parse_redirect(at: &str, raw: &raw::HttpRouteRulesFiltersRequestRedirect, errors: &mut Errors) -> Redirect {

@@ -9,6 +9,9 @@ pub enum Kind {
     Service,
     EndpointSlice,
     HttpRoute,
+    GrpcRoute,
+    TcpRoute,
+    ReferenceGrant,
     TrafficPolicy,
     Workload,
     MeshConfig,
@@ -18,7 +21,10 @@ pub enum Kind {
 #[derive(Debug)]
 pub struct Names {
     pub kind: Kind,
+    /// As it is stored and printed.
     pub api_version: &'static str,
+    /// Other versions with the same fields, accepted and stored as the one above.
+    pub also: &'static [&'static str],
     pub name: &'static str,
     pub plural: &'static str,
     pub short: &'static [&'static str],
@@ -26,10 +32,11 @@ pub struct Names {
 }
 
 /// Every kind, in the order in which a file of many should be applied.
-pub const KINDS: [Names; 7] = [
+pub const KINDS: [Names; 10] = [
     Names {
         kind: Kind::Namespace,
         api_version: "v1",
+        also: &[],
         name: "Namespace",
         plural: "namespaces",
         short: &["ns"],
@@ -38,6 +45,7 @@ pub const KINDS: [Names; 7] = [
     Names {
         kind: Kind::MeshConfig,
         api_version: "sidemesh.dev/v1alpha1",
+        also: &[],
         name: "MeshConfig",
         plural: "meshconfigs",
         short: &["mc"],
@@ -46,6 +54,7 @@ pub const KINDS: [Names; 7] = [
     Names {
         kind: Kind::Service,
         api_version: "v1",
+        also: &[],
         name: "Service",
         plural: "services",
         short: &["svc"],
@@ -54,6 +63,7 @@ pub const KINDS: [Names; 7] = [
     Names {
         kind: Kind::EndpointSlice,
         api_version: "discovery.k8s.io/v1",
+        also: &[],
         name: "EndpointSlice",
         plural: "endpointslices",
         short: &["eps"],
@@ -62,6 +72,7 @@ pub const KINDS: [Names; 7] = [
     Names {
         kind: Kind::Workload,
         api_version: "sidemesh.dev/v1alpha1",
+        also: &[],
         name: "Workload",
         plural: "workloads",
         short: &["wl"],
@@ -70,20 +81,55 @@ pub const KINDS: [Names; 7] = [
     Names {
         kind: Kind::TrafficPolicy,
         api_version: "sidemesh.dev/v1alpha1",
+        also: &[],
         name: "TrafficPolicy",
         plural: "trafficpolicies",
         short: &["tp"],
         namespaced: true,
     },
     Names {
+        kind: Kind::ReferenceGrant,
+        api_version: "gateway.networking.k8s.io/v1",
+        also: &["gateway.networking.k8s.io/v1beta1"],
+        name: "ReferenceGrant",
+        plural: "referencegrants",
+        short: &["refgrant"],
+        namespaced: true,
+    },
+    Names {
         kind: Kind::HttpRoute,
         api_version: "gateway.networking.k8s.io/v1",
+        also: &["gateway.networking.k8s.io/v1beta1"],
         name: "HTTPRoute",
         plural: "httproutes",
         short: &["hr"],
         namespaced: true,
     },
+    Names {
+        kind: Kind::GrpcRoute,
+        api_version: "gateway.networking.k8s.io/v1",
+        also: &["gateway.networking.k8s.io/v1alpha2"],
+        name: "GRPCRoute",
+        plural: "grpcroutes",
+        short: &["gr"],
+        namespaced: true,
+    },
+    Names {
+        kind: Kind::TcpRoute,
+        api_version: "gateway.networking.k8s.io/v1alpha2",
+        also: &["gateway.networking.k8s.io/v1"],
+        name: "TCPRoute",
+        plural: "tcproutes",
+        short: &["tr"],
+        namespaced: true,
+    },
 ];
+
+impl Names {
+    pub fn serves(&self, api_version: &str) -> bool {
+        self.api_version == api_version || self.also.contains(&api_version)
+    }
+}
 
 impl Kind {
     pub fn names(self) -> &'static Names {
@@ -99,6 +145,11 @@ impl Kind {
         let singular_or_short =
             |n: &&Names| n.name.to_ascii_lowercase() == text || n.plural == text || n.short.contains(&text.as_str());
         KINDS.iter().find(singular_or_short).map(|n| n.kind)
+    }
+
+    /// A route of the Gateway API.
+    pub fn is_route(self) -> bool {
+        matches!(self, Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute)
     }
 
     /// "Namespace, MeshConfig, …": for error messages.

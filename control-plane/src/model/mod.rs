@@ -1,4 +1,5 @@
-//! What users write, checked: Kubernetes' Service and EndpointSlice, the Gateway API's HTTPRoute, and our own kinds.
+//! What users write, checked: Kubernetes' Service and EndpointSlice, the Gateway API's routes and ReferenceGrant, and
+//! our own kinds.
 //!
 //! Pure: no I/O, no clock. Every mistake becomes a `FieldError` with the path of the field and the cure; nothing that
 //! is not understood is let through. `Model` is the whole mesh at one revision.
@@ -6,6 +7,9 @@
 pub mod admit;
 pub mod document;
 pub mod filter;
+pub mod grant;
+mod grpc_route;
+mod http_route;
 pub mod kind;
 pub mod policy;
 pub mod route;
@@ -13,6 +17,7 @@ pub mod service;
 pub mod state;
 pub mod status;
 pub mod strict;
+mod tcp_route;
 pub mod workload;
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! TrafficPolicy: balancing, circuit breaking, outlier detection, retries, budget and timeouts of a Service, or
-//! retries and timeouts of an HTTPRoute.
+//! retries and timeouts of an HTTPRoute or GRPCRoute.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::kind::Name;
+use super::kind::{Key, Kind, Name};
 use super::strict::{Errors, FieldError, decode};
 
 #[derive(Debug, Deserialize)]
@@ -115,7 +115,8 @@ struct RawTimeouts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     Service(Name),
-    Route(Name),
+    /// An HTTPRoute or a GRPCRoute.
+    Route(Key),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -243,13 +244,16 @@ fn target(name: &Name, raw: &TargetRef, errors: &mut Errors) -> Target {
     let target = Name::new(name.namespace.clone(), raw.name.clone());
     match (raw.group.as_str(), raw.kind.as_str()) {
         ("" | "core", "Service") => Target::Service(target),
-        ("gateway.networking.k8s.io", "HTTPRoute") => Target::Route(target),
-        (_, "HTTPRoute") => {
-            errors.push("spec.targetRef.group", "an HTTPRoute has the group gateway.networking.k8s.io");
-            Target::Route(target)
+        (group, "HTTPRoute" | "GRPCRoute") => {
+            if group != "gateway.networking.k8s.io" {
+                errors.push("spec.targetRef.group", "routes have the group gateway.networking.k8s.io");
+            }
+            let kind = if raw.kind == "HTTPRoute" { Kind::HttpRoute } else { Kind::GrpcRoute };
+            Target::Route(Key { kind, name: target })
         }
         (group, kind) => {
-            errors.push("spec.targetRef.kind", format!("`{group}/{kind}` is not supported: use Service or HTTPRoute"));
+            let message = format!("`{group}/{kind}` is not supported: use Service, HTTPRoute or GRPCRoute");
+            errors.push("spec.targetRef.kind", message);
             Target::Service(target)
         }
     }

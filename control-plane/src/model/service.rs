@@ -23,9 +23,17 @@ const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 pub enum Protocol {
     /// HTTP/1.1 to the application (from sidecar to sidecar always HTTP/2).
     Http,
-    /// HTTP/2 with prior knowledge, gRPC.
+    /// HTTP/2 with prior knowledge.
     Http2,
+    /// HTTP/2, too; calls last as long as their callers say.
+    Grpc,
     Tcp,
+}
+
+impl Protocol {
+    pub fn is_http2(self) -> bool {
+        matches!(self, Protocol::Http2 | Protocol::Grpc)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,11 +103,21 @@ pub fn service(name: &Name, body: &Value) -> Result<Service, Vec<FieldError>> {
         Some(ip) => errors.ip("spec.clusterIP", ip),
     };
     let mut ports: Vec<ServicePort> = Vec::new();
-    for (i, port) in spec.ports.unwrap_or_default().iter().enumerate() {
+    let given = spec.ports.unwrap_or_default();
+    if given.is_empty() && spec.cluster_ip.as_deref() != Some("None") {
+        errors.push("spec.ports", "empty: give at least one port");
+    }
+    for (i, port) in given.iter().enumerate() {
         let path = format!("spec.ports[{i}]");
         if let Some(port) = service_port(&path, port, &mut errors) {
             if ports.iter().any(|p| p.port == port.port) {
                 errors.push(format!("{path}.port"), format!("{} is there twice: give each port once", port.port));
+            }
+            if let Some(name) = &port.name
+                && ports.iter().any(|p| p.name.as_ref() == Some(name))
+            {
+                errors
+                    .push(format!("{path}.name"), format!("`{name}` is there twice: give each port a name of its own"));
             }
             ports.push(port);
         }
@@ -151,7 +169,8 @@ fn service_port(path: &str, raw: &core::ServicePort, errors: &mut Errors) -> Opt
 fn protocol(app_protocol: Option<&str>, name: Option<&str>) -> Protocol {
     let by_name = name.and_then(|n| n.split('-').next());
     match app_protocol.or(by_name).map(str::to_ascii_lowercase).as_deref() {
-        Some("grpc" | "grpc-web" | "http2" | "h2c" | "kubernetes.io/h2c") => Protocol::Http2,
+        Some("grpc" | "grpc-web") => Protocol::Grpc,
+        Some("http2" | "h2c" | "kubernetes.io/h2c") => Protocol::Http2,
         Some("tcp" | "tls" | "https" | "mongo" | "mysql" | "redis" | "postgres" | "kubernetes.io/wss") => Protocol::Tcp,
         // A protocol that is named but not known is bytes; a name without a meaning is a name.
         Some(other)

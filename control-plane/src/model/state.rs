@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::grant::Grant;
 use super::kind::{Key, Kind, Name};
 use super::policy::{Policy, Target};
 use super::route::Route;
 use super::service::{Protocol, Service, ServicePort, Slice, TargetPort};
 use super::strict::FieldError;
 use super::workload::{MeshConfig, Workload};
-use super::{policy, route, service, workload};
+use super::{grant, grpc_route, http_route, policy, service, tcp_route, workload};
 
 /// A checked object.
 #[derive(Debug, Clone)]
@@ -21,6 +22,7 @@ pub enum Typed {
     Service(Arc<Service>),
     Slice(Arc<Slice>),
     Route(Arc<Route>),
+    Grant(Arc<Grant>),
     Policy(Arc<Policy>),
     Workload(Arc<Workload>),
     MeshConfig(Arc<MeshConfig>),
@@ -33,7 +35,10 @@ pub fn typed(key: &Key, body: &Value) -> Result<Typed, Vec<FieldError>> {
         Kind::Namespace => service::namespace(body).map(|()| Typed::Namespace)?,
         Kind::Service => Typed::Service(Arc::new(service::service(name, body)?)),
         Kind::EndpointSlice => Typed::Slice(Arc::new(service::slice(name, body)?)),
-        Kind::HttpRoute => Typed::Route(Arc::new(route::route(name, body)?)),
+        Kind::HttpRoute => Typed::Route(Arc::new(http_route::route(name, body)?)),
+        Kind::GrpcRoute => Typed::Route(Arc::new(grpc_route::route(name, body)?)),
+        Kind::TcpRoute => Typed::Route(Arc::new(tcp_route::route(name, body)?)),
+        Kind::ReferenceGrant => Typed::Grant(Arc::new(grant::grant(name, body)?)),
         Kind::TrafficPolicy => Typed::Policy(Arc::new(policy::policy(name, body)?)),
         Kind::Workload => Typed::Workload(Arc::new(workload::workload(name, body)?)),
         Kind::MeshConfig => Typed::MeshConfig(Arc::new(workload::mesh_config(name, body)?)),
@@ -47,7 +52,8 @@ pub struct Model {
     pub namespaces: BTreeSet<String>,
     pub services: BTreeMap<Name, Arc<Service>>,
     pub slices: BTreeMap<Name, Arc<Slice>>,
-    pub routes: BTreeMap<Name, Arc<Route>>,
+    pub routes: BTreeMap<Key, Arc<Route>>,
+    pub grants: BTreeMap<Name, Arc<Grant>>,
     pub policies: BTreeMap<Name, Arc<Policy>>,
     pub workloads: BTreeMap<Name, Arc<Workload>>,
     pub mesh: Arc<MeshConfig>,
@@ -74,7 +80,8 @@ impl Model {
                 Kind::Namespace => drop(self.namespaces.remove(&name.name)),
                 Kind::Service => drop(self.services.remove(&name)),
                 Kind::EndpointSlice => drop(self.slices.remove(&name)),
-                Kind::HttpRoute => drop(self.routes.remove(&name)),
+                Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute => drop(self.routes.remove(key)),
+                Kind::ReferenceGrant => drop(self.grants.remove(&name)),
                 Kind::TrafficPolicy => drop(self.policies.remove(&name)),
                 Kind::Workload => drop(self.workloads.remove(&name)),
                 Kind::MeshConfig => self.mesh = Arc::default(),
@@ -85,7 +92,8 @@ impl Model {
             Typed::Namespace => drop(self.namespaces.insert(name.name)),
             Typed::Service(v) => drop(self.services.insert(name, v)),
             Typed::Slice(v) => drop(self.slices.insert(name, v)),
-            Typed::Route(v) => drop(self.routes.insert(name, v)),
+            Typed::Route(v) => drop(self.routes.insert(key.clone(), v)),
+            Typed::Grant(v) => drop(self.grants.insert(name, v)),
             Typed::Policy(v) => drop(self.policies.insert(name, v)),
             Typed::Workload(v) => drop(self.workloads.insert(name, v)),
             Typed::MeshConfig(v) => self.mesh = v,
@@ -95,13 +103,12 @@ impl Model {
 
     /// The workloads that belong to a service: by its selector, or by their own word when it has none.
     pub fn members<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Arc<Workload>> {
-        self.workloads.values().filter(move |w| {
-            w.name.namespace == service.name.namespace
-                && if service.selector.is_empty() {
-                    w.service == service.name.name
-                } else {
-                    service.selector.iter().all(|(k, v)| w.labels.get(k) == Some(v))
-                }
+        in_namespace(&self.workloads, &service.name.namespace).filter(move |w| {
+            if service.selector.is_empty() {
+                w.service == service.name.name
+            } else {
+                service.selector.iter().all(|(k, v)| w.labels.get(k) == Some(v))
+            }
         })
     }
 
@@ -119,7 +126,8 @@ impl Model {
             }
         }
         let port_name = port.name.as_deref().unwrap_or("");
-        for slice in self.slices.values().filter(|s| s.service == service.name) {
+        let slices = in_namespace(&self.slices, &service.name.namespace);
+        for slice in slices.filter(|s| s.service == service.name) {
             let Some(number) = slice.ports.get(port_name).copied() else { continue };
             for endpoint in slice.endpoints.iter().filter(|e| e.ready || service.publish_not_ready) {
                 let address = SocketAddr::new(endpoint.address, number);
@@ -133,8 +141,7 @@ impl Model {
 
     /// What one port of a workload speaks: as the first service that targets it says.
     pub fn protocol_of(&self, namespace: &str, workload: Option<&Workload>, service: &str, port: u16) -> Protocol {
-        let services = self.services.values().filter(|s| s.name.namespace == namespace);
-        for candidate in services {
+        for candidate in in_namespace(&self.services, namespace) {
             let member = match workload {
                 Some(w) => self.members(candidate).any(|m| m.name == w.name),
                 None => candidate.name.name == service,
@@ -167,6 +174,12 @@ impl Model {
         }
         found
     }
+}
+
+/// The objects of one namespace: names sort by namespace first.
+fn in_namespace<'a, T>(all: &'a BTreeMap<Name, T>, namespace: &'a str) -> impl Iterator<Item = &'a T> {
+    let from = all.range(Name::new(namespace, "")..);
+    from.take_while(move |(name, _)| name.namespace == namespace).map(|(_, object)| object)
 }
 
 fn workload_port(workload: &Workload, target: &TargetPort) -> Option<u16> {

@@ -1,9 +1,10 @@
-//! The status of HTTPRoutes: the conditions `Accepted` and `ResolvedRefs` per parent, with the Gateway API's reasons.
+//! The status of routes: the conditions `Accepted` and `ResolvedRefs` per parent, with the Gateway API's reasons.
 
 use serde_json::{Value, json};
 
-use super::kind::Name;
+use super::kind::{Kind, Name};
 use super::route::{BackendTarget, Parent, Route};
+use super::service::Protocol;
 use super::state::Model;
 
 /// Our name in `status.parents[].controllerName`.
@@ -18,7 +19,7 @@ pub struct Unresolved {
 }
 
 /// The port of a Service that a backend reference means, or why there is none.
-pub fn resolve(model: &Model, route: &Name, target: &BackendTarget) -> Result<(Name, u16), Unresolved> {
+pub fn resolve(model: &Model, route: &Route, target: &BackendTarget) -> Result<(Name, u16), Unresolved> {
     let (name, port) = match target {
         BackendTarget::Service { name, port } => (name, *port),
         BackendTarget::OtherKind { kind } => {
@@ -26,8 +27,12 @@ pub fn resolve(model: &Model, route: &Name, target: &BackendTarget) -> Result<(N
             return Err(Unresolved { reason: "InvalidKind", message });
         }
     };
-    if name.namespace != route.namespace {
-        let message = format!("service {name} is in another namespace, and no ReferenceGrant can allow that here");
+    if name.namespace != route.name.namespace && !model.grants.values().any(|grant| grant.allows(route, name)) {
+        let kind = route.kind.names().name;
+        let message = format!(
+            "service {name} is in another namespace: a ReferenceGrant there must allow {kind}s of {}",
+            route.name.namespace
+        );
         return Err(Unresolved { reason: "RefNotPermitted", message });
     }
     let not_found = |message: String| Unresolved { reason: "BackendNotFound", message };
@@ -45,23 +50,29 @@ pub fn resolve(model: &Model, route: &Name, target: &BackendTarget) -> Result<(N
     }
 }
 
-/// Does this parent reference attach the route to a port of an existing service?
-pub fn attached(model: &Model, parent: &Parent) -> Result<(Name, Vec<u16>), String> {
+/// The ports of an existing service that this parent reference attaches a route of this kind to.
+pub fn attached(model: &Model, kind: Kind, parent: &Parent) -> Result<(Name, Vec<u16>), String> {
     let Some(service) = &parent.service else {
         return Err("only parents of kind Service are served by this mesh".into());
     };
     let Some(found) = model.services.get(service) else {
         return Err(format!("service {service} does not exist"));
     };
-    let ports: Vec<u16> = found
+    let named = found
         .ports
         .iter()
         .filter(|p| parent.port.is_none_or(|port| port == p.port))
-        .filter(|p| parent.section.is_none() || parent.section == p.name)
-        .map(|p| p.port)
-        .collect();
-    if ports.is_empty() {
+        .filter(|p| parent.section.is_none() || parent.section == p.name);
+    let named: Vec<_> = named.collect();
+    if named.is_empty() {
         return Err(format!("service {service} has no such port"));
+    }
+    let tcp = kind == Kind::TcpRoute;
+    let ports: Vec<u16> = named.iter().filter(|p| (p.protocol == Protocol::Tcp) == tcp).map(|p| p.port).collect();
+    if ports.is_empty() {
+        let (spoken, cure) =
+            if tcp { ("HTTP", "use an HTTPRoute") } else { ("TCP", "use a TCPRoute, or set the port's appProtocol") };
+        return Err(format!("service {service} speaks {spoken} there: {cure}"));
     }
     Ok((service.clone(), ports))
 }
@@ -71,12 +82,12 @@ pub fn unresolved(model: &Model, route: &Route) -> Vec<(String, Unresolved)> {
     let mut found = Vec::new();
     for (i, rule) in route.rules.iter().enumerate() {
         for (j, backend) in rule.backends.iter().enumerate() {
-            if let Err(e) = resolve(model, &route.name, &backend.target) {
+            if let Err(e) = resolve(model, route, &backend.target) {
                 found.push((format!("spec.rules[{i}].backendRefs[{j}]"), e));
             }
         }
         for mirror in &rule.filters.mirrors {
-            if let Err(e) = resolve(model, &route.name, &mirror.target) {
+            if let Err(e) = resolve(model, route, &mirror.target) {
                 found.push((format!("spec.rules[{i}].filters"), e));
             }
         }
@@ -98,7 +109,7 @@ pub fn of_route(model: &Model, route: &Route, before: Option<&Value>, now: &str)
         .parents
         .iter()
         .map(|parent| {
-            let accepted = match attached(model, parent) {
+            let accepted = match attached(model, route.kind, parent) {
                 Ok(_) => ("True", "Accepted", String::new()),
                 Err(message) => ("False", "NoMatchingParent", message),
             };

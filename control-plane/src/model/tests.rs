@@ -105,14 +105,93 @@ fn values_are_checked_with_a_cure() {
     );
     refused(
         &format!(
-            "{ROUTE}  - filters: [{{type: CORS, cors: {{}}}}, {{type: RequestRedirect}}]\n    matches: [{{path: {{type: RegularExpression, value: '/a('}}}}]"
+            "{ROUTE}  - filters: [{{type: ExtensionRef}}, {{type: RequestRedirect}}, {{type: CORS, cors: {{allowOrigins: [shop]}}}}]\n    matches: [{{path: {{type: RegularExpression, value: '/a('}}}}]"
         ),
         &[
             ("spec.rules[0].matches[0].path.value", "not a regular expression"),
             ("spec.rules[0].filters[0].type", "not supported"),
             ("spec.rules[0].filters[1].requestRedirect", "missing"),
+            ("spec.rules[0].filters[2].cors.allowOrigins[0]", "write it as https://"),
         ],
     );
+}
+
+#[test]
+fn ports_of_a_service_are_told_apart() {
+    refused("apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {}", &[("spec.ports", "at least one")]);
+    refused(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80, name: b}, {port: 81, name: b}]}",
+        &[("spec.ports[1].name", "there twice")],
+    );
+    refused("apiVersion: v1\nkind: Service\nmetadata: {name: a, name: b}", &[("", "duplicate")]);
+    refused("apiVersion: v1\nkind: Service\nmetadata: {name: 12}", &[("metadata.name", "put it in quotes")]);
+}
+
+#[test]
+fn routes_of_every_kind_are_checked() {
+    let route = |version: &str, kind: &str, rule: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/{version}\nkind: {kind}\nmetadata: {{name: r}}\nspec:\n  \
+             parentRefs: [{{group: '', kind: Service, name: a}}]\n  rules: [{rule}]"
+        )
+    };
+    let call = "{matches: [{method: {service: a/b, type: Exact}}, {method: {}}], backendRefs: [{name: a, prot: 80}]}";
+    refused(&route("v1", "GRPCRoute", call), &[("spec.rules[0].backendRefs[0].prot", "unknown field")]);
+    refused(
+        &route("v1", "GRPCRoute", &call.replace("prot", "port")),
+        &[
+            ("spec.rules[0].matches[0].method.service", "separate fields"),
+            ("spec.rules[0].matches[1].method", "give service, method, or both"),
+        ],
+    );
+    refused(&route("v1", "TCPRoute", "{backendRefs: []}, {backendRefs: []}"), &[("spec.rules", "at most 1")]);
+    let sticky = "{sessionPersistence: {sessionName: a}, retry: {codes: [200], attempts: 99}}";
+    refused(
+        &route("v1", "HTTPRoute", sticky),
+        &[
+            ("spec.rules[0].sessionPersistence", "TrafficPolicy"),
+            ("spec.rules[0].retry.codes[0]", "use 400 to 599"),
+            ("spec.rules[0].retry.attempts", "use 0 to 10"),
+        ],
+    );
+    let older = parse(&route("v1beta1", "HTTPRoute", "{backendRefs: [{name: a, port: 80}]}")).expect("the same fields");
+    assert_eq!(older.body["apiVersion"], "gateway.networking.k8s.io/v1", "stored in one version");
+    refused(&route("v2", "HTTPRoute", "{}"), &[("apiVersion", "use gateway.networking.k8s.io/v1")]);
+}
+
+#[test]
+fn a_grant_lets_routes_of_its_kind_and_namespace_in() {
+    let route = format!("{}  - backendRefs: [{{name: vault, namespace: safe, port: 80}}]", ROUTE.trim_start());
+    let service =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: vault, namespace: safe}\nspec: {ports: [{port: 80}]}";
+    let reason = |from: &str, to: &str, namespace: &str| {
+        let grant = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {{name: g, namespace: {namespace}}}\n\
+             spec: {{from: [{from}], to: [{to}]}}"
+        );
+        let model = model(&format!("{}\n---\n{service}\n---\n{grant}\n---\n{route}", SHOP.trim_start()));
+        let route = model.routes.values().next().expect("route");
+        conditions(&status::of_route(&model, route, None, "now").expect("new"))[1].clone()
+    };
+    let from = "{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: default}";
+    let to = "{group: '', kind: Service}";
+    assert_eq!(reason(from, to, "safe"), "ResolvedRefs=True ResolvedRefs");
+    assert_eq!(reason(from, "{group: '', kind: Service, name: vault}", "safe"), "ResolvedRefs=True ResolvedRefs");
+    let refused = "ResolvedRefs=False RefNotPermitted";
+    assert_eq!(reason(from, to, "default"), refused, "not in the Service's namespace");
+    assert_eq!(reason(from, "{group: '', kind: Service, name: other}", "safe"), refused);
+    assert_eq!(reason(&from.replace("default", "other"), to, "safe"), refused);
+    assert_eq!(reason(&from.replace("HTTPRoute", "GRPCRoute"), to, "safe"), refused);
+}
+
+#[test]
+fn routes_attach_to_ports_that_speak_their_protocol() {
+    let route = ROUTE.trim_start().replace("HTTPRoute", "TCPRoute").replace("/v1", "/v1alpha2");
+    let model = model(&format!("{}\n---\n{route}  - backendRefs: [{{name: product, port: 8080}}]", SHOP.trim_start()));
+    let route = model.routes.values().next().expect("route");
+    let status = status::of_route(&model, route, None, "now").expect("new");
+    assert_eq!(conditions(&status)[0], "Accepted=False NoMatchingParent");
+    assert!(status.to_string().contains("use an HTTPRoute"), "{status}");
 }
 
 #[test]

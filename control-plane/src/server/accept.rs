@@ -1,4 +1,5 @@
-//! Connections to the gRPC port: plain TCP, or TLS 1.3 with a certificate of the mesh's own authority.
+//! Connections to the gRPC port: plain TCP, or TLS with a certificate of the mesh's own authority. TLS 1.2 is taken, too:
+//! Envoy offers no more to its clusters unless it is told to.
 
 use std::fmt;
 use std::io;
@@ -97,14 +98,18 @@ impl ResolvesServerCert for OwnCertificate {
 }
 
 impl OwnCertificate {
-    pub fn new(ca: Arc<Ca>, listen: IpAddr) -> Result<Arc<OwnCertificate>, CaError> {
-        let names = vec![
+    /// `more`: further names that clients reach it by.
+    pub fn new(ca: Arc<Ca>, listen: IpAddr, more: &[String]) -> Result<Arc<OwnCertificate>, CaError> {
+        let mut names = vec![
             SanName::Dns("localhost".into()),
             SanName::Dns("sidemesh-control-plane".into()),
             SanName::Dns("sidemesh-control-plane.sidemesh-system.svc".into()),
             SanName::Ip(IpAddr::from([127, 0, 0, 1])),
         ];
-        let names = if listen.is_unspecified() { names } else { [names, vec![SanName::Ip(listen)]].concat() };
+        if !listen.is_unspecified() {
+            names.push(SanName::Ip(listen));
+        }
+        names.extend(more.iter().filter_map(|name| SanName::parse(name)));
         let current = RwLock::new(issue(&ca, &names)?);
         Ok(Arc::new(OwnCertificate { ca, names, current }))
     }
@@ -112,7 +117,7 @@ impl OwnCertificate {
     pub fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, CaError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = rustls::ServerConfig::builder_with_provider(provider);
-        let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]);
+        let builder = builder.with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12]);
         let builder = builder.map_err(|e| CaError::Sign(e.to_string()))?;
         let mut config = builder.with_no_client_auth().with_cert_resolver(self.clone());
         config.alpn_protocols = vec![b"h2".to_vec()];

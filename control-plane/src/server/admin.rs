@@ -67,7 +67,7 @@ fn key_of(reference: Option<api::ObjectRef>) -> Result<Key, Status> {
     if reference.name.is_empty() {
         return Err(Status::invalid_argument("ref.name: empty: name the object"));
     }
-    if !reference.api_version.is_empty() && reference.api_version != kind.names().api_version {
+    if !reference.api_version.is_empty() && !kind.names().serves(&reference.api_version) {
         let wanted = kind.names().api_version;
         return Err(Status::invalid_argument(format!("ref.api_version: `{}`: use {wanted}", reference.api_version)));
     }

@@ -1,38 +1,53 @@
-//! Who may use the admin API: on a loopback port without TLS everybody on this machine, otherwise whoever shows the
-//! token in `<data-dir>/admin.token` as `authorization: Bearer <token>`.
+//! Who may use the admin API: whoever shows the token in `<data-dir>/admin.token` as `authorization: Bearer <token>`,
+//! and, on a loopback port without TLS, this process's own user and root without it.
 
 use std::sync::Arc;
 
 use tonic::service::Interceptor;
+use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Status};
 
-/// Checks one header; cheap to clone.
+use super::local_user;
+
+const ROOT: u32 = 0;
+
+/// Checks one header, or where the request came from; cheap to clone.
 #[derive(Clone)]
 pub struct AdminGuard {
-    token: Option<Arc<str>>,
+    token: Arc<str>,
+    local_user: bool,
 }
 
 impl AdminGuard {
-    pub fn open() -> AdminGuard {
-        AdminGuard { token: None }
+    /// `local_user`: let this process's own user in without the token.
+    pub fn new(token: &str, local_user: bool) -> AdminGuard {
+        AdminGuard { token: token.trim().into(), local_user }
     }
 
-    pub fn with_token(token: &str) -> AdminGuard {
-        AdminGuard { token: Some(token.trim().into()) }
+    fn shows_token(&self, request: &Request<()>) -> bool {
+        let given = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
+        let given = given.and_then(|v| v.strip_prefix("Bearer ")).unwrap_or_default();
+        // In constant time, whatever was given.
+        aws_lc_rs::constant_time::verify_slices_are_equal(given.as_bytes(), self.token.as_bytes()).is_ok()
     }
 }
 
 impl Interceptor for AdminGuard {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(token) = &self.token else { return Ok(request) };
-        let given = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
-        let given = given.and_then(|v| v.strip_prefix("Bearer ")).unwrap_or_default();
-        // In constant time, whatever was given.
-        match aws_lc_rs::constant_time::verify_slices_are_equal(given.as_bytes(), token.as_bytes()) {
-            Ok(()) => Ok(request),
-            Err(_) => Err(Status::unauthenticated(
-                "the admin API needs the token in <data-dir>/admin.token as `authorization: Bearer <token>`",
-            )),
+        if self.shows_token(&request) || (self.local_user && is_own_user(&request)) {
+            return Ok(request);
         }
+        let who = if self.local_user { "the user that runs the control plane, root, and " } else { "" };
+        Err(Status::unauthenticated(format!(
+            "the admin API is for {who}whoever shows the token in <data-dir>/admin.token: give it with meshctl --token-file"
+        )))
     }
+}
+
+/// Does the request come from this process's own user, or root, on this machine?
+pub fn is_own_user<T>(request: &Request<T>) -> bool {
+    let Some(connection) = request.extensions().get::<TcpConnectInfo>() else { return false };
+    let (Some(client), Some(server)) = (connection.remote_addr(), connection.local_addr()) else { return false };
+    let Some(user) = local_user::of(client, server) else { return false };
+    user == ROOT || Some(user) == local_user::own()
 }

@@ -141,7 +141,7 @@ fn metrics(context: &Context, registry: &Registry) -> String {
         ("store_revision", "Revision of the last write.", context.store.revision()),
         ("translated_revision", "Revision that proxies are served.", model.revision),
         ("services", "Services in the store.", count(model.services.len())),
-        ("routes", "HTTPRoutes in the store.", count(model.routes.len())),
+        ("routes", "HTTPRoutes, GRPCRoutes and TCPRoutes in the store.", count(model.routes.len())),
         ("workloads", "Workloads in the store.", count(model.workloads.len())),
         ("leases", "Workloads kept alive by heartbeats.", count(registry.live())),
         ("start_time_seconds", "Unix time of the start.", started),

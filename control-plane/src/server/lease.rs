@@ -13,6 +13,8 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(15);
 pub struct Leases {
     ttl: Duration,
     live: HashMap<String, Lease>,
+    /// The lease of each workload: one at a time.
+    holders: HashMap<Name, String>,
 }
 
 #[derive(Debug)]
@@ -23,7 +25,7 @@ struct Lease {
 
 impl Leases {
     pub fn new(ttl: Duration) -> Leases {
-        Leases { ttl, live: HashMap::new() }
+        Leases { ttl, live: HashMap::new(), holders: HashMap::new() }
     }
 
     pub fn ttl(&self) -> Duration {
@@ -32,7 +34,9 @@ impl Leases {
 
     /// Begins a lease. An older one of the same workload ends, without consequences.
     pub fn grant(&mut self, id: String, workload: Name, now: Instant) {
-        self.live.retain(|_, lease| lease.workload != workload);
+        if let Some(older) = self.holders.insert(workload.clone(), id.clone()) {
+            self.live.remove(&older);
+        }
         self.live.insert(id, Lease { workload, ends: now + self.ttl });
     }
 
@@ -44,13 +48,15 @@ impl Leases {
     }
 
     pub fn end(&mut self, id: &str) -> Option<Name> {
-        self.live.remove(id).map(|lease| lease.workload)
+        let workload = self.live.remove(id)?.workload;
+        self.holders.remove(&workload);
+        Some(workload)
     }
 
     /// Takes out the leases that are over.
     pub fn expired(&mut self, now: Instant) -> Vec<(String, Name)> {
         let over: Vec<String> = self.live.iter().filter(|(_, l)| l.ends <= now).map(|(id, _)| id.clone()).collect();
-        over.into_iter().filter_map(|id| self.live.remove(&id).map(|lease| (id, lease.workload))).collect()
+        over.into_iter().filter_map(|id| self.end(&id).map(|workload| (id, workload))).collect()
     }
 
     pub fn len(&self) -> usize {

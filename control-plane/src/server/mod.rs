@@ -10,6 +10,7 @@ pub mod guard;
 pub mod health;
 pub mod identity;
 pub mod lease;
+mod local_user;
 pub mod meshinfo;
 pub mod objects;
 pub mod proxies;

@@ -12,6 +12,7 @@ use crate::ca::token::{Use, random_id};
 use crate::model::workload::{LEASE_ANNOTATION, WorkloadPort, WorkloadSpec};
 use crate::model::{Key, Kind, Model, Name, document};
 use crate::server::context::{Context, Counters, invalid, span};
+use crate::server::guard::is_own_user;
 use crate::server::lease::Leases;
 use crate::server::objects::{self, Mode, Options};
 use crate::source::{Expect, Store, StoreError, Write};
@@ -24,6 +25,7 @@ const SWEEP: Duration = Duration::from_millis(500);
 pub struct Registry {
     context: Context,
     leases: Arc<Mutex<Leases>>,
+    /// Without TLS on loopback this process's own user needs no credential.
     credential_required: bool,
 }
 
@@ -66,10 +68,10 @@ impl Registry {
         self.context.blocking(move |store| remove(store, &key, &lease)).await
     }
 
-    /// The caller must be who it says, as far as it says so with a credential.
-    fn authorize(&self, request: &api::RegisterRequest, namespace: &str) -> Result<(), Status> {
+    /// The caller must be who it says.
+    fn authorize(&self, request: &api::RegisterRequest, namespace: &str, own_user: bool) -> Result<(), Status> {
         if request.credential.is_empty() {
-            if self.credential_required {
+            if self.credential_required || !own_user {
                 return Err(Status::unauthenticated("no credential: send the renewal token of your certificate"));
             }
             return Ok(());
@@ -101,9 +103,10 @@ impl RegistryService for Registry {
         &self,
         request: Request<api::RegisterRequest>,
     ) -> Result<Response<api::RegisterResponse>, Status> {
+        let own_user = is_own_user(&request);
         let request = request.into_inner();
         let namespace = if request.namespace.is_empty() { "default" } else { &request.namespace }.to_owned();
-        self.authorize(&request, &namespace)?;
+        self.authorize(&request, &namespace, own_user)?;
         let lease = random_id();
         let body = workload(&request, &namespace, &lease);
         let document = document::check(body, &namespace).map_err(|errors| {

@@ -49,6 +49,7 @@ impl Mesh {
             leaf_ttl: Duration::from_secs(3600),
             lease_ttl: Duration::from_secs(1),
             tls: false,
+            tls_names: Vec::new(),
             allow_plaintext: false,
         };
         let mut mesh = Mesh { dir, config, stop: None, task: None };

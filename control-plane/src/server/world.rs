@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
 use crate::model::admit::timestamp;
-use crate::model::{Key, Kind, Model, status};
+use crate::model::{Key, Model, status};
 use crate::source::{Commit, Expect, Store, StoreError, Write};
 use crate::translate::{Mesh, Settings};
 
@@ -139,7 +139,7 @@ fn write_status(store: &Store, model: &Model) -> Result<(), StoreError> {
     let now = timestamp(SystemTime::now());
     let mut writes = Vec::new();
     for route in model.routes.values() {
-        let key = Key { kind: Kind::HttpRoute, name: route.name.clone() };
+        let key = Key { kind: route.kind, name: route.name.clone() };
         let Some(stored) = store.get(&key.raw())? else { continue };
         let Some(status) = status::of_route(model, route, stored.body.get("status"), &now) else { continue };
         let mut body = (*stored.body).clone();

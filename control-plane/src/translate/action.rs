@@ -5,18 +5,18 @@ use std::time::Duration;
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::config::route::v3 as xds;
 use sidemesh_proto::envoy::r#type::matcher::v3 as matcher;
-use sidemesh_proto::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 use sidemesh_proto::google;
 
 use super::node::Flavor;
 use super::retry::{Methods, Retry};
 use super::route::targets;
-use super::{defaults, wire};
+use super::{cors, defaults, wire};
 use crate::model::Model;
 use crate::model::filter::{Filters, HeaderEdits, PathEdit, Redirect};
+use crate::model::kind::Kind;
 use crate::model::policy::{HashOn, Policy};
 use crate::model::route::{PathMatch, Route};
-use crate::model::service::Service;
+use crate::model::service::{Protocol, Service};
 
 /// Says which rule or limit made a response that no application made.
 pub const ERROR_HEADER: &str = "x-sidemesh-error";
@@ -30,13 +30,25 @@ pub(super) struct Unusable {
     pub(super) reason: String,
 }
 
+/// A backend with its cluster looked up.
+#[derive(Debug, Clone)]
+pub(super) struct Backend {
+    pub(super) cluster: Result<String, Unusable>,
+    pub(super) weight: u32,
+    pub(super) filters: Filters,
+    pub(super) mirrors: Vec<(String, u32)>,
+}
+
 /// A rule with its references looked up.
 #[derive(Debug, Clone)]
 pub(super) struct Rule {
     filters: Filters,
-    pub(super) backends: Vec<(Result<String, Unusable>, u32, Filters)>,
+    pub(super) backends: Vec<Backend>,
+    /// Clusters, and how many in a million requests go there, too.
     pub(super) mirrors: Vec<(String, u32)>,
     pub(super) retry: Retry,
+    /// Calls, which end when their callers say.
+    pub(super) grpc: bool,
     /// `None`: our default. Zero: none at all.
     timeout: Option<Duration>,
     idle_timeout: Option<Duration>,
@@ -45,37 +57,78 @@ pub(super) struct Rule {
 
 impl Rule {
     /// Everything to the service itself.
-    pub(super) fn to_service(model: &Model, service: &Service, cluster: &str) -> Rule {
-        let mut rule = Rule::new(model, service, None, None);
-        rule.backends.push((Ok(cluster.to_owned()), 1, Filters::default()));
+    pub(super) fn to_service(model: &Model, service: &Service, port: u16, cluster: &str) -> Rule {
+        let mut rule = Rule::new(model, service, port, None);
+        let cluster = Ok(cluster.to_owned());
+        rule.backends.push(Backend { cluster, weight: 1, filters: Filters::default(), mirrors: Vec::new() });
         rule
     }
 
     /// One rule of a route, still without its backends.
-    pub(super) fn of_route(model: &Model, service: &Service, route: &Route, rule: &crate::model::route::Rule) -> Rule {
-        let mut resolved = Rule::new(model, service, Some(route), rule.backend_timeout);
+    pub(super) fn of_route(
+        model: &Model,
+        service: &Service,
+        port: u16,
+        route: &Route,
+        rule: &crate::model::route::Rule,
+    ) -> Rule {
+        let mut resolved = Rule::new(model, service, port, Some(route));
+        resolved.retry = resolved.retry.with_rule(rule.retry.as_ref(), rule.backend_timeout);
         resolved.filters = rule.filters.clone();
         resolved.timeout = rule.request_timeout.or(resolved.timeout);
         resolved
     }
 
-    fn new(model: &Model, service: &Service, route: Option<&Route>, backend_timeout: Option<Duration>) -> Rule {
+    fn new(model: &Model, service: &Service, port: u16, route: Option<&Route>) -> Rule {
         let targets = targets(service, route);
         let policies: Vec<&Policy> = targets.iter().filter_map(|t| model.policy_for(t)).map(|p| &**p).collect();
+        let speaks_grpc = service.port(port).is_some_and(|p| p.protocol == Protocol::Grpc);
         Rule {
             filters: Filters::default(),
             backends: Vec::new(),
             mirrors: Vec::new(),
-            retry: Retry::from_policies(&policies, backend_timeout),
+            retry: Retry::from_policies(&policies),
+            grpc: route.map_or(speaks_grpc, |r| r.kind == Kind::GrpcRoute || speaks_grpc),
             timeout: policies.iter().find_map(|p| p.request_timeout),
             idle_timeout: policies.iter().find_map(|p| p.idle_timeout),
             hash_on: policies.iter().find_map(|p| p.hash_on.clone()),
         }
     }
 
+    /// A rule whose backends have filters that xDS knows for routes alone becomes a rule for each backend: with the
+    /// share of requests (in millionths, counted up) that go to it or to one before it. A request draws once for all.
+    pub(super) fn split(self, flavor: Flavor) -> Vec<(Option<u32>, Rule)> {
+        if flavor == Flavor::Grpc || self.backends.iter().all(|b| b.filters.only_edit_headers()) {
+            return vec![(None, self)];
+        }
+        let used: Vec<&Backend> = self.backends.iter().filter(|b| b.weight > 0).collect();
+        let total: u64 = used.iter().map(|b| u64::from(b.weight)).sum();
+        let mut sum = 0;
+        let mut rules = Vec::new();
+        for backend in &used {
+            sum += u64::from(backend.weight);
+            let share = u32::try_from(sum * 1_000_000 / total.max(1)).unwrap_or(1_000_000);
+            rules.push(((sum < total).then_some(share), self.to_one(backend)));
+        }
+        rules
+    }
+
+    /// This rule for one of its backends, with that one's filters.
+    fn to_one(&self, backend: &Backend) -> Rule {
+        let mut rule = Rule { backends: Vec::new(), ..self.clone() };
+        let mut only = backend.clone();
+        rule.mirrors.append(&mut only.mirrors);
+        rule.filters.redirect = only.filters.redirect.take().or(rule.filters.redirect);
+        rule.filters.rewrite = only.filters.rewrite.take().or(rule.filters.rewrite);
+        rule.filters.cors = only.filters.cors.take().or(rule.filters.cors);
+        only.filters.mirrors.clear();
+        rule.backends.push(only);
+        rule
+    }
+
     /// Does it send anything anywhere?
     pub(super) fn forwards(&self) -> bool {
-        self.filters.redirect.is_none() && self.backends.iter().any(|(c, weight, _)| c.is_ok() && *weight > 0)
+        self.filters.redirect.is_none() && self.backends.iter().any(|b| b.cluster.is_ok() && b.weight > 0)
     }
 
     pub(super) fn route(&self, path: &PathMatch, methods: Methods, flavor: Flavor) -> xds::Route {
@@ -90,16 +143,20 @@ impl Rule {
         let (add, remove) = header_edits(&self.filters.response);
         route.response_headers_to_add.extend(add);
         route.response_headers_to_remove.extend(remove);
+        if let Some(cors) = &self.filters.cors {
+            route.typed_per_filter_config.insert(cors::FILTER.to_owned(), cors::policy(cors));
+        }
         route
     }
 
     /// No backend that could be used: 500 with the reason, as the Gateway API says.
     fn nowhere(&self) -> xds::Route {
-        let reasons: Vec<&str> =
-            self.backends.iter().filter_map(|(c, _, _)| c.as_ref().err()).map(|e| e.reason.as_str()).collect();
-        let code = self.backends.iter().find_map(|(c, _, _)| c.as_ref().err()).map(|e| e.code);
-        match code {
-            Some(code) => refuse(500, code, &reasons.join("; ")),
+        let errors: Vec<&Unusable> = self.backends.iter().filter_map(|b| b.cluster.as_ref().err()).collect();
+        match errors.first() {
+            Some(first) => {
+                let reasons: Vec<&str> = errors.iter().map(|e| e.reason.as_str()).collect();
+                refuse(500, first.code, &reasons.join("; "))
+            }
             None if self.backends.is_empty() => refuse(500, "no_backend", "the matching rule has no backendRefs"),
             None => refuse(500, "no_backend", "all backends of the matching rule have weight 0"),
         }
@@ -107,7 +164,7 @@ impl Rule {
 
     fn forward(&self, path: &PathMatch, methods: Methods, flavor: Flavor) -> xds::RouteAction {
         use xds::route_action as ra;
-        let timeout = self.timeout.unwrap_or(defaults::REQUEST_TIMEOUT);
+        let timeout = self.timeout.unwrap_or(if self.grpc { Duration::ZERO } else { defaults::REQUEST_TIMEOUT });
         let mut action = xds::RouteAction {
             cluster_specifier: Some(self.clusters()),
             cluster_not_found_response_code: ra::ClusterNotFoundResponseCode::InternalServerError.into(),
@@ -118,6 +175,12 @@ impl Rule {
             hash_policy: self.hash_on.iter().map(hash_policy).collect(),
             ..Default::default()
         };
+        if self.grpc && flavor != Flavor::Grpc {
+            // The caller's deadline (`grpc-timeout`), whatever it is.
+            let any = Some(google::Duration::default());
+            action.max_stream_duration =
+                Some(ra::MaxStreamDuration { grpc_timeout_header_max: any, ..Default::default() });
+        }
         if flavor == Flavor::Grpc {
             // gRPC reads this one; without a user's word its callers' own deadlines rule.
             action.max_stream_duration = self
@@ -140,20 +203,20 @@ impl Rule {
 
     fn clusters(&self) -> xds::route_action::ClusterSpecifier {
         use xds::route_action::ClusterSpecifier;
-        let used: Vec<_> = self.backends.iter().filter(|(_, weight, _)| *weight > 0).collect();
-        if let [(Ok(only), _, filters)] = used.as_slice()
+        let used: Vec<_> = self.backends.iter().filter(|b| b.weight > 0).collect();
+        if let [Backend { cluster: Ok(only), filters, .. }] = used.as_slice()
             && *filters == Filters::default()
         {
             return ClusterSpecifier::Cluster(only.clone());
         }
         let clusters = used
             .into_iter()
-            .map(|(cluster, weight, filters)| {
-                let (request_headers_to_add, request_headers_to_remove) = header_edits(&filters.request);
-                let (response_headers_to_add, response_headers_to_remove) = header_edits(&filters.response);
+            .map(|backend| {
+                let (request_headers_to_add, request_headers_to_remove) = header_edits(&backend.filters.request);
+                let (response_headers_to_add, response_headers_to_remove) = header_edits(&backend.filters.response);
                 xds::weighted_cluster::ClusterWeight {
-                    name: cluster.as_ref().cloned().unwrap_or_else(|_| NO_CLUSTER.to_owned()),
-                    weight: wire::u32_value(*weight),
+                    name: backend.cluster.as_ref().cloned().unwrap_or_else(|_| NO_CLUSTER.to_owned()),
+                    weight: wire::u32_value(backend.weight),
                     request_headers_to_add,
                     request_headers_to_remove,
                     response_headers_to_add,
@@ -187,10 +250,9 @@ fn header_edits(edits: &HeaderEdits) -> (Vec<core::HeaderValueOption>, Vec<Strin
 }
 
 fn mirror(cluster: &str, millionths: u32) -> xds::route_action::RequestMirrorPolicy {
-    let share = FractionalPercent { numerator: millionths, denominator: DenominatorType::Million.into() };
     xds::route_action::RequestMirrorPolicy {
         cluster: cluster.to_owned(),
-        runtime_fraction: Some(core::RuntimeFractionalPercent { default_value: Some(share), ..Default::default() }),
+        runtime_fraction: Some(wire::millionths(millionths)),
         trace_sampled: Some(google::BoolValue { value: false }),
         ..Default::default()
     }

@@ -64,7 +64,7 @@ pub(super) fn outbound(
     let meshed = endpoints.is_empty() || endpoints.iter().any(|e| e.mesh);
     let plain = endpoints.iter().any(|e| !e.mesh);
     if port.protocol != Protocol::Tcp {
-        let http2 = port.protocol == Protocol::Http2 || (meshed && !plain);
+        let http2 = port.protocol.is_http2() || (meshed && !plain);
         let idle = policy.and_then(|p| p.idle_timeout);
         cluster.typed_extension_protocol_options = http_options(http2, idle);
     }
@@ -111,7 +111,7 @@ pub(super) fn inbound(name: &str, app: SocketAddr, protocol: Protocol) -> cluste
         ..Default::default()
     };
     if protocol != Protocol::Tcp {
-        cluster.typed_extension_protocol_options = http_options(protocol == Protocol::Http2, None);
+        cluster.typed_extension_protocol_options = http_options(protocol.is_http2(), None);
     }
     cluster
 }

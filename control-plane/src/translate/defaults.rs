@@ -24,6 +24,8 @@ pub const RETRY_BACKOFF_BASE: Duration = Duration::from_millis(25);
 pub const RETRY_BACKOFF_MAX: Duration = Duration::from_millis(250);
 /// For methods that may be repeated (RFC 9110, section 9.2.2).
 pub const RETRY_ON_IDEMPOTENT: &str = "connect-failure,refused-stream,reset-before-request,reset,gateway-error";
+/// The same where a rule names the codes itself.
+pub const RETRY_ON_NO_ANSWER: &str = "connect-failure,refused-stream,reset-before-request,reset";
 /// For all others: only what certainly was never handled.
 pub const RETRY_ON_NEVER_SENT: &str = "connect-failure,refused-stream,reset-before-request";
 pub const IDEMPOTENT_METHODS: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];

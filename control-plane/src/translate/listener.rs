@@ -16,28 +16,45 @@ use sidemesh_proto::envoy::r#type::v3::Percent;
 use sidemesh_proto::google;
 
 use super::node::{Flavor, Node};
-use super::{Settings, defaults, tls, wire};
+use super::{Settings, cors, defaults, tls, wire};
 use crate::model::service::Protocol;
 use crate::model::workload::MeshConfig;
 
 /// Cluster of the span collector.
 pub(super) const COLLECTOR: &str = "otel-collector";
 
-/// From the application to a service.
-pub(super) fn outbound(
+/// From the application to a service that speaks HTTP.
+pub(super) fn outbound(node: &Node, mesh: &MeshConfig, name: &str, address: SocketAddr) -> listener::Listener {
+    let mut manager = manager(node, mesh, name);
+    manager.route_specifier = Some(rds(name));
+    manager.http_filters.insert(0, http_filter(cors::FILTER, cors::filter()));
+    outbound_listener(name, address, hcm(&manager))
+}
+
+/// From the application to a service that speaks anything else: connections spread over clusters by weight.
+pub(super) fn outbound_tcp(
     node: &Node,
     mesh: &MeshConfig,
     name: &str,
     address: SocketAddr,
-    protocol: Protocol,
+    clusters: &[(String, u32)],
 ) -> listener::Listener {
-    let filter = if protocol == Protocol::Tcp {
-        tcp_filter(node, mesh, name)
-    } else {
-        let mut manager = manager(node, mesh, name);
-        manager.route_specifier = Some(rds(name));
-        http_filter(&manager)
+    use tcp::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight};
+    let specifier = match clusters {
+        [(only, _)] => ClusterSpecifier::Cluster(only.clone()),
+        several => {
+            let weight = |(name, weight): &(String, u32)| ClusterWeight {
+                name: name.clone(),
+                weight: *weight,
+                ..Default::default()
+            };
+            ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: several.iter().map(weight).collect() })
+        }
     };
+    outbound_listener(name, address, tcp_filter(node, mesh, name, specifier))
+}
+
+fn outbound_listener(name: &str, address: SocketAddr, filter: listener::Filter) -> listener::Listener {
     let chain = listener::FilterChain { filters: vec![filter], ..Default::default() };
     socket_listener(name, address, core::TrafficDirection::Outbound, chain)
 }
@@ -52,7 +69,7 @@ pub(super) fn inbound(
     protocol: Protocol,
 ) -> listener::Listener {
     let (filter, alpn): (_, &[&str]) = if protocol == Protocol::Tcp {
-        (tcp_filter(node, mesh, name), &[])
+        (tcp_filter(node, mesh, name, tcp::tcp_proxy::ClusterSpecifier::Cluster(name.to_owned())), &[])
     } else {
         let mut manager = manager(node, mesh, name);
         manager.route_specifier =
@@ -62,7 +79,7 @@ pub(super) fn inbound(
             http::http_connection_manager::ForwardClientCertDetails::SanitizeSet.into();
         manager.set_current_client_cert_details =
             Some(http::http_connection_manager::SetCurrentClientCertDetails { uri: true, ..Default::default() });
-        (http_filter(&manager), &tls::ALPN_HTTP)
+        (hcm(&manager), &tls::ALPN_HTTP)
     };
     let chain = listener::FilterChain {
         filters: vec![filter],
@@ -155,21 +172,27 @@ fn manager(node: &Node, mesh: &MeshConfig, name: &str) -> http::HttpConnectionMa
 }
 
 fn router() -> http::HttpFilter {
-    http::HttpFilter {
-        name: "envoy.filters.http.router".into(),
-        config_type: Some(http::http_filter::ConfigType::TypedConfig(wire::any(&Router::default()))),
-        ..Default::default()
-    }
+    http_filter("envoy.filters.http.router", wire::any(&Router::default()))
 }
 
-fn http_filter(manager: &http::HttpConnectionManager) -> listener::Filter {
+fn http_filter(name: &str, config: google::Any) -> http::HttpFilter {
+    let config = http::http_filter::ConfigType::TypedConfig(config);
+    http::HttpFilter { name: name.to_owned(), config_type: Some(config), ..Default::default() }
+}
+
+fn hcm(manager: &http::HttpConnectionManager) -> listener::Filter {
     filter("envoy.filters.network.http_connection_manager", wire::any(manager))
 }
 
-fn tcp_filter(node: &Node, mesh: &MeshConfig, name: &str) -> listener::Filter {
+fn tcp_filter(
+    node: &Node,
+    mesh: &MeshConfig,
+    name: &str,
+    clusters: tcp::tcp_proxy::ClusterSpecifier,
+) -> listener::Filter {
     let proxy = tcp::TcpProxy {
         stat_prefix: name.to_owned(),
-        cluster_specifier: Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(name.to_owned())),
+        cluster_specifier: Some(clusters),
         idle_timeout: wire::duration(defaults::CONNECTION_IDLE_TIMEOUT),
         access_log: access_log(node, mesh),
         ..Default::default()

@@ -5,6 +5,7 @@
 
 mod action;
 mod cluster;
+mod cors;
 pub mod defaults;
 mod endpoint;
 mod listener;
@@ -29,6 +30,7 @@ pub use cluster::outbound_name;
 pub use node::{Flavor, Node};
 pub use tls::{SECRET_CERTIFICATE, SECRET_ROOTS};
 
+use crate::model::route::Route;
 use crate::model::service::{Protocol, Service, ServicePort};
 use crate::model::workload::may_reach;
 use crate::model::{Model, Name};
@@ -73,13 +75,19 @@ struct Port {
     clusters: [Resource; 3],
     endpoints: Resource,
     /// By consumer namespace; "" for all others.
-    tables: BTreeMap<String, Tables>,
+    ways: BTreeMap<String, Way>,
 }
 
-struct Tables {
-    sidecar: Resource,
-    grpc: Resource,
-    backends: BTreeSet<(Name, u16)>,
+impl Port {
+    fn way(&self, consumer: &str) -> Option<&Way> {
+        self.ways.get(consumer).or_else(|| self.ways.get(""))
+    }
+}
+
+/// How requests or connections to a port go on.
+enum Way {
+    Http { sidecar: Resource, grpc: Resource, backends: BTreeSet<(Name, u16)> },
+    Tcp(route::Split),
 }
 
 /// All that is the same for many nodes.
@@ -92,9 +100,11 @@ pub struct Mesh {
 impl Mesh {
     pub fn new(model: Arc<Model>, settings: Settings) -> Mesh {
         let mut ports = BTreeMap::new();
+        let routes = route::by_parent(&model);
         for service in model.services.values() {
+            let routes = routes.get(&service.name).map(Vec::as_slice).unwrap_or_default();
             for port in &service.ports {
-                ports.insert((service.name.clone(), port.port), shared(&model, &settings, service, port));
+                ports.insert((service.name.clone(), port.port), shared(&model, &settings, service, port, routes));
             }
         }
         Mesh { model, settings, ports }
@@ -130,19 +140,23 @@ impl Mesh {
         for ((service, port), address) in self.outbound_addresses(node) {
             let name = outbound_name(&service, port);
             let found = self.ports.get(&(service.clone(), port));
-            let protocol = found.map_or(Protocol::Http, |p| p.protocol);
             let refusal = self.refusal(node, &service, port, found);
-            if refusal.is_some() && protocol == Protocol::Tcp {
-                // Bytes have no way to say why: the connection is refused.
+            if let Some(Way::Tcp(split)) = found.and_then(|p| p.way(&node.namespace)) {
+                // Bytes have no way to say why not: the connection is refused.
+                if refusal.is_none() && !split.clusters.is_empty() {
+                    let listener = listener::outbound_tcp(node, mesh, &name, address, &split.clusters);
+                    put(resources, type_url::LISTENER, &name, resource(&listener));
+                    self.clusters(node, &split.backends, resources);
+                }
                 continue;
             }
-            let listener = listener::outbound(node, mesh, &name, address, protocol);
+            let listener = listener::outbound(node, mesh, &name, address);
             put(resources, type_url::LISTENER, &name, resource(&listener));
             match (refusal, found) {
                 (Some(refusal), _) => {
                     put(resources, type_url::ROUTE, &name, resource(&route::refusal(&name, &refusal)));
                 }
-                (None, Some(found)) => self.reach(node, (&service, port), found, resources),
+                (None, Some(found)) => self.table(node, &name, found, resources),
                 (None, None) => {}
             }
         }
@@ -162,26 +176,20 @@ impl Mesh {
     }
 
     /// The route table of one port, and the clusters behind it.
-    fn reach(&self, node: &Node, (service, port): (&Name, u16), found: &Port, resources: &mut Resources) {
-        let own = (service.clone(), port);
-        let name = outbound_name(service, port);
-        if found.protocol == Protocol::Tcp {
-            return self.cluster(node, &own, resources);
-        }
-        let tables = found.tables.get(&node.namespace).or_else(|| found.tables.get(""));
-        let Some(tables) = tables else { return };
-        let table = if node.flavor == Flavor::Grpc { &tables.grpc } else { &tables.sidecar };
-        put(resources, type_url::ROUTE, &name, table.clone());
-        for backend in &tables.backends {
-            self.cluster(node, backend, resources);
-        }
+    fn table(&self, node: &Node, name: &str, found: &Port, resources: &mut Resources) {
+        let Some(Way::Http { sidecar, grpc, backends }) = found.way(&node.namespace) else { return };
+        let table = if node.flavor == Flavor::Grpc { grpc } else { sidecar };
+        put(resources, type_url::ROUTE, name, table.clone());
+        self.clusters(node, backends, resources);
     }
 
-    fn cluster(&self, node: &Node, key: &(Name, u16), resources: &mut Resources) {
-        let Some(port) = self.ports.get(key) else { return };
-        let name = outbound_name(&key.0, key.1);
-        put(resources, type_url::CLUSTER, &name, port.clusters[index(node.flavor)].clone());
-        put(resources, type_url::ENDPOINT, &name, port.endpoints.clone());
+    fn clusters(&self, node: &Node, backends: &BTreeSet<(Name, u16)>, resources: &mut Resources) {
+        for key in backends {
+            let Some(port) = self.ports.get(key) else { continue };
+            let name = outbound_name(&key.0, key.1);
+            put(resources, type_url::CLUSTER, &name, port.clusters[index(node.flavor)].clone());
+            put(resources, type_url::ENDPOINT, &name, port.endpoints.clone());
+        }
     }
 
     fn inbound(&self, node: &Node, resources: &mut Resources) {
@@ -202,9 +210,9 @@ impl Mesh {
                 continue;
             }
             let target = format!("{service}:{port}");
-            let listener = listener::api(&target, &outbound_name(service, *port));
-            put(resources, type_url::LISTENER, &target, resource(&listener));
-            self.reach(node, (service, *port), found, resources);
+            let name = outbound_name(service, *port);
+            put(resources, type_url::LISTENER, &target, resource(&listener::api(&target, &name)));
+            self.table(node, &name, found, resources);
         }
     }
 
@@ -236,27 +244,31 @@ fn put(resources: &mut Resources, type_url: &'static str, name: &str, resource: 
     resources.entry(type_url).or_default().insert(name.to_owned(), resource);
 }
 
-fn shared(model: &Model, settings: &Settings, service: &Service, port: &ServicePort) -> Port {
+/// `all` are the routes that name the service as a parent.
+fn shared(model: &Model, settings: &Settings, service: &Service, port: &ServicePort, all: &[&Route]) -> Port {
     let endpoints = model.endpoints(service, port);
     let name = outbound_name(&service.name, port.port);
     let clusters = [Flavor::Sidecar, Flavor::SidecarSds, Flavor::Grpc]
         .map(|flavor| resource(&cluster::outbound(model, settings, flavor, service, port, &endpoints)));
-    let mut tables = BTreeMap::new();
-    let consumers = route::consumers(model, &service.name);
+    let mut ways = BTreeMap::new();
+    let consumers = route::consumers(all, &service.name);
     for consumer in consumers.into_iter().chain([""]) {
-        let routes = route::routes_for(model, &service.name, port.port, consumer);
-        let sidecar = route::table(model, Flavor::Sidecar, service, port.port, &routes);
-        let grpc = route::table(model, Flavor::Grpc, service, port.port, &routes);
-        tables.insert(
-            consumer.to_owned(),
-            Tables { sidecar: resource(&sidecar.config), grpc: resource(&grpc.config), backends: sidecar.backends },
-        );
+        let routes = route::routes_for(model, all, &service.name, port.port, consumer);
+        let way = if port.protocol == Protocol::Tcp {
+            Way::Tcp(route::split(model, &service.name, port.port, &routes))
+        } else {
+            let sidecar = route::table(model, Flavor::Sidecar, service, port.port, &routes);
+            let grpc = route::table(model, Flavor::Grpc, service, port.port, &routes);
+            let (backends, sidecar) = (sidecar.backends, resource(&sidecar.config));
+            Way::Http { sidecar, grpc: resource(&grpc.config), backends }
+        };
+        ways.insert(consumer.to_owned(), way);
     }
     Port {
         protocol: port.protocol,
         cluster_ip: service.cluster_ip.map(|ip| SocketAddr::new(ip, port.port)),
         clusters,
         endpoints: endpoint::resource(&name, &endpoints),
-        tables,
+        ways,
     }
 }

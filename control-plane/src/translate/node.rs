@@ -65,6 +65,9 @@ struct Metadata {
     join_token: Option<String>,
     egress: Vec<String>,
     access_log: Option<String>,
+    /// The registration carries them; here they are only known.
+    #[allow(dead_code)]
+    labels: BTreeMap<String, String>,
 }
 
 /// Reads the node of a stream's first request.

@@ -7,6 +7,7 @@ use sidemesh_proto::envoy::extensions::retry::host::previous_hosts::v3::Previous
 
 use super::{defaults, wire};
 use crate::model::policy::Policy;
+use crate::model::route::RuleRetry;
 
 /// What the method of a request says about repeating it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,14 +34,16 @@ pub(super) struct Retry {
     per_try_timeout: Option<Duration>,
     on: Option<Vec<String>>,
     status_codes: Vec<u32>,
+    /// The rule names the codes, and so no other answers.
+    only_codes: bool,
     backoff: Option<(Duration, Option<Duration>)>,
     all_methods: bool,
 }
 
 impl Retry {
     /// The first policy that speaks of a thing decides it.
-    pub(super) fn from_policies(policies: &[&Policy], backend_timeout: Option<Duration>) -> Retry {
-        let mut retry = Retry { per_try_timeout: backend_timeout.filter(|t| !t.is_zero()), ..Retry::default() };
+    pub(super) fn from_policies(policies: &[&Policy]) -> Retry {
+        let mut retry = Retry::default();
         for policy in policies {
             let given = &policy.retries;
             retry.attempts = retry.attempts.or(given.attempts);
@@ -57,6 +60,19 @@ impl Retry {
         retry
     }
 
+    /// What a rule says goes before policies.
+    pub(super) fn with_rule(mut self, rule: Option<&RuleRetry>, backend_timeout: Option<Duration>) -> Retry {
+        self.per_try_timeout = backend_timeout.filter(|t| !t.is_zero()).or(self.per_try_timeout);
+        let Some(rule) = rule else { return self };
+        self.attempts = rule.attempts.or(self.attempts);
+        self.backoff = rule.backoff.map(|base| (base, None)).or(self.backoff);
+        if !rule.codes.is_empty() {
+            self.status_codes.clone_from(&rule.codes);
+            self.only_codes = true;
+        }
+        self
+    }
+
     pub(super) fn same_for_all_methods(&self) -> bool {
         self.all_methods || self.attempts == Some(0)
     }
@@ -68,6 +84,7 @@ impl Retry {
         }
         let repeatable = self.all_methods || methods == Methods::Idempotent;
         let mut on = match (&self.on, repeatable) {
+            (_, true) if self.only_codes => defaults::RETRY_ON_NO_ANSWER.to_owned(),
             (Some(words), true) => words.join(","),
             (None, true) => defaults::RETRY_ON_IDEMPOTENT.to_owned(),
             (_, false) => defaults::RETRY_ON_NEVER_SENT.to_owned(),

@@ -82,7 +82,13 @@ fn golden(name: &str, resources: &Resources) {
 fn sidecar_with_addresses_of_its_own() {
     let mut node = with_outbound(
         node(Flavor::Sidecar),
-        &[("product", 8080, "127.0.0.1:15081"), ("nothing", 80, "127.0.0.1:15082")],
+        &[
+            ("product", 8080, "127.0.0.1:15081"),
+            ("nothing", 80, "127.0.0.1:15082"),
+            ("user", 8080, "127.0.0.1:15083"),
+            ("greeter", 50051, "127.0.0.1:15084"),
+            ("database", 5432, "127.0.0.1:15085"),
+        ],
     );
     let (listen, app) = ("127.0.0.1:20009".parse().expect("address"), "127.0.0.1:9009".parse().expect("address"));
     node.inbound.push(Inbound { listen, app, port: 8080 });
@@ -108,7 +114,10 @@ fn grpc_client() {
 fn our_own_proxy_supports_every_field_that_is_sent() {
     let mut node =
         with_outbound(node(Flavor::Sidecar), &[("product", 8080, "127.0.0.1:1"), ("legacy", 80, "127.0.0.1:2")]);
-    node.outbound.extend([((Name::new("default", "database"), 5432), "127.0.0.1:3".parse().expect("address"))]);
+    for (i, (service, port)) in [("database", 5432), ("user", 8080), ("greeter", 50051)].into_iter().enumerate() {
+        let address = format!("127.0.0.1:{}", i + 3).parse().expect("address");
+        node.outbound.insert((Name::new("default", service), port), address);
+    }
     let (listen, app) = ("127.0.0.1:20009".parse().expect("address"), "127.0.0.1:9009".parse().expect("address"));
     node.inbound.push(Inbound { listen, app, port: 8080 });
     for (type_url, set) in shop().for_node(&node) {
@@ -139,6 +148,74 @@ fn what_may_not_be_reached_is_refused_by_name() {
     assert!(!resources[type_url::CLUSTER].keys().any(|name| name.starts_with("outbound|")));
     let text = printed(&resources)["RouteConfiguration"].to_string();
     assert!(text.contains("egress_denied: product.default is not in the egress list of order-0"), "{text}");
+}
+
+/// The routes that clients of a service of the shop get.
+fn routes_of(service: &str, port: u16) -> Vec<Value> {
+    let node = with_outbound(node(Flavor::Sidecar), &[(service, port, "127.0.0.1:1")]);
+    let printed = printed(&shop().for_node(&node));
+    let table = &printed["RouteConfiguration"][format!("outbound|{port}|{service}.default")];
+    table["virtual_hosts"][0]["routes"].as_array().expect("routes").clone()
+}
+
+#[test]
+fn filters_of_single_backends_become_routes_with_shares() {
+    let routes = routes_of("user", 8080);
+    // Retries differ by method, so each of the two backends has two routes.
+    let vault: Vec<&Value> = routes.iter().filter(|r| r["match"]["path_separated_prefix"] == "/vault").collect();
+    let shares: Vec<Option<u64>> =
+        vault.iter().map(|r| r["match"]["runtime_fraction"]["default_value"]["numerator"].as_u64()).collect();
+    assert_eq!(shares, [Some(750_000), Some(750_000), None, None], "{vault:#?}");
+    assert_eq!(vault[0]["route"]["cluster"], "outbound|80|vault.safe", "allowed by the grant");
+    assert_eq!(vault[0]["route"]["regex_rewrite"]["substitution"], "/open");
+    assert_eq!(vault[2]["route"]["request_mirror_policies"][0]["cluster"], "outbound|8080|product-v1.default");
+    assert_eq!(vault[0]["route"]["retry_policy"]["retriable_status_codes"], serde_json::json!([500, 503]));
+    let closed = routes.iter().find(|r| r["match"]["path_separated_prefix"] == "/closed").expect("a route");
+    assert!(closed.to_string().contains("backend_not_permitted"), "{closed:#}");
+}
+
+#[test]
+fn calls_are_matched_by_service_and_method_and_last_as_long_as_their_callers_say() {
+    let routes = routes_of("greeter", 50051);
+    let paths: Vec<&Value> = routes.iter().map(|r| &r["match"]).collect();
+    assert_eq!(paths.len(), 3, "calls are POST, so one route each");
+    assert_eq!(paths[0]["path"], "/shop.Greeter/Greet");
+    assert_eq!(paths[1]["prefix"], "/shop.Greeter/");
+    assert_eq!(paths[2]["safe_regex"]["regex"], "/[^/]+/(?:Say.*)");
+    for route in &routes {
+        assert_eq!(route["route"]["timeout"], "0s");
+        assert_eq!(route["route"]["max_stream_duration"]["grpc_timeout_header_max"], "0s");
+    }
+}
+
+#[test]
+fn connections_are_spread_by_weight_and_those_to_nowhere_are_closed() {
+    let node = with_outbound(node(Flavor::Sidecar), &[("database", 5432, "127.0.0.1:1")]);
+    let printed = printed(&shop().for_node(&node));
+    let listener = &printed["Listener"]["outbound|5432|database.default"];
+    let clusters = &listener["filter_chains"][0]["filters"][0]["typed_config"]["weighted_clusters"]["clusters"];
+    assert_eq!(clusters[0], serde_json::json!({"name": "outbound|5432|database.default", "weight": 9}));
+    assert_eq!(clusters[1], serde_json::json!({"name": "unresolved-backend", "weight": 1}));
+}
+
+#[test]
+fn grpc_routes_go_before_http_routes_of_the_same_port() {
+    let route = |kind: &str, backend: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: r}}\nspec:\n  \
+             parentRefs: [{{group: '', kind: Service, name: a}}]\n  rules: [{{backendRefs: [{{name: {backend}, port: 80}}]}}]"
+        )
+    };
+    let service = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 80, name: grpc}}]}}"
+        )
+    };
+    let documents = [service("a"), service("b"), service("c"), route("HTTPRoute", "b"), route("GRPCRoute", "c")];
+    let node = with_outbound(node(Flavor::Sidecar), &[("a", 80, "127.0.0.1:1")]);
+    let resources = mesh(&documents.join("\n---\n")).for_node(&node);
+    let clusters: Vec<&String> = resources[type_url::CLUSTER].keys().collect();
+    assert_eq!(clusters, ["outbound|80|c.default"]);
 }
 
 /// The names of the routes of product, in order.

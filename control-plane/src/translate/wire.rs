@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::r#type::matcher::v3 as matcher;
+use sidemesh_proto::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 use sidemesh_proto::google;
 
 pub(super) fn any<T: prost::Name>(message: &T) -> google::Any {
@@ -82,6 +83,12 @@ pub(super) fn header(name: &str, value: &str, append: bool) -> core::HeaderValue
         append_action: action.into(),
         ..Default::default()
     }
+}
+
+/// So many of a million requests.
+pub(super) fn millionths(numerator: u32) -> core::RuntimeFractionalPercent {
+    let share = FractionalPercent { numerator, denominator: DenominatorType::Million.into() };
+    core::RuntimeFractionalPercent { default_value: Some(share), ..Default::default() }
 }
 
 /// A struct of strings, for metadata.

@@ -67,8 +67,14 @@ pub(super) fn start(
         let agent = Agent::new(channel.clone(), store, join_token_file, random.clone());
         let status = agent.status();
         let agent = tokio_util::task::AbortOnDropHandle::new(tokio::task::spawn_local(agent.run(publish)));
-        let registration = Registration::new(channel, &shared.node.id, &workload, random);
-        announce(&shared, status, registration, leaving).await;
+        if workload.inbound.is_empty() {
+            tracing::info!("mesh: no inbound ports, so there is nothing to register");
+            // A workload that only calls others. An error says that the process is ending without a word.
+            let _ = leaving.await;
+        } else {
+            let registration = Registration::new(channel, &shared.node.id, &workload, random);
+            announce(&shared, status, registration, leaving).await;
+        }
         drop(agent);
     });
     Ok(Some(Member { leave, gone }))

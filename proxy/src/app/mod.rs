@@ -47,8 +47,10 @@ use bootstrap::Loaded;
 /// Why the process does not start or go on.
 #[derive(Debug, thiserror::Error)]
 enum Error {
+    /// A flag or the bootstrap asks for what cannot be had: exit code 2.
     #[error("{0}")]
     Config(String),
+    /// Something failed: exit code 1.
     #[error("{0}")]
     Start(String),
 }
@@ -214,7 +216,7 @@ fn start_admin(handle: admin::Handle) -> Result<(), Error> {
         tokio::net::TcpListener::from_std(l)
     });
     let listener = listener.map_err(|error| {
-        Error::Start(format!(
+        Error::Config(format!(
             "admin.address: cannot bind {address}: {error}; another process may listen there: choose another port"
         ))
     })?;

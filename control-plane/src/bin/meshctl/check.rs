@@ -4,9 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sidemesh_proto::sidemesh::admin::v1alpha1::type_status::State;
-use sidemesh_proto::sidemesh::admin::v1alpha1::{
-    GetCaStatusRequest, GetHealthRequest, ListProxiesRequest, ListRequest, Proxy,
-};
+use sidemesh_proto::sidemesh::admin::v1alpha1::{GetCaStatusRequest, GetHealthRequest, ListProxiesRequest, Proxy};
 
 use crate::client::{Failure, Server};
 use crate::output::print;
@@ -86,12 +84,11 @@ fn refusals(proxy: &Proxy) -> Vec<Finding> {
 
 /// Routes whose status says that they do not work as written.
 async fn routes(server: &Server) -> Result<Vec<Finding>, Failure> {
-    let request = ListRequest { kind: "HTTPRoute".to_owned(), ..ListRequest::default() };
-    let list = server.resources().await?.list(request).await?.into_inner();
-    let mut findings = vec![Finding(true, format!("{} routes", list.objects.len()))];
-    for object in &list.objects {
-        let value = crate::get::value(object)?;
-        let name = object.r#ref.as_ref().map(|r| format!("{}/{}", r.namespace, r.name)).unwrap_or_default();
+    let routes = crate::route::all(server).await?;
+    let mut findings = vec![Finding(true, format!("{} routes", routes.len()))];
+    for value in &routes {
+        let part = |field: &str| value["metadata"][field].as_str().unwrap_or("?");
+        let name = format!("{}/{}", part("namespace"), part("name"));
         let parents = value["status"]["parents"].as_array().cloned().unwrap_or_default();
         for condition in
             parents.iter().filter_map(|p| p["conditions"].as_array()).flatten().filter(|c| c["status"] == "False")

@@ -1,42 +1,77 @@
 //! Connection to the control plane's admin API, and failures as the user reads them.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use sidemesh_proto::sidemesh::admin::v1alpha1::mesh_service_client::MeshServiceClient;
 use sidemesh_proto::sidemesh::admin::v1alpha1::proxy_service_client::ProxyServiceClient;
 use sidemesh_proto::sidemesh::admin::v1alpha1::resource_service_client::ResourceServiceClient;
-use tonic::transport::{Channel, Endpoint};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
 
-/// Where the control plane is, and the namespace to assume.
+use crate::dial;
+
+/// Where the control plane is, what it asks for, and the namespace to assume.
+#[derive(Clone)]
 pub struct Server {
     pub url: String,
     pub namespace: String,
+    /// PEM of the authorities that may have signed the control plane's certificate.
+    pub ca: Option<Vec<u8>>,
+    pub token: Option<String>,
 }
 
 /// Objects as large as a whole configuration dump pass; more is a mistake.
 const MAX_MESSAGE: usize = 64 << 20;
 
+type Api = InterceptedService<Channel, Bearer>;
+pub type Resources = ResourceServiceClient<Api>;
+
 impl Server {
-    pub async fn channel(&self) -> Result<Channel, Failure> {
-        let endpoint = Endpoint::from_shared(self.url.clone())
-            .map_err(|e| Failure::Usage(format!("--server {}: {e}; write it as http://HOST:PORT", self.url)))?;
-        endpoint.connect_timeout(Duration::from_secs(5)).connect().await.map_err(|e| {
-            let cause = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
-            Failure::Unreachable { url: self.url.clone(), cause }
-        })
+    /// On this machine, run by this user: nothing is asked for.
+    pub fn local(address: std::net::SocketAddr) -> Server {
+        Server { url: format!("http://{address}"), namespace: "default".to_owned(), ca: None, token: None }
     }
 
-    pub async fn resources(&self) -> Result<ResourceServiceClient<Channel>, Failure> {
-        Ok(ResourceServiceClient::new(self.channel().await?).max_decoding_message_size(MAX_MESSAGE))
+    async fn api(&self) -> Result<(Channel, Bearer), Failure> {
+        let bearer = match &self.token {
+            None => Bearer(None),
+            Some(token) => Bearer(Some(
+                format!("Bearer {token}")
+                    .parse()
+                    .map_err(|_| Failure::Usage("the token holds characters that no token has".to_owned()))?,
+            )),
+        };
+        Ok((dial::channel(self).await?, bearer))
     }
 
-    pub async fn proxies(&self) -> Result<ProxyServiceClient<Channel>, Failure> {
-        Ok(ProxyServiceClient::new(self.channel().await?).max_decoding_message_size(MAX_MESSAGE))
+    pub async fn resources(&self) -> Result<Resources, Failure> {
+        let (channel, bearer) = self.api().await?;
+        Ok(ResourceServiceClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_MESSAGE))
     }
 
-    pub async fn mesh(&self) -> Result<MeshServiceClient<Channel>, Failure> {
-        Ok(MeshServiceClient::new(self.channel().await?))
+    pub async fn proxies(&self) -> Result<ProxyServiceClient<Api>, Failure> {
+        let (channel, bearer) = self.api().await?;
+        Ok(ProxyServiceClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_MESSAGE))
+    }
+
+    pub async fn mesh(&self) -> Result<MeshServiceClient<Api>, Failure> {
+        let (channel, bearer) = self.api().await?;
+        Ok(MeshServiceClient::with_interceptor(channel, bearer))
+    }
+}
+
+/// Shows the token, when there is one.
+#[derive(Clone)]
+pub struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
     }
 }
 
@@ -84,6 +119,13 @@ impl From<tonic::Status> for Failure {
             Code::InvalidArgument => Failure::Refused(message),
             Code::NotFound => Failure::NotFound(message),
             Code::Aborted => Failure::Conflict(message),
+            // The words of the library, not of a control plane: the connection itself failed.
+            _ if std::error::Error::source(&status).is_some() => {
+                let cause = dial::root_cause(&status);
+                Failure::Failed(format!(
+                    "the connection failed: {cause}; is --server the control plane's gRPC port, and https where it has --tls?"
+                ))
+            }
             code if message.is_empty() => Failure::Failed(code.to_string()),
             _ => Failure::Failed(message),
         }

@@ -12,7 +12,7 @@ use crate::wait;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Kind, then names.
+    /// KIND NAME..., or KIND/NAME...
     #[arg(required_unless_present = "filename", conflicts_with = "filename")]
     target: Vec<String>,
     /// Delete the objects that these files name.
@@ -40,7 +40,10 @@ pub async fn run(server: &Server, args: Args) -> Result<ExitCode, Failure> {
         };
         match server.resources().await?.delete(request).await.map_err(Failure::from) {
             Ok(answer) => {
-                revision = revision.max(answer.into_inner().revision);
+                let answer = answer.into_inner();
+                revision = revision.max(answer.revision);
+                let known = answer.object.and_then(|o| o.r#ref);
+                let title = known.map_or(title, |r| format!("{}/{}", r.kind.to_lowercase(), r.name));
                 print(&format!("{title} deleted{}\n", if args.dry_run { " (dry run)" } else { "" }))?;
             }
             Err(Failure::NotFound(_)) if args.ignore_not_found => {}
@@ -72,10 +75,14 @@ fn references(server: &Server, args: &Args) -> Result<Vec<ObjectRef>, Failure> {
         name: name.to_owned(),
     };
     match args.target.as_slice() {
-        [one] => match one.split_once('/') {
-            Some((kind, name)) => Ok(vec![make(kind, name)]),
-            None => Err(Failure::Usage(format!("delete {one}: name the objects, as in `meshctl delete {one} NAME`"))),
-        },
+        all if all.iter().any(|t| t.contains('/')) => {
+            let split = |t: &String| match t.split_once('/') {
+                Some((kind, name)) => Ok(make(kind, name)),
+                None => Err(Failure::Usage(format!("{t}: write every object as KIND/NAME, or KIND NAME..."))),
+            };
+            all.iter().map(split).collect()
+        }
+        [one] => Err(Failure::Usage(format!("delete {one}: name the objects, as in `meshctl delete {one} NAME`"))),
         [kind, names @ ..] => Ok(names.iter().map(|n| make(kind, n)).collect()),
         [] => Err(Failure::Usage("nothing to delete".to_owned())),
     }

@@ -19,11 +19,27 @@ pub struct Args {
     filename: Vec<PathBuf>,
 }
 
+/// As with kubectl, 1 means that there is a difference, and more that it is not known.
+const FAILED: u8 = 2;
+
 pub async fn run(server: &Server, args: Args) -> Result<ExitCode, Failure> {
+    match differences(server, args).await {
+        Ok(false) => Ok(ExitCode::SUCCESS),
+        Ok(true) => Ok(ExitCode::FAILURE),
+        Err(failure) => {
+            eprintln!("meshctl: {failure}");
+            Ok(ExitCode::from(FAILED))
+        }
+    }
+}
+
+/// Prints them; were there any?
+async fn differences(server: &Server, args: Args) -> Result<bool, Failure> {
+    let mut client = server.resources().await?;
     let mut differs = false;
     for document in documents::read(&args.filename)? {
         let before = stored(server, &document).await?;
-        let answer = apply::one(server, &document, true, "diff").await?;
+        let answer = apply::one(&mut client, &server.namespace, &document, true, "diff").await?;
         let after = match &answer.object {
             Some(object) => yaml(get::value(object)?)?,
             None => String::new(),
@@ -35,13 +51,13 @@ pub async fn run(server: &Server, args: Args) -> Result<ExitCode, Failure> {
             print(&diff.unified_diff().header(&format!("stored/{title}"), &format!("new/{title}")).to_string())?;
         }
     }
-    Ok(if differs { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(differs)
 }
 
 async fn stored(server: &Server, document: &Document) -> Result<String, Failure> {
     let text = |v: &Value| v.as_str().unwrap_or("").to_owned();
     let namespace = document.value["metadata"]["namespace"].as_str().unwrap_or(&server.namespace).to_owned();
-    let there = Server { url: server.url.clone(), namespace };
+    let there = Server { namespace, ..server.clone() };
     match get::one(&there, &text(&document.value["kind"]), &text(&document.value["metadata"]["name"])).await {
         Ok(object) => yaml(get::value(&object)?),
         Err(Failure::NotFound(_)) => Ok(String::new()),

@@ -43,7 +43,8 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Document>, Failure> {
         }
     }
     if documents.is_empty() {
-        return Err(Failure::Usage("no documents given".to_owned()));
+        let names: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
+        return Err(Failure::Usage(format!("{}: no documents there", names.join(", "))));
     }
     Ok(documents)
 }
@@ -66,8 +67,10 @@ fn parse_file(path: &Path, documents: &mut Vec<Document>) -> Result<(), Failure>
 /// Splits a YAML stream; a `List` becomes its items.
 pub fn parse(origin: &str, text: &str, documents: &mut Vec<Document>) -> Result<(), Failure> {
     for (index, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
-        let value = Value::deserialize(document)
-            .map_err(|e| Failure::Usage(format!("{origin}, document {}: {e}", index + 1)))?;
+        let wrong = |e: String| Failure::Usage(format!("{origin}, document {}: {e}", index + 1));
+        // By way of YAML's own value, which refuses keys that are there twice.
+        let value = serde_yaml_ng::Value::deserialize(document).map_err(|e| wrong(e.to_string()))?;
+        let value = serde_json::to_value(value).map_err(|e| wrong(e.to_string()))?;
         match value {
             Value::Null => {}
             Value::Object(ref map) if map.get("kind").and_then(Value::as_str).is_some_and(|k| k == "List") => {
@@ -76,8 +79,8 @@ pub fn parse(origin: &str, text: &str, documents: &mut Vec<Document>) -> Result<
             }
             Value::Object(_) => documents.push(Document { origin: origin.to_owned(), value }),
             other => {
-                let what = format!("{origin}, document {}: expected an object, found `{other}`", index + 1);
-                return Err(Failure::Usage(what));
+                let start: String = other.to_string().chars().take(40).collect();
+                return Err(wrong(format!("expected an object, found `{start}`")));
             }
         }
     }
@@ -99,6 +102,12 @@ mod tests {
         let text =
             "kind: Service\nmetadata: {name: a}\n---\n---\nkind: List\nitems: [{kind: Service, metadata: {name: b}}]\n";
         assert_eq!(titles(text).expect("valid"), ["service/a", "service/b"]);
+    }
+
+    #[test]
+    fn a_key_that_is_there_twice_is_refused() {
+        let error = titles("kind: Service\nmetadata: {name: a, name: b}\n").expect_err("must fail").to_string();
+        assert!(error.contains("duplicate"), "{error}");
     }
 
     #[test]

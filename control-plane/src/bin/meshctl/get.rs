@@ -10,10 +10,10 @@ use crate::output::{Format, print, structured, table};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Kind, in any spelling kubectl takes (`svc`, `httproutes`), `KIND/NAME`, or `all`.
+    /// Kind, in any spelling kubectl takes (`svc`, `httproutes`), several as `svc,hr`, `KIND/NAME`, or `all`.
     kind: String,
-    /// Name; all of the kind when left out.
-    name: Option<String>,
+    /// Names; all of the kind when left out.
+    names: Vec<String>,
     /// In all namespaces.
     #[arg(short = 'A', long)]
     all_namespaces: bool,
@@ -24,16 +24,29 @@ pub struct Args {
     output: Option<Format>,
 }
 
-pub async fn run(server: &Server, mut args: Args) -> Result<ExitCode, Failure> {
-    if let Some((kind, name)) = args.kind.clone().split_once('/') {
-        args.kind = kind.to_owned();
-        args.name = Some(name.to_owned());
-    }
-    let objects = match &args.name {
-        Some(name) => vec![one(server, &args.kind, name).await?],
-        None => list(server, &args).await?,
+pub async fn run(server: &Server, args: Args) -> Result<ExitCode, Failure> {
+    let mut objects = Vec::new();
+    let single = if let Some((kind, name)) = args.kind.split_once('/') {
+        objects.push(one(server, kind, name).await?);
+        for other in &args.names {
+            let (kind, name) = other
+                .split_once('/')
+                .ok_or_else(|| Failure::Usage(format!("{other}: write every object as KIND/NAME, or KIND NAME...")))?;
+            objects.push(one(server, kind, name).await?);
+        }
+        objects.len() == 1
+    } else if args.names.is_empty() {
+        for kind in args.kind.split(',') {
+            objects.extend(list(server, kind, &args).await?);
+        }
+        false
+    } else {
+        for name in &args.names {
+            objects.push(one(server, &args.kind, name).await?);
+        }
+        objects.len() == 1
     };
-    show(&objects, &args)?;
+    show(&objects, single, args.output)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -49,9 +62,9 @@ pub async fn one(server: &Server, kind: &str, name: &str) -> Result<Object, Fail
     answer.object.ok_or_else(|| Failure::NotFound(format!("{kind}/{name}")))
 }
 
-async fn list(server: &Server, args: &Args) -> Result<Vec<Object>, Failure> {
+async fn list(server: &Server, kind: &str, args: &Args) -> Result<Vec<Object>, Failure> {
     let request = ListRequest {
-        kind: if args.kind == "all" { String::new() } else { args.kind.clone() },
+        kind: if kind == "all" { String::new() } else { kind.to_owned() },
         namespace: if args.all_namespaces { String::new() } else { server.namespace.clone() },
         label_selector: args.selector.clone(),
     };
@@ -63,11 +76,12 @@ pub fn value(object: &Object) -> Result<Value, Failure> {
     serde_json::from_str(&object.json).map_err(|e| Failure::Failed(format!("unreadable object: {e}")))
 }
 
-fn show(objects: &[Object], args: &Args) -> Result<(), Failure> {
+/// `single`: one object was asked for by name, and is not a list of one.
+fn show(objects: &[Object], single: bool, output: Option<Format>) -> Result<(), Failure> {
     let values = objects.iter().map(value).collect::<Result<Vec<_>, _>>()?;
-    match args.output {
+    match output {
         Some(format @ (Format::Json | Format::Yaml)) => match values.as_slice() {
-            [one] if args.name.is_some() => structured(format, one),
+            [one] if single => structured(format, one),
             many => structured(format, &json!({"apiVersion": "v1", "kind": "List", "items": many})),
         },
         Some(Format::Name) => values.iter().try_for_each(|v| print(&format!("{}\n", title(v)))),
@@ -129,7 +143,7 @@ fn detail(v: &Value) -> String {
         |v: &Value| v.as_str().map_or_else(|| if v.is_null() { String::new() } else { v.to_string() }, str::to_owned);
     match v["kind"].as_str().unwrap_or("") {
         "Service" => list(&spec["ports"], &|p| text(&p["port"])),
-        "HTTPRoute" => list(&spec["rules"], &|r| {
+        "HTTPRoute" | "GRPCRoute" | "TCPRoute" => list(&spec["rules"], &|r| {
             let backends: Vec<String> = r["backendRefs"]
                 .as_array()
                 .into_iter()

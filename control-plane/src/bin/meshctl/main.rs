@@ -2,13 +2,15 @@
 //!
 //! One file per command. Commands talk to the control plane's admin API and know nothing of its store. Results go to
 //! standard output, everything else to standard error. Exit codes: 0 done; 1 it failed, or `diff` found differences;
-//! 2 the command line or a document is wrong; 3 `--wait` ended without every proxy's acknowledgement.
+//! 2 the command line or a document is wrong, or `diff` failed; 3 `--wait` ended without every proxy's acknowledgement.
 
 mod apply;
 mod check;
 mod client;
 mod completion;
+mod context;
 mod delete;
+mod dial;
 mod diff;
 mod documents;
 mod get;
@@ -25,18 +27,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use client::{Failure, Server};
+use client::Failure;
 
 /// Control a Sidemesh service mesh.
 #[derive(Parser)]
 #[command(name = "meshctl", version, disable_help_subcommand = true, max_term_width = 120)]
 struct Cli {
-    /// Address of the control plane's API.
-    #[arg(long, global = true, env = "SIDEMESH_SERVER", default_value = "http://127.0.0.1:15010", value_name = "URL")]
-    server: String,
-    /// Namespace of objects that name none.
-    #[arg(long, short, global = true, env = "SIDEMESH_NAMESPACE", default_value = "default")]
-    namespace: String,
+    #[command(flatten)]
+    flags: context::Flags,
     #[command(subcommand)]
     command: Command,
 }
@@ -63,6 +61,8 @@ enum Command {
     Check(check::Args),
     /// Add the sidecar to a Kubernetes manifest.
     Inject(inject::Args),
+    /// Control planes by name: where they are, and with what credentials.
+    Context(context::Args),
     /// Print the versions of this program and of the control plane.
     Version(version::Args),
     /// Print a shell completion script.
@@ -88,19 +88,20 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    let server = Server { url: cli.server, namespace: cli.namespace };
+    let server = || cli.flags.clone().server();
     match cli.command {
         Command::Up(args) => up::run(args).await,
-        Command::Apply(args) => apply::run(&server, args).await,
-        Command::Get(args) => get::run(&server, args).await,
-        Command::Delete(args) => delete::run(&server, args).await,
-        Command::Diff(args) => diff::run(&server, args).await,
-        Command::Route(args) => route::run(&server, args).await,
-        Command::Proxy(args) => proxy::run(&server, args).await,
-        Command::Token(args) => token::run(&server, args).await,
-        Command::Check(args) => check::run(&server, args).await,
+        Command::Apply(args) => apply::run(&server()?, args).await,
+        Command::Get(args) => get::run(&server()?, args).await,
+        Command::Delete(args) => delete::run(&server()?, args).await,
+        Command::Diff(args) => diff::run(&server()?, args).await,
+        Command::Route(args) => route::run(&server()?, args).await,
+        Command::Proxy(args) => proxy::run(&server()?, args).await,
+        Command::Token(args) => token::run(&server()?, args).await,
+        Command::Check(args) => check::run(&server()?, args).await,
         Command::Inject(args) => inject::run(args),
-        Command::Version(args) => version::run(&server, args).await,
+        Command::Context(args) => context::run(cli.flags, args),
+        Command::Version(args) => version::run(&cli.flags, args).await,
         Command::Completion(args) => Ok(completion::run(&args)),
     }
 }

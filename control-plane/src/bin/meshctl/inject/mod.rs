@@ -2,7 +2,9 @@
 //!
 //! Pure text to text: no cluster is asked. Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs and CronJobs get
 //! a native sidecar (an init container with `restartPolicy: Always`, Kubernetes 1.29); everything else passes unchanged.
-//! Injecting twice gives the same as injecting once. `sidemesh.dev/inject: "false"` on the pod template opts out.
+//! Injecting twice gives the same as injecting once. `sidemesh.dev/inject: "false"` on the pod template opts out; pods on
+//! the host's network are left out with a word, since their ports are the machine's. Comments are not kept: manifests
+//! pass as data.
 
 mod sidecar;
 #[cfg(test)]
@@ -33,17 +35,28 @@ pub struct Options {
     #[arg(long, default_value = concat!("sidemesh/proxy:", env!("CARGO_PKG_VERSION")))]
     image: String,
     /// Where the sidecars find the control plane, `host:port`.
-    #[arg(long, default_value = "sidemesh-control-plane.sidemesh-system.svc:15010")]
-    control_plane: String,
+    #[arg(long, default_value = "sidemesh-control-plane.sidemesh-system.svc:15010", value_parser = host_port)]
+    control_plane: (String, u16),
     /// Worker threads of the sidecar.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
+}
+
+fn host_port(text: &str) -> Result<(String, u16), String> {
+    let parsed = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok().filter(|p| *p != 0)?)));
+    match parsed {
+        Some((host, port)) if !host.is_empty() && !host.contains([':', '/']) => Ok((host.to_owned(), port)),
+        _ => Err("write it as HOST:PORT".to_owned()),
+    }
 }
 
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let mut out = String::new();
     for (index, document) in documents::read(&args.filename)?.into_iter().enumerate() {
         let title = document.title();
+        if on_host_network(&document.value) {
+            eprintln!("{title}: not injected: hostNetwork, its ports are the machine's");
+        }
         let value = inject(document.value, &args.options)
             .map_err(|e| Failure::Usage(format!("{} ({title}): {e}", document.origin)))?;
         if index > 0 {
@@ -58,13 +71,17 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
 /// The document with the sidecar in its pod template, when it has one.
 pub fn inject(mut document: Value, options: &Options) -> Result<Value, String> {
     let Some(path) = template_path(document["kind"].as_str().unwrap_or("")) else { return Ok(document) };
-    let owner = document["metadata"]["name"].as_str().unwrap_or("").to_owned();
-    let namespace = document["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
+    let metadata = &document["metadata"];
+    let owner = metadata["name"].as_str().or_else(|| metadata["generateName"].as_str()).unwrap_or("");
+    let owner = owner.trim_end_matches('-').to_owned();
+    if on_host_network(&document) {
+        return Ok(document);
+    }
     let template = document.pointer_mut(path).ok_or_else(|| format!("no pod template at {path}"))?;
     if template["metadata"]["annotations"]["sidemesh.dev/inject"] == "false" {
         return Ok(document);
     }
-    let pod = Pod::read(template, &owner, &namespace)?;
+    let pod = Pod::read(template, &owner)?;
     mark(template);
     let spec = template.get_mut("spec").and_then(Value::as_object_mut).ok_or("the pod template has no spec")?;
     replace_named(spec, "initContainers", sidecar::container(&pod, options), true)?;
@@ -72,6 +89,11 @@ pub fn inject(mut document: Value, options: &Options) -> Result<Value, String> {
         replace_named(spec, "volumes", volume, false)?;
     }
     Ok(document)
+}
+
+fn on_host_network(document: &Value) -> bool {
+    let path = template_path(document["kind"].as_str().unwrap_or(""));
+    path.and_then(|path| document.pointer(path)).is_some_and(|template| template["spec"]["hostNetwork"] == true)
 }
 
 /// Where a kind keeps its pod template.

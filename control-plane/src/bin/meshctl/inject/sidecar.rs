@@ -1,59 +1,85 @@
 //! The sidecar container, its bootstrap and its volumes.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::Options;
 
 pub const NAME: &str = "sidemesh-proxy";
-/// An application port P is served to the mesh at this plus P (modulo the port range).
-const INBOUND_BASE: u32 = 20_000;
+/// An application port P is served to the mesh at this plus P, while that is free.
+const INBOUND_BASE: u16 = 20_000;
 const ADMIN_PORT: u16 = 15_000;
 const HEALTH_PORT: u16 = 15_021;
+const OWN_PORTS: [u16; 2] = [ADMIN_PORT, HEALTH_PORT];
 const STATE_DIR: &str = "/var/lib/sidemesh";
 const TOKEN_DIR: &str = "/var/run/secrets/sidemesh";
 
 /// What matters of the workload's pod.
 pub struct Pod {
     service: String,
-    namespace: String,
     service_account: String,
     version: String,
-    ports: Vec<u16>,
+    /// Ports of the application, and where the sidecar listens for each.
+    ports: Vec<(u16, u16)>,
 }
 
 impl Pod {
     /// Reads a pod template. The service is named by the label `app` or `app.kubernetes.io/name`, else by its owner.
-    pub fn read(template: &Value, owner: &str, namespace: &str) -> Result<Pod, String> {
+    pub fn read(template: &Value, owner: &str) -> Result<Pod, String> {
         let labels = &template["metadata"]["labels"];
         let label = |key: &str| labels[key].as_str();
         let service = label("app").or_else(|| label("app.kubernetes.io/name")).unwrap_or(owner);
         if service.is_empty() {
             return Err("no label `app` and no metadata.name: the service cannot be named".to_owned());
         }
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if service.len() > 63 || !service.chars().all(plain) || service.starts_with('-') || service.ends_with('-') {
+            return Err(format!(
+                "`{service}` cannot name a service (at most 63 of a-z, 0-9 and -): set the label `app`"
+            ));
+        }
         let spec = &template["spec"];
-        let containers = spec["containers"].as_array().ok_or("the pod template has no spec.containers")?;
+        let containers = spec["containers"].as_array().filter(|list| !list.is_empty());
+        let containers = containers.ok_or("the pod template has no spec.containers")?;
         let mut ports = Vec::new();
         for port in containers.iter().filter_map(|c| c["ports"].as_array()).flatten() {
             let tcp = port["protocol"].as_str().is_none_or(|p| p == "TCP");
             match port["containerPort"].as_u64().and_then(|p| u16::try_from(p).ok()) {
-                Some(number) if tcp => ports.push(number),
-                Some(_) => {}
-                None => return Err(format!("containerPort {} is no port", port["containerPort"])),
+                Some(number) if tcp && OWN_PORTS.contains(&number) => {
+                    return Err(format!(
+                        "containerPort {number} is one of the sidecar's own: let the application use another"
+                    ));
+                }
+                Some(number) if tcp && number != 0 => ports.push(number),
+                Some(number) if !tcp && number != 0 => {}
+                _ => return Err(format!("containerPort {} is no port", port["containerPort"])),
             }
         }
         Ok(Pod {
             service: service.to_owned(),
-            namespace: template["metadata"]["namespace"].as_str().unwrap_or(namespace).to_owned(),
             service_account: spec["serviceAccountName"].as_str().unwrap_or("default").to_owned(),
             version: label("version").or_else(|| label("app.kubernetes.io/version")).unwrap_or("").to_owned(),
-            ports,
+            ports: inbound_ports(ports),
         })
     }
 }
 
-fn inbound_port(port: u16) -> u32 {
-    let shifted = INBOUND_BASE + u32::from(port);
-    if shifted > 65_535 { shifted - 45_536 + 1024 } else { shifted }
+/// Each port once, with the one that the sidecar takes for it: `INBOUND_BASE` more, or the next that is free.
+fn inbound_ports(mut ports: Vec<u16>) -> Vec<(u16, u16)> {
+    let mut seen = BTreeSet::new();
+    ports.retain(|port| seen.insert(*port));
+    let mut taken = seen;
+    taken.extend(OWN_PORTS);
+    let mut pairs = Vec::new();
+    for port in ports {
+        let first = port.checked_add(INBOUND_BASE).unwrap_or(INBOUND_BASE);
+        // There are more ports than a manifest can name.
+        let free = (first..=u16::MAX).chain(1024..first).find(|p| !taken.contains(p)).unwrap_or(first);
+        taken.insert(free);
+        pairs.push((port, free));
+    }
+    pairs
 }
 
 /// The native sidecar.
@@ -63,7 +89,7 @@ pub fn container(pod: &Pod, options: &Options) -> Value {
     ports.extend(
         pod.ports
             .iter()
-            .map(|p| json!({"name": format!("mesh-{p}"), "containerPort": inbound_port(*p), "protocol": "TCP"})),
+            .map(|(p, inbound)| json!({"name": format!("mesh-{p}"), "containerPort": inbound, "protocol": "TCP"})),
     );
     let probe = |seconds: u32, failures: u32| json!({"httpGet": {"path": "/ready", "port": HEALTH_PORT}, "periodSeconds": seconds, "failureThreshold": failures});
     json!({
@@ -75,7 +101,9 @@ pub fn container(pod: &Pod, options: &Options) -> Value {
             "--workers", options.workers.to_string(),
             "--mesh", "--state-dir", STATE_DIR, "--join-token-file", format!("{TOKEN_DIR}/token"),
         ],
-        "env": [field("POD_NAME", "metadata.name"), field("POD_IP", "status.podIP")],
+        "env": [
+            field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace"), field("POD_IP", "status.podIP"),
+        ],
         "ports": ports,
         "startupProbe": probe(1, 60),
         "readinessProbe": probe(5, 3),
@@ -91,19 +119,19 @@ pub fn container(pod: &Pod, options: &Options) -> Value {
     })
 }
 
-/// The sidecar's bootstrap; Kubernetes puts `$(POD_NAME)` and `$(POD_IP)` in.
+/// The sidecar's bootstrap; Kubernetes puts in what only it knows: `$(POD_NAME)`, `$(POD_NAMESPACE)`, `$(POD_IP)`.
 fn bootstrap(pod: &Pod, options: &Options) -> Value {
     let address = |host: &str, port: u64| json!({"socket_address": {"address": host, "port_value": port}});
-    let (host, port) = options.control_plane.rsplit_once(':').unwrap_or((&options.control_plane, "15010"));
+    let (host, port) = &options.control_plane;
     let inbound: Vec<Value> = pod
         .ports
         .iter()
-        .map(|p| json!({"listen": format!("$(POD_IP):{}", inbound_port(*p)), "app": format!("127.0.0.1:{p}"), "port": p}))
+        .map(|(p, inbound)| json!({"listen": format!("$(POD_IP):{inbound}"), "app": format!("127.0.0.1:{p}"), "port": p}))
         .collect();
     let http2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     json!({
         "node": {"id": "$(POD_NAME)", "cluster": pod.service, "metadata": {"sidemesh": {
-            "namespace": pod.namespace, "service": pod.service, "serviceAccount": pod.service_account,
+            "namespace": "$(POD_NAMESPACE)", "service": pod.service, "serviceAccount": pod.service_account,
             "version": pod.version, "inbound": inbound,
         }}},
         "admin": {"address": address("127.0.0.1", u64::from(ADMIN_PORT))},
@@ -118,7 +146,7 @@ fn bootstrap(pod: &Pod, options: &Options) -> Value {
             "clusters": [{
                 "name": "control-plane", "type": "STRICT_DNS", "connect_timeout": "5s",
                 "typed_extension_protocol_options": {http2: {"@type": format!("type.googleapis.com/{http2}"), "explicit_http_config": {"http2_protocol_options": {}}}},
-                "load_assignment": {"cluster_name": "control-plane", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(host, port.parse().unwrap_or(15_010))}}]}]},
+                "load_assignment": {"cluster_name": "control-plane", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(host, u64::from(*port))}}]}]},
             }],
         },
     })
@@ -156,13 +184,12 @@ pub fn volumes() -> [Value; 2] {
 
 #[cfg(test)]
 mod tests {
-    use super::inbound_port;
+    use super::inbound_ports;
 
     #[test]
-    fn inbound_ports_are_ports() {
-        assert_eq!(inbound_port(8080), 28_080);
-        for port in [1, 45_535, 45_536, 65_535] {
-            assert!((1024..=65_535).contains(&inbound_port(port)), "{port}");
-        }
+    fn every_port_gets_one_of_its_own() {
+        assert_eq!(inbound_ports(vec![8080, 8080]), [(8080, 28_080)]);
+        assert_eq!(inbound_ports(vec![8080, 28_080]), [(8080, 28_081), (28_080, 48_080)], "not the application's");
+        assert_eq!(inbound_ports(vec![45_535, 45_536, 65_535]), [(45_535, 1024), (45_536, 20_000), (65_535, 20_001)]);
     }
 }

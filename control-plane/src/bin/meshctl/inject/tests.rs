@@ -5,7 +5,7 @@ use super::*;
 fn options() -> Options {
     Options {
         image: "sidemesh/proxy:test".to_owned(),
-        control_plane: "control-plane.test:15010".to_owned(),
+        control_plane: ("control-plane.test".to_owned(), 15010),
         workers: 1,
     }
 }
@@ -61,9 +61,37 @@ fn opting_out_changes_nothing() {
     assert_eq!(inject(value.clone(), &options()), Ok(value));
 }
 
+/// A Deployment with this pod spec.
+fn deployment(spec: serde_json::Value) -> Value {
+    serde_json::json!({"kind": "Deployment", "metadata": {"name": "a"}, "spec": {"template": {"spec": spec}}})
+}
+
 #[test]
-fn a_template_without_containers_is_named() {
-    let value =
-        serde_json::json!({"kind": "Deployment", "metadata": {"name": "a"}, "spec": {"template": {"spec": {}}}});
-    assert!(inject(value, &options()).expect_err("must fail").contains("containers"));
+fn what_cannot_be_injected_is_said_with_the_reason() {
+    let ports = |ports: serde_json::Value| serde_json::json!({"containers": [{"name": "a", "ports": ports}]});
+    for (spec, words) in [
+        (serde_json::json!({}), "no spec.containers"),
+        (serde_json::json!({"containers": []}), "no spec.containers"),
+        (ports(serde_json::json!([{"containerPort": 0}])), "containerPort 0 is no port"),
+        (ports(serde_json::json!([{"containerPort": 99_999}])), "containerPort 99999 is no port"),
+        (ports(serde_json::json!([{"containerPort": 15_021}])), "the sidecar's own"),
+    ] {
+        let error = inject(deployment(spec), &options()).expect_err("must fail");
+        assert!(error.contains(words), "{error}");
+    }
+    let mut unnamed = deployment(ports(serde_json::json!([])));
+    unnamed["metadata"]["name"] = serde_json::json!("My_App");
+    assert!(inject(unnamed, &options()).expect_err("must fail").contains("set the label `app`"));
+}
+
+#[test]
+fn pods_on_the_hosts_network_pass_unchanged() {
+    let value = deployment(serde_json::json!({"hostNetwork": true, "containers": [{"name": "a"}]}));
+    assert_eq!(inject(value.clone(), &options()), Ok(value));
+}
+
+#[test]
+fn a_generated_name_names_the_service() {
+    let value = serde_json::json!({"kind": "Pod", "metadata": {"generateName": "report-"}, "spec": {"containers": [{"name": "a"}]}});
+    assert!(inject(value, &options()).expect("injected").to_string().contains("\\\"service\\\":\\\"report\\\""));
 }

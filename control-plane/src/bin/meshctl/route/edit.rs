@@ -14,22 +14,26 @@ use crate::get;
 use crate::output::print;
 use crate::wait;
 
-/// The HTTPRoute whose parent is `service`, when there is one.
-pub async fn route_of(server: &Server, service: &str) -> Result<Option<Value>, Failure> {
-    let request = ListRequest {
-        kind: "HTTPRoute".to_owned(),
-        namespace: server.namespace.clone(),
-        label_selector: String::new(),
-    };
-    let objects = server.resources().await?.list(request).await?.into_inner().objects;
+/// The routes of a namespace (empty: of all), of every kind.
+pub async fn routes(server: &Server, namespace: &str) -> Result<Vec<Value>, Failure> {
+    let mut client = server.resources().await?;
     let mut found = Vec::new();
-    for object in &objects {
-        let value = get::value(object)?;
-        let parents = value["spec"]["parentRefs"].as_array().cloned().unwrap_or_default();
-        if parents.iter().any(|p| p["kind"] == "Service" && p["name"] == service) {
-            found.push(value);
+    for kind in ["HTTPRoute", "GRPCRoute", "TCPRoute"] {
+        let request =
+            ListRequest { kind: kind.to_owned(), namespace: namespace.to_owned(), label_selector: String::new() };
+        for object in &client.list(request).await?.into_inner().objects {
+            found.push(get::value(object)?);
         }
     }
+    Ok(found)
+}
+
+/// The route whose parent is `service`, when there is one.
+pub async fn route_of(server: &Server, service: &str) -> Result<Option<Value>, Failure> {
+    let mut found = routes(server, &server.namespace).await?;
+    let here = |parent: &Value| parent["namespace"].as_str().is_none_or(|namespace| namespace == server.namespace);
+    let ours = |p: &Value| p["kind"] == "Service" && p["name"] == service && here(p);
+    found.retain(|route| route["spec"]["parentRefs"].as_array().is_some_and(|parents| parents.iter().any(ours)));
     match found.len() {
         0 => Ok(None),
         1 => Ok(found.pop()),
@@ -106,7 +110,8 @@ pub async fn write(
         map.remove("status");
     }
     let document = Document { origin: command.to_owned(), value: route };
-    let answer = apply::one(server, &document, change.dry_run, command).await?;
+    let mut client = server.resources().await?;
+    let answer = apply::one(&mut client, &server.namespace, &document, change.dry_run, command).await?;
     print(said)?;
     for warning in &answer.warnings {
         eprintln!("warning: {}: {}", warning.path, warning.message);

@@ -14,7 +14,7 @@ async fn entries(server: &Server, service: &str, limit: u32) -> Result<(String, 
     let name = route.as_ref().and_then(|r| r["metadata"]["name"].as_str()).unwrap_or(service).to_owned();
     let reference = ObjectRef {
         api_version: String::new(),
-        kind: "HTTPRoute".to_owned(),
+        kind: route.as_ref().and_then(|r| r["kind"].as_str()).unwrap_or("HTTPRoute").to_owned(),
         namespace: server.namespace.clone(),
         name: name.clone(),
     };
@@ -66,7 +66,7 @@ pub async fn undo(server: &Server, service: &str, to: Option<u64>, change: &Chan
     };
     if target.deleted {
         let what =
-            format!("revision {} deleted the route: use `meshctl delete httproute {name}` for that", target.revision);
+            format!("revision {} deleted the route: delete the route for that, with `meshctl delete`", target.revision);
         return Err(Failure::Usage(what));
     }
     let route: Value = serde_json::from_str(&target.json).map_err(|e| Failure::Failed(e.to_string()))?;

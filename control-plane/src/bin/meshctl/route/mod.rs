@@ -1,6 +1,6 @@
 //! `meshctl route …`: traffic between versions of a service, in one safe command.
 //!
-//! Versions of a service are services of their own named `SERVICE-VERSION`; the HTTPRoute whose parent is the service
+//! Versions of a service are services of their own named `SERVICE-VERSION`; the route whose parent is the service
 //! gives each a weight. These commands edit that object and apply it like any other; nothing is kept beside it.
 
 mod edit;
@@ -79,6 +79,11 @@ struct Change {
     dry_run: bool,
     #[command(flatten)]
     wait: wait::WaitArgs,
+}
+
+/// The routes of all namespaces, of every kind.
+pub async fn all(server: &Server) -> Result<Vec<serde_json::Value>, Failure> {
+    edit::routes(server, "").await
 }
 
 pub async fn run(server: &Server, args: Args) -> Result<ExitCode, Failure> {

@@ -3,30 +3,28 @@
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use sidemesh_proto::sidemesh::admin::v1alpha1::ListRequest;
 
 use super::edit;
 use crate::client::{Failure, Server};
-use crate::get;
 use crate::output::{Format, print, structured, table};
+
+const HEADINGS: [&str; 7] = ["NAMESPACE", "KIND", "ROUTE", "PARENT", "MATCH", "BACKENDS", "STATE"];
 
 pub async fn list(server: &Server, all_namespaces: bool, output: Option<Format>) -> Result<ExitCode, Failure> {
     let namespace = if all_namespaces { String::new() } else { server.namespace.clone() };
-    let request = ListRequest { kind: "HTTPRoute".to_owned(), namespace, label_selector: String::new() };
-    let objects = server.resources().await?.list(request).await?.into_inner().objects;
-    let values = objects.iter().map(get::value).collect::<Result<Vec<_>, _>>()?;
+    let values = edit::routes(server, &namespace).await?;
     match output {
         Some(format @ (Format::Json | Format::Yaml)) => {
             structured(format, &json!({"apiVersion": "v1", "kind": "List", "items": values}))?;
         }
         Some(Format::Name) => {
             for v in &values {
-                print(&format!("httproute/{}\n", text(&v["metadata"]["name"])))?;
+                print(&format!("{}/{}\n", text(&v["kind"]).to_lowercase(), text(&v["metadata"]["name"])))?;
             }
         }
         _ => {
             let rows: Vec<Vec<String>> = values.iter().flat_map(rows).collect();
-            table(&["NAMESPACE", "ROUTE", "PARENT", "MATCH", "BACKENDS", "STATE"], &rows)?;
+            table(&HEADINGS, &rows)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -38,7 +36,7 @@ pub async fn get(server: &Server, service: &str, output: Option<Format>) -> Resu
         .ok_or_else(|| Failure::NotFound(format!("a route whose parent is the service {service}")))?;
     match output {
         Some(format @ (Format::Json | Format::Yaml)) => structured(format, &route)?,
-        _ => table(&["NAMESPACE", "ROUTE", "PARENT", "MATCH", "BACKENDS", "STATE"], &rows(&route))?,
+        _ => table(&HEADINGS, &rows(&route))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -68,6 +66,7 @@ fn rows(route: &Value) -> Vec<Vec<String>> {
             let backends = if backends.is_empty() { filters(rule) } else { backends.join(" ") };
             vec![
                 text(&route["metadata"]["namespace"]),
+                text(&route["kind"]),
                 text(&route["metadata"]["name"]),
                 parents.join(","),
                 if matches.is_empty() { "any".to_owned() } else { matches.join(" or ") },
@@ -90,6 +89,10 @@ fn one_match(m: &Value) -> String {
     }
     if let Some(method) = m["method"].as_str() {
         parts.push(method.to_owned());
+    }
+    if m["method"].is_object() {
+        let part = |field: &str| m["method"][field].as_str().unwrap_or("*").to_owned();
+        parts.push(format!("{}/{}", part("service"), part("method")));
     }
     for (key, sign) in [("headers", ":"), ("queryParams", "=")] {
         for h in m[key].as_array().cloned().unwrap_or_default() {

@@ -37,11 +37,15 @@ pub struct Args {
     otlp: Option<std::net::SocketAddr>,
 }
 
+/// What shells report of a command that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
 pub async fn run(args: Args) -> Result<ExitCode, Failure> {
     let mut world = World::create(&args)?;
     let result = tokio::select! {
         result = drive(&mut world, &args) => result,
-        () = interrupted() => Ok(ExitCode::SUCCESS),
+        // What was to be shown once was not shown.
+        () = interrupted() => Ok(if args.once { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS }),
     };
     if result.is_err() {
         eprintln!("logs: {}", world.keep_dir().display());

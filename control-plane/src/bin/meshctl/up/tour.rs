@@ -96,7 +96,12 @@ async fn shift(world: &World, load: &Load) -> Result<(), Failure> {
 /// Runs this program as a user would, with its output indented.
 async fn meshctl(server: &Server, args: &[&str]) -> Result<(), Failure> {
     let own = std::env::current_exe().map_err(|e| Failure::Failed(e.to_string()))?;
-    let output = tokio::process::Command::new(own).args(args).args(["--server", &server.url]).output().await;
+    let mut command = tokio::process::Command::new(own);
+    command.args(args).args(["--server", &server.url, "--namespace", &server.namespace]);
+    for given in ["SIDEMESH_CONTEXT", "SIDEMESH_CA_FILE", "SIDEMESH_TOKEN_FILE"] {
+        command.env_remove(given);
+    }
+    let output = command.output().await;
     let output = output.map_err(|e| Failure::Failed(format!("meshctl {}: {e}", args.join(" "))))?;
     for line in String::from_utf8_lossy(&output.stdout).lines().chain(String::from_utf8_lossy(&output.stderr).lines()) {
         told(line);

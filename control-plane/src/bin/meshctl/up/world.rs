@@ -34,6 +34,9 @@ pub struct World {
 impl World {
     /// Draws addresses and makes the directory; starts nothing.
     pub fn create(args: &Args) -> Result<World, Failure> {
+        for program in ["sidemesh-control-plane", "sidemesh-proxy", "sidemesh-shop"] {
+            sibling(program)?;
+        }
         let (dir, remove_dir) = match &args.dir {
             Some(dir) => (dir.clone(), false),
             None => (std::env::temp_dir().join(format!("sidemesh-{}", std::process::id())), true),
@@ -43,7 +46,7 @@ impl World {
         made.map_err(|e| Failure::Usage(format!("--dir {}: {e}", dir.display())))?;
         let dir = dir.canonicalize().map_err(|e| Failure::Usage(format!("--dir {}: {e}", dir.display())))?;
         let layout = Layout::draw()?;
-        let server = Server { url: format!("http://{}", layout.control_plane), namespace: "default".to_owned() };
+        let server = Server::local(layout.control_plane);
         Ok(World {
             layout,
             server,
@@ -61,9 +64,10 @@ impl World {
         println!("Starting the control plane, 5 services and their sidecars (logs in {}).", self.dir.display());
         write(&self.dir, SCRAPE_FILE, &yaml(&scrape_config(&self.layout))?)?;
         self.start_control_plane().await?;
+        let mut client = self.server.resources().await?;
         for value in objects().into_iter().chain(self.collector.map(tracing)) {
             let document = Document { origin: "the demo".to_owned(), value };
-            apply::one(&self.server, &document, false, "up").await?;
+            apply::one(&mut client, &self.server.namespace, &document, false, "up").await?;
         }
         let (shop, proxy) = (sibling("sidemesh-shop")?, sibling("sidemesh-proxy")?);
         for instance in &self.layout.instances {
