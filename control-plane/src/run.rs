@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 
+use crate::ca::kubernetes::ServiceAccounts;
 use crate::ca::{Ca, CaError, SanName};
 use crate::server::accept::{OwnCertificate, incoming, is_local};
 use crate::server::admin::Resources;
@@ -53,6 +54,8 @@ pub struct Config {
     /// More names that clients reach it by, for its TLS certificate.
     pub tls_names: Vec<String>,
     pub allow_plaintext: bool,
+    /// Keys that service-account tokens of Kubernetes are signed with.
+    pub kubernetes_keys: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -116,9 +119,12 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>, ready: impl FnO
         None
     };
     let guard = guard(&config)?;
+    let accounts = config.kubernetes_keys.as_deref().map(ServiceAccounts::open).transpose();
+    let accounts = accounts.map_err(|e| RunError::Usage(format!("--kubernetes-keys {e}")))?;
+    let identities = Identities::new(context.clone(), accounts);
     let (reporter, health_service) = tonic_health::server::health_reporter();
     reporter.set_serving::<AggregatedDiscoveryServiceServer<Ads>>().await;
-    let router = services(&context, registry, guard)?.add_service(health_service);
+    let router = services(&context, identities, registry, guard)?.add_service(health_service);
     tracing::info!(listen = %config.listen, metrics = %config.metrics_listen, tls = config.tls, trust_domain = config.trust_domain, revision = context.store.revision(), "control plane is up");
     ready();
     serve(router, grpc, acceptor, stop, || {
@@ -157,7 +163,12 @@ async fn serve(
     }
 }
 
-fn services(context: &Context, registry: Registry, guard: AdminGuard) -> Result<Router, RunError> {
+fn services(
+    context: &Context,
+    identities: Identities,
+    registry: Registry,
+    guard: AdminGuard,
+) -> Result<Router, RunError> {
     let reflection = |e: tonic_reflection::server::Error| RunError::Failed(format!("reflection: {e}"));
     let describe = || {
         tonic_reflection::server::Builder::configure()
@@ -174,7 +185,7 @@ fn services(context: &Context, registry: Registry, guard: AdminGuard) -> Result<
         .tcp_nodelay(true);
     Ok(server
         .add_service(ads.max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(IdentityServiceServer::new(Identities::new(context.clone())))
+        .add_service(IdentityServiceServer::new(identities))
         .add_service(RegistryServiceServer::new(registry))
         .add_service(resources)
         .add_service(proxies)

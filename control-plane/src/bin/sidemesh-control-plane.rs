@@ -43,6 +43,9 @@ struct Args {
     /// Allow --listen on an address that other machines reach, without --tls.
     #[arg(long)]
     allow_plaintext: bool,
+    /// JWK set of a Kubernetes API server: service-account tokens that it signed are taken for join tokens.
+    #[arg(long, value_name = "FILE")]
+    kubernetes_keys: Option<PathBuf>,
     /// What to log: error, warn, info, debug, trace, or per module as `info,h2=warn`.
     #[arg(long, value_name = "FILTER", default_value = "info,h2=warn", env = "SIDEMESH_LOG")]
     log: String,
@@ -101,6 +104,7 @@ async fn start(args: Args) -> Result<(), RunError> {
         tls: args.tls,
         tls_names: args.tls_names,
         allow_plaintext: args.allow_plaintext,
+        kubernetes_keys: args.kubernetes_keys,
     };
     run(config, stop, || {}).await
 }

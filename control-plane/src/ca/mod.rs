@@ -8,6 +8,7 @@
 //! minutes: a quarter of that), so a workload whose clock is that much behind accepts them; tokens are accepted up to one minute after their end.
 
 mod files;
+pub mod kubernetes;
 mod request;
 pub mod token;
 

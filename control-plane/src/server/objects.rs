@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use crate::model::document::Document;
-use crate::model::{FieldError, Key, Model, Typed, admit, status, typed};
+use crate::model::{FieldError, Key, Kind, Model, Typed, admit, status, typed};
 use crate::source::{Expect, Store, StoreError, Stored, Write};
 
 /// A write that lost a race is tried again this often.
@@ -141,7 +141,9 @@ pub fn warnings(model: &Model, key: &Key, body: &Value) -> Vec<FieldError> {
         }
     }
     for (path, unresolved) in status::unresolved(model, &route) {
-        let message = format!("{} ({}): requests for it get 500", unresolved.message, unresolved.reason);
+        let fate =
+            if route.kind == Kind::TcpRoute { "connections for it are closed" } else { "requests for it get 500" };
+        let message = format!("{} ({}): {fate}", unresolved.message, unresolved.reason);
         list.push(FieldError { path, message });
     }
     if route.has_hostnames {

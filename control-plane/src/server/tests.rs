@@ -51,6 +51,7 @@ impl Mesh {
             tls: false,
             tls_names: Vec::new(),
             allow_plaintext: false,
+            kubernetes_keys: None,
         };
         let mut mesh = Mesh { dir, config, stop: None, task: None };
         mesh.begin().await;

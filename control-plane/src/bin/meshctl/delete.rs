@@ -29,8 +29,10 @@ pub struct Args {
 }
 
 pub async fn run(server: &Server, args: Args) -> Result<ExitCode, Failure> {
+    let references = references(server, &args)?;
+    let mut client = server.resources().await?;
     let mut revision = 0;
-    for reference in references(server, &args)? {
+    for reference in references {
         let title = format!("{}/{}", reference.kind.to_lowercase(), reference.name);
         let request = DeleteRequest {
             r#ref: Some(reference),
@@ -38,7 +40,7 @@ pub async fn run(server: &Server, args: Args) -> Result<ExitCode, Failure> {
             actor: actor("delete"),
             expected_revision: 0,
         };
-        match server.resources().await?.delete(request).await.map_err(Failure::from) {
+        match client.delete(request).await.map_err(Failure::from) {
             Ok(answer) => {
                 let answer = answer.into_inner();
                 revision = revision.max(answer.revision);

@@ -1,4 +1,4 @@
-//! The way to the control plane: TCP, and TLS 1.3 when its URL says https, trusting the authorities that were given and
+//! The way to the control plane: TCP, and TLS when its URL says https, trusting the authorities that were given and
 //! no others.
 
 use std::error::Error;
