@@ -80,7 +80,9 @@ fn a_sidecar_joins_over_tls() {
     bootstrap["static_resources"]["clusters"][0]["transport_socket"] = json!({
         "name": "envoy.transport_sockets.tls", "typed_config": {
             "@type": format!("type.googleapis.com/{tls}"), "sni": "sidemesh-control-plane",
-            "common_tls_context": {"validation_context": {"trusted_ca": {"filename": root}}}}});
+            "common_tls_context": {"validation_context": {
+                "trusted_ca": {"filename": root},
+                "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "sidemesh-control-plane"}}]}}}});
     let join = dir.path().join("join");
     std::fs::write(&join, admin(&["token", "create", "--service-account", "user"])).expect("token file");
     let flags = ["--mesh", "--join-token-file", &join.display().to_string()];

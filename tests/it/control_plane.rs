@@ -102,6 +102,7 @@ async fn a_refusal_is_told_in_the_proxys_own_words() {
         service("product-v2", &json!({"app": "product", "version": "v2"})),
         weighted_route("product", &[("product-v1", 100), ("product-v2", 0)]),
     ]);
+    control_plane.settle();
     let route = "outbound|80|product.default";
     let mut client = XdsClient::connect(
         control_plane.address,

@@ -92,6 +92,13 @@ impl ControlPlane {
         path.display().to_string()
     }
 
+    /// Waits until proxies are served everything that was written.
+    #[track_caller]
+    pub fn settle(&self) {
+        let revision = |which: &str| self.metric(&format!("sidemesh_control_plane_{which}_revision"));
+        wait::until_true("every write is translated", || revision("translated") == revision("store"));
+    }
+
     /// A fresh join token.
     #[track_caller]
     pub fn token(&self, service_account: &str) -> String {

@@ -6,12 +6,14 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     Namespace,
+    ConfigMap,
     Service,
     EndpointSlice,
     HttpRoute,
     GrpcRoute,
     TcpRoute,
     ReferenceGrant,
+    BackendTlsPolicy,
     TrafficPolicy,
     Workload,
     MeshConfig,
@@ -32,7 +34,7 @@ pub struct Names {
 }
 
 /// Every kind, in the order in which a file of many should be applied.
-pub const KINDS: [Names; 10] = [
+pub const KINDS: [Names; 12] = [
     Names {
         kind: Kind::Namespace,
         api_version: "v1",
@@ -88,12 +90,30 @@ pub const KINDS: [Names; 10] = [
         namespaced: true,
     },
     Names {
+        kind: Kind::ConfigMap,
+        api_version: "v1",
+        also: &[],
+        name: "ConfigMap",
+        plural: "configmaps",
+        short: &["cm"],
+        namespaced: true,
+    },
+    Names {
         kind: Kind::ReferenceGrant,
         api_version: "gateway.networking.k8s.io/v1",
         also: &["gateway.networking.k8s.io/v1beta1"],
         name: "ReferenceGrant",
         plural: "referencegrants",
         short: &["refgrant"],
+        namespaced: true,
+    },
+    Names {
+        kind: Kind::BackendTlsPolicy,
+        api_version: "gateway.networking.k8s.io/v1",
+        also: &["gateway.networking.k8s.io/v1alpha3"],
+        name: "BackendTLSPolicy",
+        plural: "backendtlspolicies",
+        short: &["btlspolicy"],
         namespaced: true,
     },
     Names {

@@ -1,10 +1,11 @@
-//! What users write, checked: Kubernetes' Service and EndpointSlice, the Gateway API's routes and ReferenceGrant, and
-//! our own kinds.
+//! What users write, checked: Kubernetes' Service and EndpointSlice, the Gateway API's routes, ReferenceGrant and
+//! BackendTLSPolicy, and our own kinds.
 //!
 //! Pure: no I/O, no clock. Every mistake becomes a `FieldError` with the path of the field and the cure; nothing that
 //! is not understood is let through. `Model` is the whole mesh at one revision.
 
 pub mod admit;
+pub mod backend_tls;
 pub mod document;
 pub mod filter;
 pub mod grant;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::backend_tls::{BackendTls, ConfigMap};
 use super::grant::Grant;
 use super::kind::{Key, Kind, Name};
 use super::policy::{Policy, Target};
@@ -13,7 +14,7 @@ use super::route::Route;
 use super::service::{Protocol, Service, ServicePort, Slice, TargetPort};
 use super::strict::FieldError;
 use super::workload::{MeshConfig, Workload};
-use super::{grant, grpc_route, http_route, policy, service, tcp_route, workload};
+use super::{backend_tls, grant, grpc_route, http_route, policy, service, tcp_route, workload};
 
 /// A checked object.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub enum Typed {
     Slice(Arc<Slice>),
     Route(Arc<Route>),
     Grant(Arc<Grant>),
+    ConfigMap(Arc<ConfigMap>),
+    BackendTls(Arc<BackendTls>),
     Policy(Arc<Policy>),
     Workload(Arc<Workload>),
     MeshConfig(Arc<MeshConfig>),
@@ -39,6 +42,8 @@ pub fn typed(key: &Key, body: &Value) -> Result<Typed, Vec<FieldError>> {
         Kind::GrpcRoute => Typed::Route(Arc::new(grpc_route::route(name, body)?)),
         Kind::TcpRoute => Typed::Route(Arc::new(tcp_route::route(name, body)?)),
         Kind::ReferenceGrant => Typed::Grant(Arc::new(grant::grant(name, body)?)),
+        Kind::ConfigMap => Typed::ConfigMap(Arc::new(backend_tls::config_map(body)?)),
+        Kind::BackendTlsPolicy => Typed::BackendTls(Arc::new(backend_tls::policy(name, body)?)),
         Kind::TrafficPolicy => Typed::Policy(Arc::new(policy::policy(name, body)?)),
         Kind::Workload => Typed::Workload(Arc::new(workload::workload(name, body)?)),
         Kind::MeshConfig => Typed::MeshConfig(Arc::new(workload::mesh_config(name, body)?)),
@@ -54,6 +59,8 @@ pub struct Model {
     pub slices: BTreeMap<Name, Arc<Slice>>,
     pub routes: BTreeMap<Key, Arc<Route>>,
     pub grants: BTreeMap<Name, Arc<Grant>>,
+    pub config_maps: BTreeMap<Name, Arc<ConfigMap>>,
+    pub backend_tls: BTreeMap<Name, Arc<BackendTls>>,
     pub policies: BTreeMap<Name, Arc<Policy>>,
     pub workloads: BTreeMap<Name, Arc<Workload>>,
     pub mesh: Arc<MeshConfig>,
@@ -82,6 +89,8 @@ impl Model {
                 Kind::EndpointSlice => drop(self.slices.remove(&name)),
                 Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute => drop(self.routes.remove(key)),
                 Kind::ReferenceGrant => drop(self.grants.remove(&name)),
+                Kind::ConfigMap => drop(self.config_maps.remove(&name)),
+                Kind::BackendTlsPolicy => drop(self.backend_tls.remove(&name)),
                 Kind::TrafficPolicy => drop(self.policies.remove(&name)),
                 Kind::Workload => drop(self.workloads.remove(&name)),
                 Kind::MeshConfig => self.mesh = Arc::default(),
@@ -94,6 +103,8 @@ impl Model {
             Typed::Slice(v) => drop(self.slices.insert(name, v)),
             Typed::Route(v) => drop(self.routes.insert(key.clone(), v)),
             Typed::Grant(v) => drop(self.grants.insert(name, v)),
+            Typed::ConfigMap(v) => drop(self.config_maps.insert(name, v)),
+            Typed::BackendTls(v) => drop(self.backend_tls.insert(name, v)),
             Typed::Policy(v) => drop(self.policies.insert(name, v)),
             Typed::Workload(v) => drop(self.workloads.insert(name, v)),
             Typed::MeshConfig(v) => self.mesh = v,
@@ -164,6 +175,20 @@ impl Model {
         self.policies.values().filter(|p| p.target == *target).min_by_key(|p| (&p.created, &p.name))
     }
 
+    /// How endpoints of a port that have no sidecar are reached over TLS: the policy for the port itself goes before one
+    /// for the Service; then the oldest wins, then the first by name.
+    pub fn backend_tls_for(&self, service: &Name, port_name: Option<&str>) -> Option<&Arc<BackendTls>> {
+        let policies = in_namespace(&self.backend_tls, &service.namespace);
+        let named = policies.filter_map(|policy| {
+            let targets = policy.targets.iter().filter(|t| t.service == *service);
+            let mut targets = targets.filter(|t| t.port_name.is_none() || t.port_name.as_deref() == port_name);
+            let first = targets.next()?;
+            let whole = first.port_name.is_none() && targets.all(|t| t.port_name.is_none());
+            Some((whole, policy))
+        });
+        named.min_by_key(|(whole, policy)| (*whole, &policy.created, &policy.name)).map(|(_, policy)| policy)
+    }
+
     /// The service account identities that may answer for a service. A service that nobody serves yet is expected
     /// under its own name.
     pub fn identities(&self, service: &Service) -> BTreeSet<(String, String)> {
@@ -177,7 +202,10 @@ impl Model {
 }
 
 /// The objects of one namespace: names sort by namespace first.
-fn in_namespace<'a, T>(all: &'a BTreeMap<Name, T>, namespace: &'a str) -> impl Iterator<Item = &'a T> {
+fn in_namespace<'a, 'n, T>(
+    all: &'a BTreeMap<Name, T>,
+    namespace: &'n str,
+) -> impl Iterator<Item = &'a T> + use<'a, 'n, T> {
     let from = all.range(Name::new(namespace, "")..);
     from.take_while(move |(name, _)| name.namespace == namespace).map(|(_, object)| object)
 }

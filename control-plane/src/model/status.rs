@@ -1,7 +1,9 @@
-//! The status of routes: the conditions `Accepted` and `ResolvedRefs` per parent, with the Gateway API's reasons.
+//! The status of routes and of BackendTLSPolicies: the conditions `Accepted` and `ResolvedRefs` per parent or target,
+//! with the Gateway API's reasons.
 
 use serde_json::{Value, json};
 
+use super::backend_tls::{BackendTls, Target};
 use super::kind::{Kind, Name};
 use super::route::{BackendTarget, Parent, Route};
 use super::service::Protocol;
@@ -95,50 +97,111 @@ pub fn unresolved(model: &Model, route: &Route) -> Vec<(String, Unresolved)> {
     found
 }
 
+/// Where a kind keeps its conditions.
+struct Place {
+    list: &'static str,
+    reference: &'static str,
+}
+
+const ROUTE: Place = Place { list: "parents", reference: "parentRef" };
+const POLICY: Place = Place { list: "ancestors", reference: "ancestorRef" };
+
+/// What a condition says.
+struct Verdict {
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Verdict {
+    fn holds(reason: &'static str) -> Verdict {
+        Verdict { holds: true, reason, message: String::new() }
+    }
+
+    fn fails(reason: &'static str, message: impl Into<String>) -> Verdict {
+        Verdict { holds: false, reason, message: message.into() }
+    }
+}
+
 /// The `status` that the route should have; `None` when it has it already.
-pub fn of_route(model: &Model, route: &Route, before: Option<&Value>, now: &str) -> Option<Value> {
+pub fn of_route<'r>(model: &Model, route: &'r Route, before: Option<&Value>, now: &str) -> Option<Value> {
     let unresolved = unresolved(model, route);
-    let resolved = match unresolved.first() {
-        None => ("True", "ResolvedRefs", String::new()),
-        Some((_, first)) => {
-            let all: Vec<&str> = unresolved.iter().map(|(_, e)| e.message.as_str()).collect();
-            ("False", first.reason, all.join("; "))
-        }
+    let entry = |parent: &'r Parent| {
+        let resolved = match unresolved.first() {
+            None => Verdict::holds("ResolvedRefs"),
+            Some((_, first)) => {
+                let all: Vec<&str> = unresolved.iter().map(|(_, e)| e.message.as_str()).collect();
+                Verdict::fails(first.reason, all.join("; "))
+            }
+        };
+        let accepted = match attached(model, route.kind, parent) {
+            Ok(_) => Verdict::holds("Accepted"),
+            Err(message) => Verdict::fails("NoMatchingParent", message),
+        };
+        (&parent.reference, [("Accepted", accepted), ("ResolvedRefs", resolved)])
     };
-    let parents: Vec<Value> = route
-        .parents
-        .iter()
-        .map(|parent| {
-            let accepted = match attached(model, route.kind, parent) {
-                Ok(_) => ("True", "Accepted", String::new()),
-                Err(message) => ("False", "NoMatchingParent", message),
-            };
-            let conditions = [("Accepted", &accepted), ("ResolvedRefs", &resolved)];
-            let conditions: Vec<Value> = conditions
-                .iter()
-                .map(|(kind, (status, reason, message))| {
-                    json!({
-                        "type": kind, "status": status, "reason": reason, "message": message,
-                        "observedGeneration": route.generation,
-                        "lastTransitionTime": transition(before, &parent.reference, kind, status, now),
-                    })
+    of_object(&ROUTE, route.parents.iter().map(entry), route.generation, before, now)
+}
+
+/// The same of a BackendTLSPolicy.
+pub fn of_backend_tls<'p>(model: &Model, policy: &'p BackendTls, before: Option<&Value>, now: &str) -> Option<Value> {
+    let authorities = policy.authorities(&model.config_maps);
+    let entry = |target: &'p Target| {
+        let resolved = match &authorities {
+            Ok(_) => Verdict::holds("ResolvedRefs"),
+            Err(message) => Verdict::fails("InvalidCACertificateRef", message),
+        };
+        let port = target.port_name.as_deref();
+        let winner = model.backend_tls_for(&target.service, port);
+        let accepted = match (model.services.get(&target.service), winner, &authorities) {
+            (None, _, _) => Verdict::fails("TargetNotFound", format!("service {} does not exist", target.service)),
+            (Some(service), _, _) if port.is_some() && !service.ports.iter().any(|p| p.name.as_deref() == port) => {
+                Verdict::fails("TargetNotFound", format!("service {} has no such port", target.service))
+            }
+            (_, Some(other), _) if other.name != policy.name => {
+                Verdict::fails("Conflicted", format!("{} is older and has the same target", other.name))
+            }
+            (_, _, Err(message)) => Verdict::fails("NoValidCACertificate", message),
+            _ => Verdict::holds("Accepted"),
+        };
+        (&target.reference, [("Accepted", accepted), ("ResolvedRefs", resolved)])
+    };
+    of_object(&POLICY, policy.targets.iter().map(entry), policy.generation, before, now)
+}
+
+fn of_object<'a>(
+    place: &Place,
+    entries: impl Iterator<Item = (&'a Value, [(&'static str, Verdict); 2])>,
+    generation: i64,
+    before: Option<&Value>,
+    now: &str,
+) -> Option<Value> {
+    let list: Vec<Value> = entries
+        .map(|(reference, conditions)| {
+            let conditions = conditions.iter().map(|(kind, verdict)| {
+                let status = if verdict.holds { "True" } else { "False" };
+                json!({
+                    "type": kind, "status": status, "reason": verdict.reason, "message": verdict.message,
+                    "observedGeneration": generation,
+                    "lastTransitionTime": transition(place, before, reference, kind, status, now),
                 })
-                .collect();
-            json!({ "parentRef": parent.reference, "controllerName": CONTROLLER, "conditions": conditions })
+            });
+            let conditions: Vec<Value> = conditions.collect();
+            json!({ (place.reference): reference, "controllerName": CONTROLLER, "conditions": conditions })
         })
         .collect();
-    let status = json!({ "parents": parents });
+    let status = json!({ (place.list): list });
     (before != Some(&status)).then_some(status)
 }
 
 /// The time of the last change of a condition's status: kept while the status stays.
-fn transition(before: Option<&Value>, parent: &Value, kind: &str, status: &str, now: &str) -> String {
-    let parents = before.and_then(|b| b["parents"].as_array());
-    let kept = parents
+fn transition(place: &Place, before: Option<&Value>, reference: &Value, kind: &str, status: &str, now: &str) -> String {
+    let entries = before.and_then(|b| b[place.list].as_array());
+    let kept = entries
         .into_iter()
         .flatten()
-        .filter(|p| p["parentRef"] == *parent)
-        .flat_map(|p| p["conditions"].as_array().into_iter().flatten())
+        .filter(|entry| entry[place.reference] == *reference)
+        .flat_map(|entry| entry["conditions"].as_array().into_iter().flatten())
         .find(|c| c["type"] == kind && c["status"] == status)
         .and_then(|c| c["lastTransitionTime"].as_str());
     kept.unwrap_or(now).to_owned()

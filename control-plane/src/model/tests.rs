@@ -185,6 +185,33 @@ fn a_grant_lets_routes_of_its_kind_and_namespace_in() {
 }
 
 #[test]
+fn tls_policies_say_what_they_lack() {
+    let policy = |name: &str, created: &str, target: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {{name: {name}, creationTimestamp: '{created}-01-01T00:00:00Z'}}\n\
+             spec:\n  targetRefs: [{{group: '', kind: Service, {target}}}]\n  \
+             validation: {{hostname: a.example, caCertificateRefs: [{{group: '', kind: ConfigMap, name: none}}]}}"
+        )
+    };
+    let conditions_of = |policies: &[String]| {
+        let model = model(&format!("{}\n---\n{}", SHOP.trim_start(), policies.join("\n---\n")));
+        let policy = &model.backend_tls[&Name::new("default", "one")];
+        let status = status::of_backend_tls(&model, policy, None, "now").expect("new");
+        conditions(&json!({ "parents": status["ancestors"] }))
+    };
+    let no_map = conditions_of(&[policy("one", "2026", "name: product")]);
+    assert_eq!(no_map, ["Accepted=False NoValidCACertificate", "ResolvedRefs=False InvalidCACertificateRef"]);
+    let no_port = conditions_of(&[policy("one", "2026", "name: product, sectionName: dns")]);
+    assert_eq!(no_port[0], "Accepted=False TargetNotFound");
+    let older = [policy("one", "2026", "name: product"), policy("two", "2025", "name: product")];
+    assert_eq!(conditions_of(&older)[0], "Accepted=False Conflicted");
+    refused(
+        &policy("one", "2026", "name: product").replace("kind: ConfigMap", "kind: Secret"),
+        &[("spec.validation.caCertificateRefs[0].kind", "use a ConfigMap")],
+    );
+}
+
+#[test]
 fn routes_attach_to_ports_that_speak_their_protocol() {
     let route = ROUTE.trim_start().replace("HTTPRoute", "TCPRoute").replace("/v1", "/v1alpha2");
     let model = model(&format!("{}\n---\n{route}  - backendRefs: [{{name: product, port: 8080}}]", SHOP.trim_start()));

@@ -1,4 +1,4 @@
-//! Keeps the mesh up to date: follows the store, rebuilds what all nodes share, writes the status of routes.
+//! Keeps the mesh up to date: follows the store, rebuilds what all nodes share, writes the status of routes and policies.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -7,7 +7,9 @@ use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
 use crate::model::admit::timestamp;
-use crate::model::{Key, Model, status};
+use crate::model::backend_tls::BackendTls;
+use crate::model::route::Route;
+use crate::model::{Key, Kind, Model, status};
 use crate::source::{Commit, Expect, Store, StoreError, Write};
 use crate::translate::{Mesh, Settings};
 
@@ -129,19 +131,34 @@ impl World {
         let (store, model) = (self.store.clone(), self.model.clone());
         let written = tokio::task::spawn_blocking(move || write_status(&store, &model)).await;
         if let Ok(Err(e)) = written {
-            tracing::warn!("status of routes not written: {e}");
+            tracing::warn!("status of objects not written: {e}");
         }
     }
 }
 
-/// Writes the status of every route whose status is not what it should be.
+/// What has a status.
+enum Subject<'a> {
+    Route(&'a Route),
+    BackendTls(&'a BackendTls),
+}
+
+/// Writes the status of every object whose status is not what it should be.
 fn write_status(store: &Store, model: &Model) -> Result<(), StoreError> {
     let now = timestamp(SystemTime::now());
     let mut writes = Vec::new();
-    for route in model.routes.values() {
-        let key = Key { kind: route.kind, name: route.name.clone() };
+    let routes = model.routes.iter().map(|(key, route)| (key.clone(), Subject::Route(route)));
+    let policies = model.backend_tls.values().map(|policy| {
+        let key = Key { kind: Kind::BackendTlsPolicy, name: policy.name.clone() };
+        (key, Subject::BackendTls(policy))
+    });
+    for (key, subject) in routes.chain(policies) {
         let Some(stored) = store.get(&key.raw())? else { continue };
-        let Some(status) = status::of_route(model, route, stored.body.get("status"), &now) else { continue };
+        let before = stored.body.get("status");
+        let status = match subject {
+            Subject::Route(route) => status::of_route(model, route, before, &now),
+            Subject::BackendTls(policy) => status::of_backend_tls(model, policy, before, &now),
+        };
+        let Some(status) = status else { continue };
         let mut body = (*stored.body).clone();
         body["status"] = status;
         writes.push(Write {

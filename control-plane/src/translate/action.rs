@@ -98,16 +98,16 @@ impl Rule {
     /// A rule whose backends have filters that xDS knows for routes alone becomes a rule for each backend: with the
     /// share of requests (in millionths, counted up) that go to it or to one before it. A request draws once for all.
     pub(super) fn split(self, flavor: Flavor) -> Vec<(Option<u32>, Rule)> {
-        if flavor == Flavor::Grpc || self.backends.iter().all(|b| b.filters.only_edit_headers()) {
+        let used: Vec<&Backend> = self.backends.iter().filter(|b| b.weight > 0).collect();
+        if flavor == Flavor::Grpc || used.iter().all(|b| b.filters.only_edit_headers()) {
             return vec![(None, self)];
         }
-        let used: Vec<&Backend> = self.backends.iter().filter(|b| b.weight > 0).collect();
         let total: u64 = used.iter().map(|b| u64::from(b.weight)).sum();
         let mut sum = 0;
         let mut rules = Vec::new();
         for backend in &used {
             sum += u64::from(backend.weight);
-            let share = u32::try_from(sum * 1_000_000 / total.max(1)).unwrap_or(1_000_000);
+            let share = u32::try_from(sum * 1_000_000 / total).unwrap_or(1_000_000);
             rules.push(((sum < total).then_some(share), self.to_one(backend)));
         }
         rules

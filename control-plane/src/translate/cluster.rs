@@ -73,21 +73,35 @@ pub(super) fn outbound(
         (Protocol::Http, true) => &["http/1.1"],
         _ => &["h2"],
     };
-    if meshed {
+    let backend = model.backend_tls_for(&service.name, port.name.as_deref()).and_then(|policy| {
+        let authorities = policy.authorities(&model.config_maps).ok()?;
+        Some(tls::backend(policy, authorities, alpn))
+    });
+    let mesh = meshed.then(|| {
         let identities = model.identities(service);
         let identities: Vec<String> = identities.iter().map(|(ns, account)| settings.spiffe_id(ns, account)).collect();
-        let mesh_tls = tls::upstream(flavor, &identities, &service.name.to_string(), alpn);
-        if plain {
-            // Both kinds behind one name: each endpoint's metadata says which it is.
-            cluster.transport_socket_matches = vec![
-                socket_match("mesh", wire::strings([MATCH_LABEL]), mesh_tls),
-                socket_match("plaintext", google::Struct::default(), Some(tls::plain())),
-            ];
-        } else {
-            cluster.transport_socket = mesh_tls;
-        }
-    }
+        tls::upstream(flavor, &identities, &service.name.to_string(), alpn)
+    });
+    connect(&mut cluster, mesh.flatten(), plain, backend);
     cluster
+}
+
+/// How endpoints are connected to: those with a sidecar (`mesh`), and those without (`backend`, else in plain text).
+fn connect(
+    cluster: &mut cluster::Cluster,
+    mesh: Option<core::TransportSocket>,
+    plain: bool,
+    backend: Option<core::TransportSocket>,
+) {
+    if mesh.is_some() && plain {
+        // Both kinds behind one name: each endpoint's metadata says which it is.
+        cluster.transport_socket_matches = vec![
+            socket_match("mesh", wire::strings([MATCH_LABEL]), mesh),
+            socket_match("plaintext", google::Struct::default(), Some(backend.unwrap_or_else(tls::plain))),
+        ];
+    } else {
+        cluster.transport_socket = mesh.or(backend);
+    }
 }
 
 /// The application behind this sidecar.

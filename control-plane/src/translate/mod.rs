@@ -246,7 +246,12 @@ fn put(resources: &mut Resources, type_url: &'static str, name: &str, resource: 
 
 /// `all` are the routes that name the service as a parent.
 fn shared(model: &Model, settings: &Settings, service: &Service, port: &ServicePort, all: &[&Route]) -> Port {
-    let endpoints = model.endpoints(service, port);
+    let mut endpoints = model.endpoints(service, port);
+    let backend_tls = model.backend_tls_for(&service.name, port.name.as_deref());
+    if backend_tls.is_some_and(|policy| policy.authorities(&model.config_maps).is_err()) {
+        // Nobody to trust: better no answer than one from anybody.
+        endpoints.retain(|e| e.mesh);
+    }
     let name = outbound_name(&service.name, port.port);
     let clusters = [Flavor::Sidecar, Flavor::SidecarSds, Flavor::Grpc]
         .map(|flavor| resource(&cluster::outbound(model, settings, flavor, service, port, &endpoints)));

@@ -218,6 +218,40 @@ fn grpc_routes_go_before_http_routes_of_the_same_port() {
     assert_eq!(clusters, ["outbound|80|c.default"]);
 }
 
+/// The cluster of a service whose one endpoint has no sidecar, with a BackendTLSPolicy that trusts this ConfigMap.
+fn cluster_with_tls(authorities: &str) -> (Value, usize) {
+    let documents = [
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 443, name: web}]}".to_owned(),
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a, labels: {kubernetes.io/service-name: a}}\n\
+         addressType: IPv4\nports: [{name: web, port: 8443}]\nendpoints: [{addresses: [10.0.0.1]}]"
+            .to_owned(),
+        serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ca"}, "data": {"ca.crt": authorities}})
+            .to_string(),
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: a}\nspec:\n  \
+         targetRefs: [{group: '', kind: Service, name: a, sectionName: web}]\n  \
+         validation: {hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]}"
+            .to_owned(),
+    ];
+    let node = with_outbound(node(Flavor::Sidecar), &[("a", 443, "127.0.0.1:1")]);
+    let printed = printed(&mesh(&documents.join("\n---\n")).for_node(&node));
+    let endpoints =
+        printed["ClusterLoadAssignment"]["outbound|443|a.default"]["endpoints"].as_array().map_or(0, Vec::len);
+    (printed["Cluster"]["outbound|443|a.default"]["transport_socket"]["typed_config"].clone(), endpoints)
+}
+
+#[test]
+fn endpoints_without_a_sidecar_are_reached_over_tls_where_a_policy_says_so() {
+    let key = rcgen::KeyPair::generate().expect("key");
+    let root = rcgen::CertificateParams::default().self_signed(&key).expect("certificate").pem();
+    let (context, endpoints) = cluster_with_tls(&root);
+    assert_eq!((context["sni"].as_str(), endpoints), (Some("a.example"), 1));
+    let validation = &context["common_tls_context"]["validation_context"];
+    assert_eq!(validation["match_typed_subject_alt_names"][0]["matcher"]["exact"], "a.example");
+    assert!(validation["trusted_ca"]["inline_string"].as_str().is_some_and(|pem| pem.contains("BEGIN CERTIFICATE")));
+    let (_, endpoints) = cluster_with_tls("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----");
+    assert_eq!(endpoints, 0, "nobody to trust: no answer rather than one from anybody");
+}
+
 /// The names of the routes of product, in order.
 fn order_of(rules: &str) -> Vec<String> {
     let documents = format!(

@@ -1,10 +1,12 @@
-//! mTLS between sidecars: TLS 1.3, client certificates required, peers recognised by their SPIFFE identity.
+//! mTLS between sidecars: TLS 1.3, client certificates required, peers recognised by their SPIFFE identity. And TLS to
+//! endpoints without a sidecar, where a BackendTLSPolicy asks for it.
 
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 
 use super::node::Flavor;
 use super::wire;
+use crate::model::backend_tls::{BackendTls, San};
 
 /// The workload's own certificate.
 pub const SECRET_CERTIFICATE: &str = "default";
@@ -38,6 +40,55 @@ pub(super) fn upstream(
         ..Default::default()
     };
     Some(socket(wire::any(&context)))
+}
+
+/// The authorities that an operating system trusts, where most have them.
+const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// For endpoints without a sidecar that speak TLS themselves. `authorities` are PEM; `None`: the operating system's.
+pub(super) fn backend(policy: &BackendTls, authorities: Option<String>, alpn: &[&str]) -> core::TransportSocket {
+    use tls::subject_alt_name_matcher::SanType;
+    let name = |san_type: SanType, text: &str| tls::SubjectAltNameMatcher {
+        san_type: san_type.into(),
+        matcher: Some(wire::exact(text)),
+        ..Default::default()
+    };
+    let mut names: Vec<tls::SubjectAltNameMatcher> = policy
+        .names
+        .iter()
+        .map(|san| match san {
+            San::Dns(text) => name(SanType::Dns, text),
+            San::Uri(text) => name(SanType::Uri, text),
+        })
+        .collect();
+    if names.is_empty() {
+        names.push(name(SanType::Dns, &policy.hostname));
+    }
+    let trusted = match authorities {
+        Some(pem) => wire::inline(&pem),
+        None => wire::file(SYSTEM_AUTHORITIES),
+    };
+    let validation = tls::CertificateValidationContext {
+        trusted_ca: trusted,
+        match_typed_subject_alt_names: names,
+        ..Default::default()
+    };
+    let common = tls::CommonTlsContext {
+        tls_params: Some(tls::TlsParameters {
+            tls_minimum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv12.into(),
+            tls_maximum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13.into(),
+            ..Default::default()
+        }),
+        alpn_protocols: alpn.iter().map(|p| (*p).to_owned()).collect(),
+        validation_context_type: Some(tls::common_tls_context::ValidationContextType::ValidationContext(validation)),
+        ..Default::default()
+    };
+    let context = tls::UpstreamTlsContext {
+        common_tls_context: Some(common),
+        sni: policy.hostname.clone(),
+        ..Default::default()
+    };
+    socket(wire::any(&context))
 }
 
 pub(super) fn plain() -> core::TransportSocket {

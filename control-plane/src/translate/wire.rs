@@ -75,6 +75,11 @@ pub(super) fn inline(text: &str) -> Option<core::DataSource> {
     Some(core::DataSource { specifier: Some(specifier), ..Default::default() })
 }
 
+pub(super) fn file(path: &str) -> Option<core::DataSource> {
+    let specifier = core::data_source::Specifier::Filename(path.to_owned());
+    Some(core::DataSource { specifier: Some(specifier), ..Default::default() })
+}
+
 pub(super) fn header(name: &str, value: &str, append: bool) -> core::HeaderValueOption {
     use core::header_value_option::HeaderAppendAction as Action;
     let action = if append { Action::AppendIfExistsOrAdd } else { Action::OverwriteIfExistsOrAdd };

@@ -18,7 +18,8 @@ import yaml
 
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", ".."))
 PROGRAMS = os.environ.get("SIDEMESH_PROGRAMS", os.path.join(ROOT, "target", "release"))
-SERVED = {"Namespace", "Service", "EndpointSlice", "HTTPRoute", "GRPCRoute", "TCPRoute", "ReferenceGrant"}
+SERVED = {"Namespace", "Service", "EndpointSlice", "HTTPRoute", "GRPCRoute", "TCPRoute", "ReferenceGrant",
+          "BackendTLSPolicy", "ConfigMap"}
 
 
 def program(name):

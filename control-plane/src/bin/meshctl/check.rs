@@ -4,7 +4,9 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sidemesh_proto::sidemesh::admin::v1alpha1::type_status::State;
-use sidemesh_proto::sidemesh::admin::v1alpha1::{GetCaStatusRequest, GetHealthRequest, ListProxiesRequest, Proxy};
+use sidemesh_proto::sidemesh::admin::v1alpha1::{
+    GetCaStatusRequest, GetHealthRequest, ListProxiesRequest, ListRequest, Proxy,
+};
 
 use crate::client::{Failure, Server};
 use crate::output::print;
@@ -82,20 +84,23 @@ fn refusals(proxy: &Proxy) -> Vec<Finding> {
         .collect()
 }
 
-/// Routes whose status says that they do not work as written.
+/// Routes and policies whose status says that they do not work as written.
 async fn routes(server: &Server) -> Result<Vec<Finding>, Failure> {
-    let routes = crate::route::all(server).await?;
-    let mut findings = vec![Finding(true, format!("{} routes", routes.len()))];
-    for value in &routes {
+    let mut values = crate::route::all(server).await?;
+    let mut findings = vec![Finding(true, format!("{} routes", values.len()))];
+    let request = ListRequest { kind: "BackendTLSPolicy".to_owned(), ..ListRequest::default() };
+    for object in &server.resources().await?.list(request).await?.into_inner().objects {
+        values.push(crate::get::value(object)?);
+    }
+    for value in &values {
         let part = |field: &str| value["metadata"][field].as_str().unwrap_or("?");
-        let name = format!("{}/{}", part("namespace"), part("name"));
-        let parents = value["status"]["parents"].as_array().cloned().unwrap_or_default();
-        for condition in
-            parents.iter().filter_map(|p| p["conditions"].as_array()).flatten().filter(|c| c["status"] == "False")
-        {
+        let what = if value["kind"] == "BackendTLSPolicy" { "policy" } else { "route" };
+        let name = format!("{what} {}/{}", part("namespace"), part("name"));
+        let failing = crate::get::conditions(value).into_iter().filter(|c| c["status"] == "False");
+        findings.extend(failing.map(|condition| {
             let text = |key: &str| condition[key].as_str().unwrap_or("").to_owned();
-            findings.push(Finding(false, format!("route {name}: {}: {}", text("reason"), text("message"))));
-        }
+            Finding(false, format!("{name}: {}: {}", text("reason"), text("message")))
+        }));
     }
     Ok(findings)
 }

@@ -120,11 +120,15 @@ fn row(v: &Value, wide: bool) -> Vec<String> {
     cells
 }
 
+/// All conditions in an object's status: of routes by parent, of policies by target.
+pub fn conditions(v: &Value) -> Vec<&Value> {
+    let lists = ["parents", "ancestors"].into_iter().filter_map(|list| v["status"][list].as_array());
+    lists.flatten().filter_map(|entry| entry["conditions"].as_array()).flatten().collect()
+}
+
 /// The first condition that is not as it should be, else `Accepted`; empty for kinds without conditions.
 fn status(v: &Value) -> String {
-    let parents = v["status"]["parents"].as_array();
-    let conditions: Vec<&Value> =
-        parents.into_iter().flatten().filter_map(|p| p["conditions"].as_array()).flatten().collect();
+    let conditions = conditions(v);
     let text = |v: &Value| v.as_str().unwrap_or("").to_owned();
     match conditions.iter().find(|c| c["status"] == "False") {
         Some(bad) => text(&bad["reason"]),
