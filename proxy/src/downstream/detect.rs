@@ -3,7 +3,7 @@
 use sidemesh_config::value::Name;
 
 /// A ClientHello, or an HTTP request line, longer than this is given up on (as in Envoy).
-pub(super) const MAX_INSPECTED_BYTES: usize = 16 * 1024;
+pub const MAX_INSPECTED_BYTES: usize = 16 * 1024;
 
 const CONTENT_HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
@@ -13,21 +13,21 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a ClientHello asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct ClientHello {
+pub struct ClientHello {
     /// In lower case.
-    pub(super) server_name: Option<Name>,
-    pub(super) alpn: Vec<Name>,
+    pub server_name: Option<Name>,
+    pub alpn: Vec<Name>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Detected<T> {
+pub enum Detected<T> {
     Found(T),
     Partial,
     Other,
 }
 
 /// Looks for a ClientHello (RFC 8446, 4.1.2), which may span several records.
-pub(super) fn client_hello(bytes: &[u8]) -> Detected<ClientHello> {
+pub fn client_hello(bytes: &[u8]) -> Detected<ClientHello> {
     let mut message = Vec::new();
     let mut rest = bytes;
     loop {
@@ -128,7 +128,7 @@ fn protocols(content: &[u8]) -> Option<Vec<Name>> {
 }
 
 /// Looks for the beginning of HTTP: which protocol, as filter chains name it (`http/1.0`, `http/1.1`, `h2c`).
-pub(super) fn http(bytes: &[u8]) -> Detected<&'static str> {
+pub fn http(bytes: &[u8]) -> Detected<&'static str> {
     let n = bytes.len().min(HTTP2_PREFACE.len());
     if bytes[..n] == HTTP2_PREFACE[..n] {
         return if n == HTTP2_PREFACE.len() { Detected::Found("h2c") } else { Detected::Partial };

@@ -6,10 +6,10 @@
 
 mod accept;
 mod chain;
-mod detect;
+pub mod detect;
 mod listener;
 mod original_dst;
-mod proxy_protocol;
+pub mod proxy_protocol;
 mod sockets;
 mod stats;
 

@@ -13,24 +13,24 @@ const V2_HEAD_BYTES: usize = 16;
 const PP2_TYPE_NOOP: u8 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Version {
+pub enum Version {
     V1,
     V2,
 }
 
 /// What a header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) version: Version,
+pub struct Header {
+    pub version: Version,
     /// Source and destination; `None`: the connection's own (LOCAL, UNKNOWN).
-    pub(super) addresses: Option<(SocketAddr, SocketAddr)>,
-    pub(super) tlvs: Vec<(u8, Bytes)>,
+    pub addresses: Option<(SocketAddr, SocketAddr)>,
+    pub tlvs: Vec<(u8, Bytes)>,
     /// How many bytes the header takes.
-    pub(super) length: usize,
+    pub length: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Parsed {
+pub enum Parsed {
     Header(Header),
     /// More bytes are needed.
     Partial,
@@ -39,7 +39,7 @@ pub(super) enum Parsed {
 }
 
 /// Reads the header at the start of `bytes`.
-pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, &'static str> {
+pub fn parse(bytes: &[u8]) -> Result<Parsed, &'static str> {
     let n = bytes.len().min(SIGNATURE.len());
     if bytes[..n] == SIGNATURE[..n] {
         return if bytes.len() < V2_HEAD_BYTES { Ok(Parsed::Partial) } else { parse_v2(bytes) };
