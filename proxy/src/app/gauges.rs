@@ -1,9 +1,9 @@
 //! `server.*`: what the process tells of itself, brought up to date once a second; certificate files are looked at as often,
-//! and the control thread's freed memory is given back.
+//! and the control thread's freed memory is given back. What only the start needed goes with the first look after it.
 
 use std::time::{Duration, Instant};
 
-use super::memory;
+use super::{memory, text};
 use crate::shutdown::Phase;
 use crate::stats_group;
 use crate::telemetry::stats::Scope;
@@ -32,8 +32,13 @@ pub(super) fn start(shared: &Shared, started: Instant, workers: usize) {
     let shared = shared.clone();
     tokio::task::spawn_local(async move {
         let mut phases = shared.shutdown.subscribe();
+        let mut starting = true;
         loop {
             let phase = *phases.borrow_and_update();
+            if starting && phase == Phase::Live {
+                starting = false;
+                text::forget();
+            }
             stats.live.set(i64::from(phase == Phase::Live));
             stats.state.set(state(phase));
             stats.uptime.set(started.elapsed().as_secs() as i64);

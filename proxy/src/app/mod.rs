@@ -15,6 +15,7 @@ mod logs;
 mod memory;
 mod mesh;
 mod spans;
+mod text;
 mod workers;
 
 use std::cell::{Cell, RefCell};
