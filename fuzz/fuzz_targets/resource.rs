@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sidemesh_config::resource::decode::{ResourceKind, decode};
+use sidemesh_config::resource::{ResourceKind, decode};
 use sidemesh_proto::google::Any;
 
 fuzz_target!(|data: &[u8]| {

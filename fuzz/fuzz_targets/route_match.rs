@@ -6,7 +6,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use libfuzzer_sys::fuzz_target;
 use sidemesh_config::matcher::{PeerCertificate, RequestView};
-use sidemesh_config::resource::decode::{Resource, decode};
+use sidemesh_config::resource::{Resource, decode};
 use sidemesh_config::value::Runtime;
 use sidemesh_proto::google::Any;
 use sidemesh_proto::type_url;

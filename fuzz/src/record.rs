@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
-use sidemesh_config::resource::decode::{Resource, decode};
+use sidemesh_config::resource::{Resource, decode};
 use sidemesh_config::value::Metadata;
 use sidemesh_proto::json::any_from_json;
 use sidemesh_proxy::codec::Protocol;

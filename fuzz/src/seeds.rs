@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use serde_json::{Value, json};
 use sidemesh_config::bootstrap::yaml;
-use sidemesh_config::resource::decode::{ResourceKind, decode};
+use sidemesh_config::resource::{ResourceKind, decode};
 use sidemesh_proto::google::Any;
 use sidemesh_proto::json::{any_from_json, to_bytes};
 use sidemesh_proto::type_url;
