@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::request::Parts;
 use sidemesh_config::resource::route::SubsetMatch;
 use sidemesh_config::resource::tcp_proxy::TcpProxy;
 use sidemesh_config::value::{Address, Backoff, Name};
@@ -12,6 +13,7 @@ use tokio::io::AsyncWriteExt;
 use super::copy::{self, Copied, End, Tools};
 use super::filter::Passed;
 use super::stats::TcpStats;
+use super::tunnel;
 use crate::connection::ConnectionInfo;
 use crate::io::Io;
 use crate::live::Current;
@@ -91,18 +93,23 @@ impl Session<'_> {
         self.info.cluster = Some(cluster.clone());
         let forward = self.forward;
         let hash = forward.config.hash_source_ip.then(|| hash::of(self.connection.remote.ip().to_string().as_bytes()));
-        let context = TcpContext { hash, metadata_match: subset.as_deref(), connection: self.connection };
+        let context = TcpContext {
+            hash,
+            metadata_match: subset.as_deref(),
+            connection: self.connection,
+            proxy_tlvs: &forward.config.proxy_tlvs,
+        };
+        let tunnel =
+            forward.config.tunneling.as_ref().map(|t| tunnel::head(t, &self.info, forward.worker.local.clock.now()));
         for attempt in 1..=forward.config.max_connect_attempts {
             self.info.upstream.attempts = attempt;
-            match forward.upstream.tcp_connect(snapshot, &cluster, context).await {
+            match self.attempt(snapshot, &cluster, context, tunnel.as_ref()).await {
                 Ok(connected) => {
                     self.connected(&connected);
                     return Some(connected);
                 }
-                Err(TcpError::Attempt { error, host }) => {
-                    self.chosen(&host);
-                    self.info.upstream.failure = Some(error.to_string().into());
-                    self.info.flags = error.response_flag();
+                Err(failed @ (TcpError::Attempt { .. } | TcpError::Refused { .. })) => {
+                    self.failed(&failed);
                     self.backoff(attempt).await;
                 }
                 Err(error) => {
@@ -116,6 +123,38 @@ impl Session<'_> {
         }
         self.info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         None
+    }
+
+    async fn attempt(
+        &self,
+        snapshot: &Current,
+        cluster: &str,
+        context: TcpContext<'_>,
+        tunnel: Option<&Parts>,
+    ) -> Result<TcpConnected, TcpError> {
+        let upstream = &self.forward.upstream;
+        let Some(head) = tunnel else { return upstream.tcp_connect(snapshot, cluster, context).await };
+        // Boxed: an HTTP attempt is large, and tunnels are rare.
+        let opening = Box::pin(upstream.tunnel_connect(snapshot, cluster, context, head));
+        match self.forward.config.idle_timeout {
+            None => opening.await,
+            Some(limit) => match self.forward.worker.local.timers.timeout(limit, opening).await {
+                Ok(done) => done,
+                Err(_) => Err(TcpError::NoAnswer),
+            },
+        }
+    }
+
+    fn failed(&mut self, error: &TcpError) {
+        self.info.flags = error.flags();
+        match error {
+            TcpError::Attempt { error, host } => {
+                self.chosen(host);
+                self.info.upstream.failure = Some(error.to_string().into());
+            }
+            TcpError::Refused { host, .. } => self.chosen(host),
+            TcpError::NoCluster | TcpError::NoAnswer | TcpError::Pick(_) => {}
+        }
     }
 
     async fn backoff(&self, attempt: u32) {
@@ -174,7 +213,9 @@ impl Session<'_> {
         let end = match config.max_downstream_connection_duration {
             None => Ok(copying.await),
             Some(limit) => {
-                let left = limit.saturating_sub(local.clock.now().saturating_duration_since(self.connection.start));
+                let share = local.random.fraction() * config.duration_jitter_percent / 100.0;
+                let left = (limit + limit.mul_f64(share))
+                    .saturating_sub(local.clock.now().saturating_duration_since(self.connection.start));
                 local.timers.timeout(left, copying).await
             }
         };
@@ -194,7 +235,9 @@ impl Session<'_> {
             }
         }
         let (up, down) = (self.copied.up.get(), self.copied.down.get());
-        connected.upstream.guard.bytes(down, up);
+        if let Some(guard) = &mut connected.upstream.guard {
+            guard.bytes(down, up);
+        }
     }
 
     /// Writes the session's log line every `access_log_flush_interval` while it lasts.

@@ -85,7 +85,10 @@ fn routing<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
         Operator::UpstreamRemoteAddress(part) => info.upstream.remote.map(|a| address(a, *part)),
         Operator::UpstreamLocalAddress(part) => info.upstream.local.map(|a| address(a, *part)),
         Operator::UpstreamProtocol => text(info.upstream.protocol?.as_str()),
-        Operator::UpstreamTransportFailureReason => nonempty(info.upstream.failure.as_deref()?),
+        Operator::UpstreamTransportFailureReason => {
+            let reason = info.upstream.failure.as_deref().filter(|reason| !reason.is_empty())?;
+            Some(Field::Text(Cow::Owned(reason.replace(' ', "_"))))
+        }
         Operator::UpstreamRequestAttemptCount => Some(Field::Number(i64::from(info.upstream.attempts))),
         Operator::UpstreamConnectionId => number(info.upstream.connection_id),
         Operator::UpstreamTls(part) => tls(info.upstream.tls.as_deref()?, *part),

@@ -76,6 +76,8 @@ pub struct ProxyProtocolFilter {
     pub disallow_v1: bool,
     pub disallow_v2: bool,
     pub pass_through_tlvs: Option<Vec<u8>>,
+    /// Its counts stand under `proxy_proto.PREFIX.`
+    pub stat_prefix: Option<Name>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -128,4 +130,13 @@ pub fn bind_addresses(listener: &Listener) -> Vec<SocketAddr> {
             _ => None,
         })
         .collect()
+}
+
+impl Listener {
+    /// Equal but for the filter chains: connections of chains that stay need not notice.
+    pub fn differs_in_chains_alone(&self, other: &Listener) -> bool {
+        let bare =
+            |l: &Listener| Listener { chains: Vec::new(), default_chain: None, index: Default::default(), ..l.clone() };
+        bare(self) == bare(other)
+    }
 }

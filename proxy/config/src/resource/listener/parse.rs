@@ -239,5 +239,6 @@ fn proxy_protocol_filter(p: &proxy_protocol::ProxyProtocol) -> Result<ProxyProto
         disallow_v1: disallowed.0,
         disallow_v2: disallowed.1,
         pass_through_tlvs,
+        stat_prefix: wire::optional_name(&p.stat_prefix),
     })
 }
