@@ -8,8 +8,7 @@ use sidemesh_config::rejection::{Rejection, Within};
 use sidemesh_config::resource::Resource;
 use sidemesh_config::resource::secret::{Secret, SecretValue};
 use sidemesh_config::resource::tls::{
-    CommonTls, DownstreamTls, DownstreamTransport, StaplePolicy, TlsCertificate, UpstreamTls, UpstreamTransport,
-    ValidationContext,
+    CommonTls, DownstreamTls, DownstreamTransport, TlsCertificate, UpstreamTls, UpstreamTransport, ValidationContext,
 };
 use sidemesh_config::snapshot::Snapshot;
 
