@@ -113,6 +113,7 @@ fn setup(args: &Args, loaded: &Loaded, shared: &Shared) -> xds::Setup {
         shutdown: shared.shutdown.clone(),
         resources: Rc::default(),
         late_secrets: args.mesh,
+        saved: None,
     }
 }
 
@@ -171,7 +172,11 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
         closed: closed.clone(),
         prepared: None,
     };
-    let setup = setup(args, &loaded, &shared);
+    let mut setup = setup(args, &loaded, &shared);
+    if let Some(dir) = &args.state_dir {
+        let saved = xds::Saved::open(dir, &loaded.bootstrap.node.id);
+        setup.saved = Some(saved.map_err(|e| Error::Start(e.to_string()))?);
+    }
     let (bootstrap, resources, connect) = (setup.bootstrap.clone(), setup.resources.clone(), setup.connect.clone());
     let manager = xds::Manager::new(setup, Box::new(installer), Instant::now()).map_err(|e| refused(args, &e))?;
     let handle = admin::Handle {

@@ -30,13 +30,13 @@ use crate::tls;
 const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
 
 /// A resource as it came.
-struct Item {
+pub(super) struct Item {
     /// Given beside the resource (delta) or in its envelope.
-    name: String,
-    version: String,
+    pub(super) name: String,
+    pub(super) version: String,
     /// `None`: a heartbeat, which only renews the time to live.
-    any: Option<Any>,
-    ttl: Option<std::time::Duration>,
+    pub(super) any: Option<Any>,
+    pub(super) ttl: Option<std::time::Duration>,
 }
 
 impl Item {
@@ -50,10 +50,10 @@ impl Item {
 
 /// What became of an update.
 #[derive(Default)]
-struct Taken {
-    accepted: Vec<(Name, String)>,
+pub(super) struct Taken {
+    pub(super) accepted: Vec<(Name, String)>,
     /// Name, and why not.
-    rejected: Vec<(String, String)>,
+    pub(super) rejected: Vec<(String, String)>,
     seen: BTreeSet<Name>,
 }
 
@@ -180,6 +180,7 @@ impl Manager {
     /// Counts the update and makes its NACK text.
     fn conclude(&mut self, kind: ResourceKind, taken: &Taken, version: &str) -> Option<String> {
         self.answered.insert(kind);
+        self.note_answer(kind);
         let error = taken.error(kind);
         if matches!(kind, ResourceKind::Cluster | ResourceKind::Listener) {
             let stats = self.stats.subscription(kind, &Name::from(""), None);
@@ -195,7 +196,7 @@ impl Manager {
         error
     }
 
-    fn take(&mut self, kind: ResourceKind, source: &Source, items: Vec<Item>) -> Taken {
+    pub(super) fn take(&mut self, kind: ResourceKind, source: &Source, items: Vec<Item>) -> Taken {
         let mut taken = Taken::default();
         for item in items {
             let name = item.resource_name();
