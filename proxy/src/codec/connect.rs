@@ -133,7 +133,7 @@ impl AsyncRead for Connected {
             match ready!(self.response.poll_next(cx)) {
                 // Trailers say nothing to a byte stream.
                 Some(Ok(frame)) => self.read = frame.into_data().unwrap_or_default(),
-                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error.to_string()))),
                 None => return Poll::Ready(Ok(())),
             }
         }

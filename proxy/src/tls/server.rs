@@ -162,9 +162,8 @@ fn resumption(
         Arc::new(NoServerSessionStorage {})
     };
     if config.tickets == TicketConfig::Disabled {
-        if !config.stateful_resumption {
-            base.send_tls13_tickets = 0;
-        }
+        // TLS 1.3 resumes by tickets alone, what is kept here included: as in Envoy session identifiers are for TLS 1.2.
+        base.send_tls13_tickets = 0;
         return Ok(());
     }
     let given = match &resolved.ticket_keys {
@@ -232,7 +231,7 @@ struct Offer<'a> {
 }
 
 impl<'a> Offer<'a> {
-    fn of(hello: &server::ClientHello<'a>) -> Self {
+    fn of(hello: &'a server::ClientHello<'a>) -> Self {
         let suites = hello.cipher_suites();
         let any = |of: &[CipherSuite]| suites.iter().any(|s| of.contains(s) || params::TLS13_SUITES.contains(s));
         Offer { schemes: hello.signature_schemes(), ecdsa: any(&params::ECDSA_SUITES), rsa: any(&params::RSA_SUITES) }
