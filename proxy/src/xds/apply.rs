@@ -17,6 +17,7 @@ use sidemesh_config::resource::{self, Resource, ResourceKind};
 use sidemesh_config::value::Name;
 use sidemesh_proto::envoy::service::discovery::v3 as discovery;
 use sidemesh_proto::google::Any;
+use sidemesh_proto::type_url;
 
 use super::cascade::{self, Source};
 use super::channel::Channel;
@@ -298,7 +299,19 @@ impl Manager {
 
     fn check_needs(&self, needs: &[cascade::Need]) -> Result<(), String> {
         for need in needs {
-            match need.source {
+            match &need.source {
+                Source::Grpc(grpc) => {
+                    let bootstrap = self.bootstrap();
+                    let is_static = |name: &Name| bootstrap.static_names(type_url::CLUSTER).any(|n| n == name);
+                    if let Some(service) = grpc.services.iter().find(|s| !is_static(&s.cluster)) {
+                        return Err(format!(
+                            "{} `{}`: api_config_source names the cluster `{}`, which is not in the bootstrap's static_resources",
+                            singular(need.kind),
+                            need.name,
+                            service.cluster
+                        ));
+                    }
+                }
                 Source::Ads if !self.has_ads() => {
                     let what = singular(need.kind);
                     return Err(format!(
