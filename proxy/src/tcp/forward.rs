@@ -14,13 +14,14 @@ use super::copy::{self, Copied, End, Tools};
 use super::filter::Passed;
 use super::stats::TcpStats;
 use super::tunnel;
+use crate::clock::Timers;
 use crate::connection::ConnectionInfo;
 use crate::io::Io;
 use crate::live::Current;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::stats::Scope;
-use crate::telemetry::stream_info::{LogContext, StreamInfo};
-use crate::upstream::{Host, TcpConnected, TcpContext, TcpError, Upstream, hash};
+use crate::telemetry::stream_info::{LogContext, Moment, StreamInfo};
+use crate::upstream::{ConnectionGuard, Host, TcpConnected, TcpContext, TcpError, Upstream, hash};
 use crate::worker::Worker;
 
 /// The longest wait between connect attempts when `backoff_options` gives none.
@@ -39,7 +40,7 @@ struct Session<'a> {
     forward: &'a Forward,
     connection: &'a Rc<ConnectionInfo>,
     info: StreamInfo,
-    copied: Copied,
+    copied: Rc<Copied>,
 }
 
 impl Forward {
@@ -48,19 +49,24 @@ impl Forward {
         Forward { config, worker, upstream, stats }
     }
 
+    /// Counts a connection of the chain, also one that a filter refuses.
+    pub fn count(&self) {
+        self.stats.downstream_cx_total.inc();
+    }
+
     /// Serves one connection to its end.
     pub async fn serve(&self, mut io: Io, connection: &Rc<ConnectionInfo>, passed: &Passed) {
-        self.stats.downstream_cx_total.inc();
         let clock = &self.worker.local.clock;
         let info = StreamInfo::new(connection.clone(), None, clock.now(), clock.system());
-        let mut session = Session { forward: self, connection, info, copied: Copied::default() };
+        let mut session = Session { forward: self, connection, info, copied: Rc::default() };
         let snapshot = self.worker.config();
         match session.connect(&snapshot, passed).await {
             Some(connected) => session.copy(&mut io, connected).await,
-            // An orderly end: the client learns at once that nobody is there.
-            None => drop(io.shutdown().await),
+            // Under TLS the client is told of the end; elsewhere a reset tells it that what it sent was not read.
+            None if io.is_tls() => drop(io.shutdown().await),
+            None => {}
         }
-        session.finish(&snapshot);
+        session.finish();
     }
 }
 
@@ -115,11 +121,16 @@ impl Session<'_> {
                 Err(error) => {
                     if matches!(error, TcpError::NoCluster) {
                         self.no_route();
+                        self.info.cluster = None;
+                        self.info.upstream.attempts = 0;
                     }
                     self.info.flags = error.flags();
                     return None;
                 }
             }
+        }
+        if let Some(cluster) = forward.upstream.cluster(snapshot, &cluster) {
+            cluster.stats().upstream_cx_connect_attempts_exceeded.inc();
         }
         self.info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         None
@@ -150,7 +161,8 @@ impl Session<'_> {
         match error {
             TcpError::Attempt { error, host } => {
                 self.chosen(host);
-                self.info.upstream.failure = Some(error.to_string().into());
+                let text = error.detail().map_or_else(|| error.to_string(), str::to_owned);
+                self.info.upstream.failure = Some(text.into());
             }
             TcpError::Refused { host, .. } => self.chosen(host),
             TcpError::NoCluster | TcpError::NoAnswer | TcpError::Pick(_) => {}
@@ -194,28 +206,33 @@ impl Session<'_> {
         self.info.timing.upstream_connect_start = connected.info.connect_start.get();
         self.info.timing.upstream_connect_end = connected.info.connect_end.get();
         if self.forward.config.flush_log_on_connected {
-            self.log(&self.forward.worker.config());
+            self.log(Moment::UpstreamConnected);
         }
     }
 
     async fn copy(&mut self, io: &mut Io, mut connected: TcpConnected) {
-        let config = &self.forward.config;
-        let local = &self.forward.worker.local;
+        let forward = self.forward;
+        let (config, local) = (&forward.config, &forward.worker.local);
         let tools = Tools { buffers: &local.buffers, timers: &local.timers, clock: &local.clock };
-        let pair = copy::pair(io, &mut connected.upstream.io, config.idle_timeout, tools, &self.copied);
+        let copied = self.copied.clone();
+        let start = self.connection.start;
+        let pair = copy::pair(io, &mut connected.upstream.io, config.idle_timeout, tools, &copied);
         let copying = async {
-            tokio::select! {
-                biased;
-                end = pair => end,
-                never = self.log_at_intervals() => match never {},
+            let mut pair = std::pin::pin!(pair);
+            loop {
+                tokio::select! {
+                    biased;
+                    end = &mut pair => return end,
+                    () = flush_interval(config.access_log_flush_interval, &local.timers) => self.log(Moment::Periodic),
+                }
             }
         };
         let end = match config.max_downstream_connection_duration {
             None => Ok(copying.await),
             Some(limit) => {
                 let share = local.random.fraction() * config.duration_jitter_percent / 100.0;
-                let left = (limit + limit.mul_f64(share))
-                    .saturating_sub(local.clock.now().saturating_duration_since(self.connection.start));
+                let left =
+                    (limit + limit.mul_f64(share)).saturating_sub(local.clock.now().saturating_duration_since(start));
                 local.timers.timeout(left, copying).await
             }
         };
@@ -225,6 +242,7 @@ impl Session<'_> {
             Ok(End::Idle) => stats.idle_timeout.inc(),
             Ok(End::DownstreamReset) => self.info.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION),
             Ok(End::UpstreamReset) => {
+                connected.upstream.guard.iter().for_each(ConnectionGuard::closed_by_peer);
                 self.info.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
                 // The client must notice that what it got may not be all.
                 io.reset_on_close();
@@ -240,34 +258,35 @@ impl Session<'_> {
         }
     }
 
-    /// Writes the session's log line every `access_log_flush_interval` while it lasts.
-    async fn log_at_intervals(&self) -> std::convert::Infallible {
-        let Some(every) = self.forward.config.access_log_flush_interval else { return std::future::pending().await };
-        loop {
-            self.forward.worker.local.timers.after(every).await;
-            self.log(&self.forward.worker.config());
-        }
-    }
-
-    fn finish(&mut self, snapshot: &Current) {
+    fn finish(&mut self) {
         let (up, down) = (self.copied.up.get(), self.copied.down.get());
         let stats = &self.forward.stats;
         stats.downstream_cx_rx_bytes_total.add(up);
         stats.downstream_cx_tx_bytes_total.add(down);
-        self.info.request_body_bytes = up;
-        self.info.response_body_bytes = down;
-        self.info.upstream.bytes_sent = up;
-        self.info.upstream.bytes_received = down;
-        self.log(snapshot);
+        self.log(Moment::End);
     }
 
-    fn log(&self, snapshot: &Current) {
+    /// Writes the session's log line, with what has passed so far.
+    fn log(&mut self, moment: Moment) {
         let worker = &self.forward.worker;
         let logs = &self.forward.config.access_logs;
-        if !logs.is_empty() {
-            let context = LogContext::of(&self.info, worker.local.clock.now());
-            worker.log.log(logs, &context, &snapshot.runtime, worker.local.random.next_u64());
+        if logs.is_empty() {
+            return;
         }
+        let (up, down) = (self.copied.up.get(), self.copied.down.get());
+        self.info.moment = moment;
+        (self.info.request_body_bytes, self.info.upstream.bytes_sent) = (up, up);
+        (self.info.response_body_bytes, self.info.upstream.bytes_received) = (down, down);
+        let context = LogContext::of(&self.info, worker.local.clock.now());
+        worker.log.log(logs, &context, &worker.config().runtime, worker.local.random.next_u64());
+    }
+}
+
+/// Never completes without an interval.
+async fn flush_interval(every: Option<Duration>, timers: &Timers) {
+    match every {
+        Some(every) => timers.after(every).await,
+        None => std::future::pending().await,
     }
 }
 

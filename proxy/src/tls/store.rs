@@ -146,7 +146,14 @@ pub fn check(resource: &Resource) -> Result<(), Rejection> {
 
 fn downstream(transport: &DownstreamTransport) -> Result<(), Rejection> {
     let DownstreamTransport::Tls(config) = transport else { return Ok(()) };
-    check_common(&config.common, Peer::Client).within("transport_socket.typed_config.common_tls_context")
+    let check = || {
+        check_common(&config.common, Peer::Client)?;
+        let (mut reader, provider) = (Reader::default(), rustls::crypto::aws_lc_rs::default_provider());
+        let read = |c: &Arc<TlsCertificate>| material::identity(&mut reader, c, &provider);
+        let identities = config.common.certificates.iter().map(read).collect::<Result<Vec<_>, _>>();
+        server::check_staples(config, &identities.map_err(refusal)?).map_err(refusal)
+    };
+    check().within("transport_socket.typed_config.common_tls_context")
 }
 
 fn upstream(transport: &UpstreamTransport) -> Result<(), Rejection> {

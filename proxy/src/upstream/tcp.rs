@@ -93,7 +93,6 @@ impl Upstream {
         let send = SendOptions { upgrade, ..SendOptions::default() };
         let options = AttemptOptions { send, downstream: Some(&downstream), ..AttemptOptions::default() };
         let (upload, body) = connect::Upload::new();
-        cluster.stats().upstream_rq_total.inc();
         match cluster.request(&host, head, body, options, &info).await {
             Ok(response) if response.status().is_success() => {
                 let io = Io::boxed(upload.connected(response.into_body()));

@@ -415,15 +415,19 @@ impl Manager {
         };
     }
 
-    /// Removes what has outlived its time to live.
+    /// Removes what has outlived its time to live, as if the server had: what others name stays.
     pub(super) fn expire(&mut self, now: Instant) {
         let over: Vec<_> = self.expiries.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
         for (kind, name) in over {
-            tracing::warn!(%name, "the time to live of a {} is over: removed", singular(kind));
             self.expiries.remove(&(kind, name.clone()));
-            self.assembler.handle_expired(kind, &name);
-            self.resources.borrow_mut().remove(kind, &name);
-            self.dirty = true;
+            let what = singular(kind);
+            if self.assembler.handle_removed(kind, &name) {
+                tracing::warn!(%name, "the time to live of a {what} is over: removed");
+                self.resources.borrow_mut().remove(kind, &name);
+                self.dirty = true;
+            } else {
+                tracing::warn!(%name, "the time to live of a {what} is over: it stays, as it is named by another resource");
+            }
         }
     }
 }

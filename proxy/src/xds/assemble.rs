@@ -130,16 +130,6 @@ impl Assembler {
         }
     }
 
-    /// A resource has outlived its time: it goes, also where somebody names it.
-    pub fn handle_expired(&mut self, kind: ResourceKind, name: &str) {
-        match kind {
-            ResourceKind::Endpoints => drop(self.endpoints.remove(name)),
-            ResourceKind::Route => drop(self.routes.remove(name)),
-            ResourceKind::Secret => drop(self.secrets.remove(name)),
-            _ => drop(self.handle_removed(kind, name)),
-        }
-    }
-
     /// Nothing more will come for now: the resource was refused, does not exist, or came again unchanged.
     pub fn handle_settled(&mut self, kind: ResourceKind, name: &str) {
         match kind {

@@ -122,8 +122,8 @@ func (c *command) snapshot() (*cache.Snapshot, error) {
 				return nil, fmt.Errorf("%s: %w", typeURL, err)
 			}
 			item := types.ResourceWithTTL{Resource: message.(types.Resource)}
-			// Endpoints alone: what all else hangs on is to stay.
-			if c.TTLMillis > 0 && typeURL == resource.EndpointType {
+			// The runtime layer alone: nothing hangs on it.
+			if c.TTLMillis > 0 && typeURL == resource.RuntimeType {
 				ttl := time.Duration(c.TTLMillis) * time.Millisecond
 				item.TTL = &ttl
 			}

@@ -13,7 +13,7 @@ use sidemesh_config::value::{Metadata, Name};
 
 use super::Field;
 use super::time::{Civil, strftime};
-use crate::telemetry::stream_info::{LogContext, RequestHead, StreamInfo};
+use crate::telemetry::stream_info::{LogContext, Moment, RequestHead, StreamInfo};
 
 /// `None` where the request has no such value.
 pub(super) fn value<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
@@ -133,7 +133,12 @@ fn connection<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>
         Operator::SpanId if info.trace.span_id != 0 => owned(format!("{:016x}", info.trace.span_id)),
         Operator::Hostname => owned(crate::telemetry::hostname().to_owned()),
         Operator::Environment(value) => owned(value.clone()?),
-        Operator::AccessLogType => text(if info.protocol.is_some() { "DownstreamEnd" } else { "TcpConnectionEnd" }),
+        Operator::AccessLogType => text(match (info.protocol, info.moment) {
+            (Some(_), _) => "DownstreamEnd",
+            (None, Moment::UpstreamConnected) => "TcpUpstreamConnected",
+            (None, Moment::Periodic) => "TcpPeriodic",
+            (None, Moment::End) => "TcpConnectionEnd",
+        }),
         Operator::StartTime(format) => owned(time(format, info.start_time)),
         Operator::EmitTime(format) => owned(time(format, SystemTime::now())),
         _ => None,

@@ -109,7 +109,7 @@ struct Started {
 }
 
 impl Started {
-    fn new(test: &str, way: Way, ttl_ms: u32) -> Option<Started> {
+    fn new(test: &str, way: Way, number: usize, ttl_ms: u32) -> Option<Started> {
         let program = peer::go_control_plane(test)?;
         let dir = tempfile::tempdir().expect("temporary directory");
         let world = World::new(way);
@@ -119,9 +119,9 @@ impl Started {
         let origins = ["a", "b", "c"].map(Origin::saying);
         let mut server = serve(&program, dir.path(), &world);
         let endpoints = [origins[0].address, origins[1].address];
-        server.set("1", &world.resources(&Round { number: 1, endpoints: &endpoints }), ttl_ms);
+        server.set("first", &world.resources(&Round { number, endpoints: &endpoints }), ttl_ms);
         let mut proxy = Proxy::spawn(dir.path(), &world.bootstrap(), &[]);
-        wait_for_round(&mut proxy, &mut server, world.front, 1);
+        wait_for_round(&mut proxy, &mut server, world.front, number);
         Some(Started { world, server, proxy, origins, program, dir })
     }
 
@@ -139,7 +139,7 @@ fn serve(program: &std::path::Path, dir: &std::path::Path, world: &World) -> Ser
 /// Everything changes, round after round, and no request fails; then one type is refused, and the rest goes on; then the
 /// server comes back.
 fn changes_under_load(test: &str, way: Way) {
-    let Some(mut started) = Started::new(test, way, 0) else { return };
+    let Some(mut started) = Started::new(test, way, 1, 0) else { return };
     let front = started.world.front;
     let load = Load::start(front);
     for number in 2..=ROUNDS {
@@ -204,24 +204,24 @@ fn a_stream_for_each_type_delta() {
     changes_under_load("peers::go_control_plane::a_stream_for_each_type_delta", Way { aggregated: false, delta: true });
 }
 
-/// Resources with a time to live stay while the server confirms them, and go when it falls silent.
+/// A resource with a time to live stays while the server confirms it, and goes when the server falls silent.
 #[test]
 fn time_to_live() {
     let way = Way { aggregated: true, delta: false };
-    let Some(mut started) = Started::new("peers::go_control_plane::time_to_live", way, 1_500) else { return };
+    let Some(mut started) = Started::new("peers::go_control_plane::time_to_live", way, 2, 1_500) else { return };
     let front = started.world.front;
     let end = std::time::Instant::now() + std::time::Duration::from_secs(4);
     while std::time::Instant::now() < end {
-        let answer = ask(front, "/").expect("an answer");
-        assert_eq!(answer.status, 200, "confirmed: {}", answer.text());
+        assert_eq!(ask(front, "/beta").expect("an answer").text(), "on", "confirmed");
     }
     started.server.stop();
-    wait::until("the endpoints are gone", || {
-        let answer = ask(front, "/").map_err(|e| e.to_string())?;
-        if answer.status == 503 { Ok(()) } else { Err(answer.status.to_string()) }
+    wait::until("the runtime layer is gone", || {
+        let answer = ask(front, "/beta").map_err(|e| e.to_string())?.text();
+        if answer == "off" { Ok(()) } else { Err(answer) }
     });
-    let resources = started.resources(2);
+    assert_eq!(ask(front, "/").expect("an answer").status, 200, "the rest serves");
+    let resources = started.resources(4);
     started.server = serve(&started.program, started.dir.path(), &started.world);
-    started.server.set("2", &resources, 0);
-    wait_for_round(&mut started.proxy, &mut started.server, front, 2);
+    started.server.set("4", &resources, 0);
+    wait_for_round(&mut started.proxy, &mut started.server, front, 4);
 }
