@@ -2,6 +2,7 @@
 
 mod chain;
 mod choose;
+mod matcher;
 mod parse;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use choose::{ChainIndex, ConnectionView};
+pub use matcher::{ChainMatcher, Input};
 pub use parse::parse;
 
 use crate::resource::access_log::AccessLog;
@@ -42,6 +44,8 @@ pub struct Listener {
     pub default_chain: Option<Arc<FilterChain>>,
     /// `chains` by what they match; see [`Listener::choose`].
     pub index: ChainIndex,
+    /// `filter_chain_matcher`: chooses instead of the index.
+    pub matcher: Option<ChainMatcher>,
     /// Default 1 MiB.
     pub buffer_limit: u32,
     pub access_logs: Vec<Arc<AccessLog>>,
