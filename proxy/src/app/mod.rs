@@ -179,6 +179,7 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
     }
     let (bootstrap, resources, connect) = (setup.bootstrap.clone(), setup.resources.clone(), setup.connect.clone());
     let manager = xds::Manager::new(setup, Box::new(installer), Instant::now()).map_err(|e| refused(args, &e))?;
+    shared.live.take_demands(manager.demands());
     let handle = admin::Handle {
         shared: shared.clone(),
         upstream: clusters,

@@ -203,6 +203,10 @@ impl Manager {
             let name = item.resource_name();
             self.renew(kind, &name, item.ttl);
             let Some(any) = item.any else {
+                // Of a host that a request asked for: there is none.
+                if kind == ResourceKind::VirtualHost {
+                    self.take_removed(kind, source, &name);
+                }
                 taken.seen.insert(name);
                 continue;
             };
@@ -272,7 +276,10 @@ impl Manager {
                 let stats = &self.stats.clusters;
                 if known { &stats.cluster_modified } else { &stats.cluster_added }.inc();
             }
-            self.assembler.handle_resource(resource, source);
+            match resource {
+                Resource::VirtualHost(host) => self.assembler.handle_host(name, host),
+                resource => self.assembler.handle_resource(resource, source),
+            }
         }
         self.count_leaf(kind, name, Some(version));
         let is_static = *source == Source::Static;
@@ -292,7 +299,6 @@ impl Manager {
             }
             Resource::Cluster(cluster) => self.check_needs(&cascade::of_cluster(cluster, source)),
             Resource::Route(table) => self.check_clusters(table),
-            Resource::VirtualHost(_) => Err("not supported: on-demand virtual hosts (VHDS)".to_owned()),
             _ => Ok(()),
         }
     }

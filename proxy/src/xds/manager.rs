@@ -11,18 +11,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sidemesh_config::bootstrap::{Bootstrap, RuntimeOrigin};
+use sidemesh_config::bootstrap::Bootstrap;
 use sidemesh_config::resource::ResourceKind;
 use sidemesh_config::resource::listener::Listener;
 use sidemesh_config::resource::secret::Secret;
 use sidemesh_config::snapshot::Snapshot;
-use sidemesh_config::value::{ConfigSource, GrpcSource, Name, Runtime};
+use sidemesh_config::value::{ConfigSource, GrpcSource, Name};
 use sidemesh_proto::envoy::config::core::v3::Node;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::assemble::Assembler;
-use super::cascade::{Need, Source};
+use super::cascade::Source;
 use super::channel::Channel;
 use super::saved::{Restored, Saved};
 use super::state::Resources;
@@ -34,6 +34,8 @@ use crate::telemetry::stats::Registry;
 
 /// Messages that wait for the manager at most; a stream that is ahead of it stops reading.
 const QUEUED_EVENTS: usize = 64;
+/// Virtual hosts that requests ask for; more are dropped, and asked for again by the next request.
+const QUEUED_DEMANDS: usize = 1024;
 /// Messages applied before a snapshot is published.
 const BATCH: usize = 64;
 
@@ -76,6 +78,8 @@ pub(super) enum Input {
     Channel(u64, Event),
     File(u64, Result<filesystem::Update, String>),
     Secrets(Vec<Secret>),
+    /// A request asks for the virtual host `<table>/<host>`.
+    Demand(Name),
     ClustersReady,
 }
 
@@ -115,6 +119,8 @@ pub struct Manager {
     received: mpsc::Receiver<(u64, Event)>,
     inputs: mpsc::Sender<Input>,
     other: mpsc::Receiver<Input>,
+    demands: mpsc::Sender<Name>,
+    demanded: mpsc::Receiver<Name>,
 }
 
 impl Manager {
@@ -122,7 +128,8 @@ impl Manager {
     pub fn new(setup: Setup, host: Box<dyn Host>, now: Instant) -> Result<Self, StartError> {
         let (events, received) = mpsc::channel(QUEUED_EVENTS);
         let (inputs, other) = mpsc::channel(QUEUED_EVENTS);
-        let (layers, roots) = runtime_layers(&setup.bootstrap);
+        let (demands, demanded) = mpsc::channel(QUEUED_DEMANDS);
+        let (layers, roots) = runtime::layers(&setup.bootstrap);
         let mut manager = Manager {
             assembler: Assembler::new(layers, roots),
             host,
@@ -144,6 +151,8 @@ impl Manager {
             received,
             inputs,
             other,
+            demands,
+            demanded,
         };
         let roots = manager.roots();
         if let Some(saved) = &mut manager.saved {
@@ -161,6 +170,11 @@ impl Manager {
                 tracing::error!("the configuration manager does not keep up: new identity certificates were dropped");
             }
         }
+    }
+
+    /// Where requests ask for virtual hosts.
+    pub fn demands(&self) -> mpsc::Sender<Name> {
+        self.demands.clone()
     }
 
     /// Runs until the process ends.
@@ -189,6 +203,7 @@ impl Manager {
         tokio::select! {
             Some((id, event)) = self.received.recv() => Some(Input::Channel(id, event)),
             Some(input) = self.other.recv() => Some(input),
+            Some(name) = self.demanded.recv() => Some(Input::Demand(name)),
             () = sleep => None,
         }
     }
@@ -208,6 +223,7 @@ impl Manager {
             Input::Channel(id, event) => self.handle_event(id, event),
             Input::File(id, update) => self.handle_file(id, update),
             Input::Secrets(secrets) => self.take_secrets(secrets),
+            Input::Demand(name) => self.assembler.handle_demand(&name),
             Input::ClustersReady => {
                 if self.start == Start::Warming {
                     self.open_listeners(clock());
@@ -462,28 +478,4 @@ pub(super) fn clock() -> Instant {
 
 fn deadline(config: Option<&ConfigSource>, now: Instant) -> Option<Instant> {
     config.map(|c| c.initial_fetch_timeout).filter(|t| *t != Duration::ZERO).map(|t| now + t)
-}
-
-/// The bootstrap's runtime layers, and what is to be fetched for them.
-fn runtime_layers(bootstrap: &Bootstrap) -> (runtime::Layers, Vec<Need>) {
-    let mut layers = Vec::new();
-    let mut needs = Vec::new();
-    for layer in &bootstrap.runtime {
-        match &layer.origin {
-            RuntimeOrigin::Static(entries) => {
-                layers.push((layer.name.clone(), Arc::new(Runtime { entries: entries.clone() })));
-            }
-            RuntimeOrigin::Admin => layers.push((layer.name.clone(), Arc::default())),
-            RuntimeOrigin::Discovered { resource, source } => {
-                layers.push((resource.clone(), Arc::default()));
-                needs.push(Need {
-                    kind: ResourceKind::Runtime,
-                    name: resource.clone(),
-                    source: Source::of(source, &Source::Ads),
-                    timeout: source.initial_fetch_timeout,
-                });
-            }
-        }
-    }
-    (runtime::Layers::new(layers), needs)
 }

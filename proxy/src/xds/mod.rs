@@ -14,6 +14,7 @@ mod assemble;
 mod cascade;
 mod channel;
 mod filesystem;
+mod hosts;
 mod leaf;
 mod manager;
 mod runtime;

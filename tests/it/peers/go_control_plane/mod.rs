@@ -78,7 +78,7 @@ fn keep_asking(at: SocketAddr, open: &mut Option<Connection>) -> std::io::Result
 }
 
 fn ask(at: SocketAddr, path: &str) -> std::io::Result<Response> {
-    http::request(at, "GET", path, &[("x-scope", "tenant")], &[])
+    http::request(at, "GET", path, &[("host", "a.test"), ("x-scope", "tenant")], &[])
 }
 
 /// Waits until everything of a round is in force.
@@ -150,7 +150,15 @@ fn changes_under_load(test: &str, way: Way) {
     let report = started.server.report();
     assert_eq!(report["nacks"].as_array().map(Vec::len), Some(0), "{report}");
     let own_streams = report["streams"].as_object().expect("streams").keys().filter(|k| !k.is_empty()).count();
-    assert_eq!(own_streams, if way.aggregated { 0 } else { 8 }, "a stream for each type, or one for all: {report}");
+    assert_eq!(
+        own_streams,
+        match (way.aggregated, way.delta) {
+            (true, _) => 0,
+            (false, false) => 8,
+            (false, true) => 9,
+        },
+        "a stream for each type, or one for all: {report}"
+    );
 
     let mut refused = started.resources(ROUNDS + 1);
     let routes = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
@@ -174,6 +182,9 @@ fn changes_under_load(test: &str, way: Way) {
     wait_for_round(&mut started.proxy, &mut started.server, front, ROUNDS + 2);
     load.assert_no_failure();
     if way.delta {
+        let of_host = |host| http::request(front, "GET", "/", &[("host", host)], &[]).expect("an answer");
+        assert_eq!(of_host("late.test").text(), "late", "a virtual host that is fetched on demand");
+        assert_eq!(of_host("never.test").status, 404, "and one that there is not");
         let told = started.server.report()["initial"].clone();
         let clusters = told["type.googleapis.com/envoy.config.cluster.v3.Cluster"].as_u64();
         assert_eq!(clusters, Some(2), "a new stream tells the versions that are held: {told}");

@@ -108,8 +108,10 @@ impl World {
             format!("{TYPES}envoy.config.endpoint.v3.ClusterLoadAssignment"): [load_assignment(round.endpoints)],
             format!("{TYPES}envoy.config.listener.v3.Listener"): self.listeners(round),
             format!("{TYPES}envoy.config.route.v3.RouteConfiguration"): [
-                table("front", &json!([{"match": {"prefix": "/"}, "route": {"cluster": "loop"}}]), "x-front", round),
+                self.front_table(round),
                 table("inner", &inner_routes(), "x-round", round)],
+            format!("{TYPES}envoy.config.route.v3.VirtualHost"): [{"name": "front/late.test", "domains": ["late.test"], "routes": [
+                {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": "late"}}}]}],
             format!("{TYPES}envoy.config.route.v3.ScopedRouteConfiguration"): [{"name": "scope", "route_configuration_name": "inner",
                 "key": {"fragments": [{"string_key": "tenant"}]}}],
             format!("{TYPES}envoy.extensions.transport_sockets.tls.v3.Secret"): self.secrets(round),
@@ -119,6 +121,19 @@ impl World {
             format!("{TYPES}envoy.service.runtime.v3.Runtime"): [{"name": "live", "layer": {
                 "test.beta": if round.number.is_multiple_of(2) { 100 } else { 0 }}}],
         })
+    }
+
+    /// Of `a.test` alone; over delta other hosts come on demand.
+    fn front_table(&self, round: &Round<'_>) -> Value {
+        let routes = json!([{"match": {"prefix": "/"}, "route": {"cluster": "loop"}}]);
+        let mut front = table("front", &routes, "x-front", round);
+        front["virtual_hosts"][0]["domains"] = json!(["a.test"]);
+        if self.way.delta {
+            let mut source = self.way.source();
+            source["initial_fetch_timeout"] = json!("1s");
+            front["vhds"] = json!({"config_source": source});
+        }
+        front
     }
 
     fn clusters(&self, round: &Round<'_>) -> Value {
@@ -141,9 +156,11 @@ impl World {
         let source = self.way.source();
         let router = json!({"name": "envoy.filters.http.router",
             "typed_config": typed("envoy.extensions.filters.http.router.v3.Router", json!({}))});
+        let on_demand = json!({"name": "on-demand",
+            "typed_config": typed("envoy.extensions.filters.http.on_demand.v3.OnDemand", json!({}))});
         let front = manager(
             "front",
-            &json!({"rds": {"route_config_name": "front", "config_source": source}, "http_filters": [router]}),
+            &json!({"rds": {"route_config_name": "front", "config_source": source}, "http_filters": [on_demand, router]}),
         );
         let scoped = json!({"name": "scoped", "rds_config_source": source, "scoped_rds": {"scoped_rds_config_source": source},
             "scope_key_builder": {"fragments": [{"header_value_extractor": {"name": "x-scope", "element_separator": ",", "index": 0}}]}});
