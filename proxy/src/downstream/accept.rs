@@ -342,6 +342,7 @@ impl Inspected {
                         return Ok(());
                     }
                     if disallowed {
+                        found.inc();
                         refused.inc();
                         return Err(Ended::Filter("a PROXY protocol version that is not allowed"));
                     }
