@@ -238,12 +238,12 @@ impl Session<'_> {
         };
         let stats = &self.forward.stats;
         match end {
-            Ok(End::Complete) => {}
+            // A client that resets has ended the session, as Envoy counts it.
+            Ok(End::Complete | End::DownstreamReset) => {}
             Ok(End::Idle) => stats.idle_timeout.inc(),
-            Ok(End::DownstreamReset) => self.info.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION),
             Ok(End::UpstreamReset) => {
                 connected.upstream.guard.iter().for_each(ConnectionGuard::closed_by_peer);
-                self.info.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
+                self.info.flags.insert(ResponseFlags::UPSTREAM_REMOTE_RESET);
                 // The client must notice that what it got may not be all.
                 io.reset_on_close();
             }
