@@ -253,7 +253,7 @@ impl Session<'_> {
             }
         }
         let (up, down) = (self.copied.up.get(), self.copied.down.get());
-        if let Some(guard) = &mut connected.upstream.guard {
+        if let Some(guard) = &connected.upstream.guard {
             guard.bytes(down, up);
         }
     }
