@@ -113,12 +113,7 @@ impl Side for State {
             .iter()
             .map(|c| material::identity(&mut reader, c, &provider))
             .collect::<Result<Vec<_>, _>>()?;
-        let lacks =
-            |c: &Arc<Identity>| c.staple.is_none() && (c.must_staple || config.staple_policy == StaplePolicy::Must);
-        if let Some(at) = all.iter().position(lacks) {
-            let what = format!("tls_certificates[{at}].ocsp_staple");
-            return Err(Error::material(what, "is required, by ocsp_staple_policy or by the certificate itself"));
-        }
+        check_staples(config, &all)?;
         let certificates = Arc::new(Certificates { all, full_scan: config.full_scan, policy: config.staple_policy });
         let verifier = Verifier::new(&mut reader, resolved.validation.as_deref(), provider.clone(), Peer::Client)?;
         let verifier = Arc::new(verifier.for_clients(config.require_client_certificate));
@@ -144,6 +139,18 @@ impl Side for State {
         };
         let plain = Configs::new(base, &config.common.alpn);
         Ok(State { certificates, verifier, plain, logged, files: reader.files })
+    }
+}
+
+/// A staple that the policy or a certificate asks for must be there from the start.
+pub(super) fn check_staples(config: &DownstreamTls, all: &[Arc<Identity>]) -> Result<(), Error> {
+    let lacks = |c: &Arc<Identity>| c.staple.is_none() && (c.must_staple || config.staple_policy == StaplePolicy::Must);
+    match all.iter().position(lacks) {
+        None => Ok(()),
+        Some(at) => {
+            let what = format!("tls_certificates[{at}].ocsp_staple");
+            Err(Error::material(what, "is required, by ocsp_staple_policy or by the certificate itself"))
+        }
     }
 }
 
