@@ -114,6 +114,7 @@ fn setup(args: &Args, loaded: &Loaded, shared: &Shared) -> xds::Setup {
         shutdown: shared.shutdown.clone(),
         resources: Rc::default(),
         late_secrets: args.mesh,
+        saved: None,
     }
 }
 
@@ -172,9 +173,14 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
         closed: closed.clone(),
         prepared: None,
     };
-    let setup = setup(args, &loaded, &shared);
+    let mut setup = setup(args, &loaded, &shared);
+    if let Some(dir) = &args.state_dir {
+        let saved = xds::Saved::open(dir, &loaded.bootstrap.node.id);
+        setup.saved = Some(saved.map_err(|e| Error::Start(e.to_string()))?);
+    }
     let (bootstrap, resources, connect) = (setup.bootstrap.clone(), setup.resources.clone(), setup.connect.clone());
     let manager = xds::Manager::new(setup, Box::new(installer), Instant::now()).map_err(|e| refused(args, &e))?;
+    shared.live.take_demands(manager.demands());
     let handle = admin::Handle {
         shared: shared.clone(),
         upstream: clusters,

@@ -59,7 +59,17 @@ pub struct TraceContext {
     pub sampled: bool,
 }
 
+/// When in the life of a TCP session it is logged (`data.accesslog.v3.AccessLogType`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Moment {
+    UpstreamConnected,
+    Periodic,
+    #[default]
+    End,
+}
+
 pub struct StreamInfo {
+    pub moment: Moment,
     pub start: Instant,
     pub start_time: SystemTime,
     pub timing: Timing,
@@ -96,6 +106,7 @@ pub struct StreamInfo {
 impl StreamInfo {
     pub fn new(connection: Rc<ConnectionInfo>, protocol: Option<Protocol>, now: Instant, wall: SystemTime) -> Self {
         StreamInfo {
+            moment: Moment::default(),
             start: now,
             start_time: wall,
             timing: Timing::default(),

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use rustls::pki_types::CertificateDer;
-use rustls::{CommonState, ProtocolVersion};
+use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 use sidemesh_config::format::TlsPart;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
@@ -26,6 +26,7 @@ pub struct PeerInfo {
     alpn: Option<Box<str>>,
     chain: Box<[CertificateDer<'static>]>,
     validated: bool,
+    resumed: bool,
     local: Option<Arc<Certificate>>,
     leaf: OnceLock<Box<Certificate>>,
 }
@@ -90,6 +91,7 @@ impl PeerInfo {
             alpn,
             chain: session.peer_certificates().unwrap_or_default().into(),
             validated,
+            resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
             local,
             leaf: OnceLock::new(),
         }
@@ -108,6 +110,11 @@ impl PeerInfo {
     /// ... and it passed the verification that the context asks for.
     pub fn validated(&self) -> bool {
         self.validated
+    }
+
+    /// A session of before goes on.
+    pub fn resumed(&self) -> bool {
+        self.resumed
     }
 
     /// `TLSv1.2` or `TLSv1.3`.

@@ -1,6 +1,7 @@
 //! Which further resources an accepted one needs, and from where: listeners need routes, secrets, filters; clusters need
 //! endpoints and secrets; scoped routes need route tables. Pure.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use sidemesh_config::resource::http_connection_manager::{HttpConnectionManager, 
 use sidemesh_config::resource::http_filter::{HttpFilter, HttpFilterKind};
 use sidemesh_config::resource::listener::{FilterChain, Listener};
 use sidemesh_config::resource::network_filter::NetworkFilter;
-use sidemesh_config::resource::route::ScopedRoute;
+use sidemesh_config::resource::route::{RouteConfig, ScopedRoute};
 use sidemesh_config::resource::tls::{CommonTls, DownstreamTransport, UpstreamTransport};
 use sidemesh_config::value::{ConfigOrigin, ConfigSource, GrpcSource, Name};
 
@@ -59,6 +60,25 @@ pub struct Need {
 struct Collector<'a> {
     own: &'a Source,
     needs: Vec<Need>,
+}
+
+/// The virtual hosts of a table that come by VHDS: everything under the table's name, and those asked for.
+pub fn of_table(table: &RouteConfig, demanded: &BTreeSet<Name>) -> Vec<Need> {
+    let Some(config) = &table.vhds else { return Vec::new() };
+    let source = Source::of(config, &Source::Ads);
+    let need = |name: &Name| Need {
+        kind: ResourceKind::VirtualHost,
+        name: name.clone(),
+        source: source.clone(),
+        timeout: config.initial_fetch_timeout,
+    };
+    let under = demanded.iter().filter(|name| is_under(name, &table.name));
+    std::iter::once(&table.name).chain(under).map(need).collect()
+}
+
+/// Whether `name` is `<table>/<host>`.
+pub fn is_under(name: &str, table: &str) -> bool {
+    name.strip_prefix(table).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// What a cluster needs.

@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use sidemesh_config::bootstrap::{Bootstrap, RuntimeOrigin};
+use sidemesh_config::resource::ResourceKind;
 use sidemesh_config::value::{Name, Runtime, RuntimeValue};
+
+use super::cascade::{Need, Source};
 
 /// The runtime key by which a management server tells its revision.
 const REVISION_KEY: &str = "sidemesh.revision";
@@ -58,4 +62,28 @@ impl Layers {
             _ => None,
         }
     }
+}
+
+/// The bootstrap's runtime layers, and what is to be fetched for them.
+pub(super) fn layers(bootstrap: &Bootstrap) -> (Layers, Vec<Need>) {
+    let mut layers = Vec::new();
+    let mut needs = Vec::new();
+    for layer in &bootstrap.runtime {
+        match &layer.origin {
+            RuntimeOrigin::Static(entries) => {
+                layers.push((layer.name.clone(), Arc::new(Runtime { entries: entries.clone() })));
+            }
+            RuntimeOrigin::Admin => layers.push((layer.name.clone(), Arc::default())),
+            RuntimeOrigin::Discovered { resource, source } => {
+                layers.push((resource.clone(), Arc::default()));
+                needs.push(Need {
+                    kind: ResourceKind::Runtime,
+                    name: resource.clone(),
+                    source: Source::of(source, &Source::Ads),
+                    timeout: source.initial_fetch_timeout,
+                });
+            }
+        }
+    }
+    (Layers::new(layers), needs)
 }

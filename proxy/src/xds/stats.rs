@@ -17,6 +17,8 @@ stats_group! {
         connected_state: Gauge,
         pending_requests: Gauge,
         rate_limit_enforced: Counter,
+        /// 1 while what an earlier run left serves, because no server answers.
+        serving_saved_configuration: Gauge,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod path;
 pub mod query;
 mod re2;
 pub mod string;
+pub mod tree;
 #[cfg(test)]
 mod tests;
 

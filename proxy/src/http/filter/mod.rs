@@ -20,6 +20,7 @@ mod header_mutation;
 mod health_check;
 mod jwt_authn;
 mod local_ratelimit;
+mod on_demand;
 mod rate_limit;
 mod ratelimit_descriptor;
 mod rbac;
@@ -235,7 +236,7 @@ impl Filter {
             Filter::LocalRateLimit(c) => c.on_request(at, x, over),
             Filter::RateLimit(_) => Flow::Wait,
             Filter::Rbac(c) => c.on_request(x, over),
-            Filter::OnDemand => Flow::Continue,
+            Filter::OnDemand => on_demand::on_request(x),
         }
     }
 
@@ -247,6 +248,7 @@ impl Filter {
             Filter::Fault(c) => Box::pin(fault::wait(c, at, x, over)),
             Filter::JwtAuthn(c) => Box::pin(c.wait(x, over)),
             Filter::RateLimit(c) => Box::pin(rate_limit::wait(c, at, x, over)),
+            Filter::OnDemand => Box::pin(on_demand::wait(x)),
             _ => Box::pin(std::future::ready(Flow::Continue)),
         }
     }

@@ -13,7 +13,7 @@ use crate::stats_group;
 use crate::worker::{SharedState, Worker};
 
 stats_group! {
-    /// `local_rate_limit.PREFIX.`
+    /// `local_rate_limit.PREFIX.`, of a listener `listener_local_ratelimit.PREFIX.`
     pub struct RateLimitStats {
         rate_limited: Counter,
     }
@@ -56,11 +56,12 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    pub fn new(config: &Arc<NetworkRateLimit>, worker: &Rc<Worker>) -> Self {
+    /// Counted under `FAMILY.PREFIX.`
+    pub fn new(config: &Arc<NetworkRateLimit>, family: &str, worker: &Rc<Worker>) -> Self {
         let now = worker.local.clock.now();
         RateLimit {
             bucket: worker.shared.state_of(config, || Bucket::new(config.bucket, now)),
-            stats: worker.stats().shard(super::scope("local_rate_limit", &config.stat_prefix)),
+            stats: worker.stats().shard(super::scope(family, &config.stat_prefix)),
             config: config.clone(),
         }
     }

@@ -13,7 +13,7 @@ use sidemesh_config::value::{Metadata, Name};
 
 use super::Field;
 use super::time::{Civil, strftime};
-use crate::telemetry::stream_info::{LogContext, RequestHead, StreamInfo};
+use crate::telemetry::stream_info::{LogContext, Moment, RequestHead, StreamInfo};
 
 /// `None` where the request has no such value.
 pub(super) fn value<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
@@ -85,7 +85,10 @@ fn routing<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
         Operator::UpstreamRemoteAddress(part) => info.upstream.remote.map(|a| address(a, *part)),
         Operator::UpstreamLocalAddress(part) => info.upstream.local.map(|a| address(a, *part)),
         Operator::UpstreamProtocol => text(info.upstream.protocol?.as_str()),
-        Operator::UpstreamTransportFailureReason => nonempty(info.upstream.failure.as_deref()?),
+        Operator::UpstreamTransportFailureReason => {
+            let reason = info.upstream.failure.as_deref().filter(|reason| !reason.is_empty())?;
+            Some(Field::Text(Cow::Owned(reason.replace(' ', "_"))))
+        }
         Operator::UpstreamRequestAttemptCount => Some(Field::Number(i64::from(info.upstream.attempts))),
         Operator::UpstreamConnectionId => number(info.upstream.connection_id),
         Operator::UpstreamTls(part) => tls(info.upstream.tls.as_deref()?, *part),
@@ -130,7 +133,12 @@ fn connection<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>
         Operator::SpanId if info.trace.span_id != 0 => owned(format!("{:016x}", info.trace.span_id)),
         Operator::Hostname => owned(crate::telemetry::hostname().to_owned()),
         Operator::Environment(value) => owned(value.clone()?),
-        Operator::AccessLogType => text(if info.protocol.is_some() { "DownstreamEnd" } else { "TcpConnectionEnd" }),
+        Operator::AccessLogType => text(match (info.protocol, info.moment) {
+            (Some(_), _) => "DownstreamEnd",
+            (None, Moment::UpstreamConnected) => "TcpUpstreamConnected",
+            (None, Moment::Periodic) => "TcpPeriodic",
+            (None, Moment::End) => "TcpConnectionEnd",
+        }),
         Operator::StartTime(format) => owned(time(format, info.start_time)),
         Operator::EmitTime(format) => owned(time(format, SystemTime::now())),
         _ => None,

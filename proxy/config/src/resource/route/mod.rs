@@ -32,7 +32,7 @@ use crate::matcher::string::StringMatcher;
 use crate::resource::cluster::RetryBudget;
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::FilterOverrides;
-use crate::value::{Backoff, DataSource, Metadata, Name, RuntimeFraction};
+use crate::value::{Backoff, ConfigSource, DataSource, Metadata, Name, RuntimeFraction};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteConfig {
@@ -51,6 +51,8 @@ pub struct RouteConfig {
     pub request_mirrors: Arc<[MirrorPolicy]>,
     pub overrides: FilterOverrides,
     pub metadata: Option<Arc<Metadata>>,
+    /// More virtual hosts come from here, by name `<table>/<host>` (VHDS).
+    pub vhds: Option<ConfigSource>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
