@@ -164,7 +164,7 @@ pub enum Operator {
     LocalReplyBody,
     UniqueId,
     /// The value the variable had when the format was read; `None`: it is not set.
-    Environment(Option<String>),
+    Environment(String),
     AccessLogType,
     BytesRetransmitted,
     /// Ours: why a request went where it went (`x-sidemesh-error` code; configuration revision).

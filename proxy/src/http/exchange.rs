@@ -16,6 +16,7 @@ use sidemesh_config::format::Format;
 use sidemesh_config::matcher::header::HeaderName as AnyHeader;
 use sidemesh_config::matcher::{PeerCertificate, RequestView};
 use sidemesh_config::resource::http_filter::FilterOverride;
+use sidemesh_config::value::Name;
 
 use super::filter::Data;
 use super::forwarded::Caller;
@@ -39,6 +40,8 @@ pub struct Exchange {
     pub upgrade: Option<Upgrade>,
     pub informational: Informational,
     pub caller: Caller,
+    /// The scheme that the request's target names.
+    pub named_scheme: Option<Scheme>,
     pub peer_certificate: PeerCertificate,
     pub requests_before: u64,
     /// 64 random bits of this request.
@@ -76,6 +79,8 @@ pub struct Exchange {
     pub chain: Option<Rc<super::filter::Chain>>,
     /// Internal redirects followed so far.
     pub redirects: u32,
+    /// The routes they led from and to, where a predicate asks.
+    pub redirected: Vec<(Name, Name)>,
     pub(super) done: bool,
 }
 
@@ -105,6 +110,7 @@ impl Exchange {
                 edge: false,
                 scheme: meta.scheme.unwrap_or(Scheme::Http),
             },
+            named_scheme: meta.scheme,
             peer_certificate: connection.peer_certificate,
             requests_before: meta.requests_before,
             random,
@@ -126,6 +132,7 @@ impl Exchange {
             hash_cookie: None,
             chain: None,
             redirects: 0,
+            redirected: Vec::new(),
             done: false,
             manager,
         }

@@ -272,6 +272,7 @@ fn h1_settings(config: &HttpConnectionManager) -> h1::server::Settings {
         proxy_100_continue: config.proxy_100_continue,
         idle_timeout: idle_timeout(config),
         request_headers_timeout: config.request_headers_timeout,
+        request_timeout: config.request_timeout,
         write_timeout: config.stream_idle_timeout,
         max_connection_duration: config.common.max_connection_duration,
         max_requests_per_connection: config.common.max_requests_per_connection.map(u64::from),
@@ -304,6 +305,7 @@ fn h2_settings(config: &HttpConnectionManager) -> h2::server::Settings {
         max_requests_per_connection: config.common.max_requests_per_connection.map(u64::from),
         drain_timeout: config.drain_timeout,
         delayed_close_timeout: config.delayed_close_timeout.unwrap_or(Duration::ZERO),
+        proxy_100_continue: config.proxy_100_continue,
         write_timeout: config.stream_idle_timeout,
     }
 }

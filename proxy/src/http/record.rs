@@ -49,6 +49,9 @@ fn cut(x: &mut Exchange, limit: Limit) {
             (ResponseFlags::DURATION_TIMEOUT, "max_duration_timeout")
         }
         Limit::Request => (ResponseFlags::STREAM_IDLE_TIMEOUT, "request_overall_timeout"),
+        Limit::Upstream => {
+            (ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "upstream_max_stream_duration_reached")
+        }
     };
     stats.downstream_rq_tx_reset.inc();
     x.flag(flag);

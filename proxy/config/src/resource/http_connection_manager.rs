@@ -1,5 +1,6 @@
 //! The HTTP connection manager (`http_connection_manager.v3.HttpConnectionManager`).
 
+mod ip_detection;
 mod parse;
 mod source;
 #[cfg(test)]
@@ -9,6 +10,7 @@ mod tracing;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use ip_detection::{HeaderDetection, IpDetection, XffDetection};
 pub use parse::parse;
 
 use crate::format::Format;
@@ -34,6 +36,8 @@ pub struct HttpConnectionManager {
     pub server_name: Name,
     pub server_header: ServerHeader,
     pub scheme_override: Option<Name>,
+    /// `match_upstream`: the upstream is told the scheme of the connection to it.
+    pub scheme_matches_upstream: bool,
     pub max_request_headers_kb: u32,
     /// `None`: off. Default 5 min.
     pub stream_idle_timeout: Option<Duration>,
@@ -45,8 +49,8 @@ pub struct HttpConnectionManager {
     pub use_remote_address: bool,
     pub xff_num_trusted_hops: u32,
     pub skip_xff_append: bool,
-    /// `original_ip_detection_extensions`: xff with its own hop count or trusted ranges.
-    pub xff_detection: Option<XffDetection>,
+    /// `original_ip_detection_extensions`: the first that knows an address is believed.
+    pub ip_detection: Vec<IpDetection>,
     pub via: Option<Name>,
     pub internal_addresses: Option<Vec<Cidr>>,
     pub generate_request_id: bool,
@@ -138,13 +142,6 @@ pub enum ServerHeader {
     Overwrite,
     AppendIfAbsent,
     PassThrough,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct XffDetection {
-    pub trusted_hops: u32,
-    pub trusted_cidrs: Vec<Cidr>,
-    pub skip_append: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

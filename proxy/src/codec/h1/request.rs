@@ -37,7 +37,7 @@ impl Refusal {
     }
 
     const CODEC: Self = Self::bad_request("http1.codec_error");
-    const PATH: Self = Self { body: "", ..Self::bad_request("absolute_path_rejected") };
+    const FRAGMENT: Self = Self { body: "", ..Self::bad_request("path_normalization_failed") };
     const HOST: Self = Self::bad_request("http1.invalid_authority");
     const VERSION: Self =
         Self { status: StatusCode::UPGRADE_REQUIRED, details: "low_version", body: "Upgrade Required" };
@@ -130,7 +130,7 @@ fn interpret(raw: &Bytes, tokens: &httparse::Request<'_, '_>, settings: &Setting
     Ok(Incoming {
         scheme,
         upgrade,
-        expect_continue: notes.expect_continue && !body.is_done() && version == 1,
+        expect_continue: notes.expect_continue && version == 1,
         body,
         keep_alive: if version == 0 { notes.keep_alive } else { !notes.close },
         parts,
@@ -224,31 +224,31 @@ fn place_target(
     settings: &Settings,
 ) -> Result<Option<Scheme>, Refusal> {
     if *method == Method::CONNECT {
-        let authority = Authority::from_maybe_shared(target.clone()).map_err(|_| Refusal::PATH)?;
+        let authority = Authority::from_maybe_shared(target.clone()).map_err(|_| Refusal::CODEC)?;
         if !is_authority(&target) || authority.as_str().contains('@') {
-            return Err(Refusal::PATH);
+            return Err(Refusal::CODEC);
         }
-        parts.uri = Uri::builder().authority(authority).build().map_err(|_| Refusal::PATH)?;
+        parts.uri = Uri::builder().authority(authority).build().map_err(|_| Refusal::CODEC)?;
         set_host(parts, target, notes)?;
         return Ok(None);
     }
     if target.as_ref() == b"*" {
         if *method != Method::OPTIONS {
-            return Err(Refusal::PATH);
+            return Err(Refusal::CODEC);
         }
         parts.uri = Uri::from_static("*");
         return Ok(None);
     }
     if target.starts_with(b"/") {
-        return if path::set_target(parts, target) { Ok(None) } else { Err(Refusal::PATH) };
+        return set_path(parts, target).map(|()| None);
     }
     let (scheme, rest) = match target.iter().position(|&b| b == b':') {
         Some(4) if target[..4].eq_ignore_ascii_case(b"http") => (Scheme::Http, 5),
         Some(5) if target[..5].eq_ignore_ascii_case(b"https") => (Scheme::Https, 6),
-        _ => return Err(Refusal::PATH),
+        _ => return Err(Refusal::CODEC),
     };
     if !settings.allow_absolute_url || !target[rest..].starts_with(b"//") {
-        return Err(Refusal::PATH);
+        return Err(Refusal::CODEC);
     }
     let rest = target.slice(rest + 2..);
     let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
@@ -266,11 +266,18 @@ fn place_target(
         Some(b'?') => [b"/", path.as_ref()].concat().into(),
         Some(_) => path,
     };
-    if !path::set_target(parts, path) {
-        return Err(Refusal::PATH);
-    }
+    set_path(parts, path)?;
     set_host(parts, authority, notes)?;
     Ok(Some(scheme))
+}
+
+fn set_path(parts: &mut Parts, path: Bytes) -> Result<(), Refusal> {
+    let fragment = path.contains(&b'#');
+    match path::set_target(parts, path) {
+        true => Ok(()),
+        false if fragment => Err(Refusal::FRAGMENT),
+        false => Err(Refusal::CODEC),
+    }
 }
 
 /// The target's authority wins over the `host` field (RFC 9112, section 3.2.2).
@@ -321,7 +328,7 @@ pub(crate) fn is_authority(value: &[u8]) -> bool {
 
 /// The methods that Envoy's parser knows.
 fn is_known(method: &Method) -> bool {
-    const EXTENSIONS: [&str; 25] = [
+    const EXTENSIONS: [&str; 24] = [
         "ACL",
         "BIND",
         "CHECKOUT",
@@ -334,7 +341,6 @@ fn is_known(method: &Method) -> bool {
         "MKCOL",
         "MOVE",
         "MSEARCH",
-        "M-SEARCH",
         "NOTIFY",
         "PROPFIND",
         "PROPPATCH",

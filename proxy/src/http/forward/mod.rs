@@ -17,7 +17,7 @@ mod retry;
 mod timeout;
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Response};
 use sidemesh_config::resource::route::{Forward, Priority};
@@ -47,6 +47,8 @@ pub(super) struct Plan {
     pub timeouts: Timeouts,
     pub retry: Option<Retry>,
     pub hash: Option<u64>,
+    /// When the last attempt began.
+    pub started: Instant,
     /// The last attempt ran into its time limit.
     pub timed_out: bool,
     /// Hosts of earlier attempts, oldest first.
@@ -90,12 +92,22 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
 fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>) -> Plan {
     let policy = forward.retry.as_ref().or_else(|| x.info.vhost.as_ref()?.retry_policy.as_ref()).cloned();
     let retry = Retry::new(policy.as_ref(), &x.view());
-    let timeouts = Timeouts::new(x, forward, policy.as_deref());
+    let longest = cluster.config().protocol.common.max_stream_duration;
+    let timeouts = Timeouts::new(x, forward, policy.as_deref(), longest);
     retry::strip(&mut x.parts.headers);
     x.budget = policy.as_ref().and_then(|p| Some(x.manager.budgets.claim(p, p.budget?)));
     let hash = if forward.hash_policy.is_empty() { None } else { hash_policy::hash(x, &forward.hash_policy) };
     x.info.upstream.cluster_metadata = cluster.entry().cluster.metadata.clone();
-    Plan { cluster, priority: forward.priority, timeouts, retry, hash, timed_out: false, tried: SmallVec::new() }
+    Plan {
+        cluster,
+        priority: forward.priority,
+        timeouts,
+        retry,
+        hash,
+        started: x.now(),
+        timed_out: false,
+        tried: SmallVec::new(),
+    }
 }
 
 /// Counts an answer under the cluster, unless the router's `dynamic_stats` are off.
@@ -126,6 +138,7 @@ async fn run(x: &mut Exchange, forward: &Forward, plan: &mut Plan) -> Answer {
             Err(reply) => return Answer::Local(reply),
         };
         begin_attempt(x, forward, plan, &host);
+        plan.started = x.now();
         let info = AttemptInfo::default();
         let outcome = attempt::run(x, plan, &host, &info).await;
         attempt::over(x, &info, &outcome);
@@ -209,7 +222,7 @@ fn after_limit(x: &mut Exchange, plan: &mut Plan, limit: Limit, host: &Rc<Host>)
         Limit::PerTry => stats.upstream_rq_per_try_timeout.inc(),
         Limit::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
         Limit::Route => {}
-        Limit::StreamIdle | Limit::Duration | Limit::Request => return None,
+        Limit::StreamIdle | Limit::Duration | Limit::Request | Limit::Upstream => return None,
     }
     plan.cluster.on_timeout(host);
     if limit == Limit::Route {
@@ -298,6 +311,7 @@ pub fn out_of_time(x: &Exchange, limit: Limit) -> LocalReply {
         Limit::Route => LocalReply::upstream_timeout(false),
         Limit::PerTry => LocalReply::upstream_timeout(true),
         Limit::PerTryIdle => LocalReply::per_try_idle_timeout(),
+        Limit::Upstream => LocalReply::upstream_max_duration(),
         Limit::StreamIdle => {
             stats.downstream_rq_idle_timeout.inc();
             LocalReply::stream_idle(x.timeout_status())
@@ -350,6 +364,7 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     let limits = Limits {
         route: plan.timeouts.route,
         per_try_idle: plan.timeouts.per_try_idle,
+        upstream_ends: plan.timeouts.upstream.and_then(|t| plan.started.checked_add(t)),
         cluster: plan.cluster.clone(),
         host,
     };

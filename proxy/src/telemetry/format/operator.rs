@@ -129,7 +129,7 @@ fn connection<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>
         Operator::TraceId if info.trace.trace_id != 0 => owned(format!("{:032x}", info.trace.trace_id)),
         Operator::SpanId if info.trace.span_id != 0 => owned(format!("{:016x}", info.trace.span_id)),
         Operator::Hostname => owned(crate::telemetry::hostname().to_owned()),
-        Operator::Environment(value) => owned(value.clone()?),
+        Operator::Environment(value) => owned(value.clone()),
         Operator::AccessLogType => text(if info.protocol.is_some() { "DownstreamEnd" } else { "TcpConnectionEnd" }),
         Operator::StartTime(format) => owned(time(format, info.start_time)),
         Operator::EmitTime(format) => owned(time(format, SystemTime::now())),

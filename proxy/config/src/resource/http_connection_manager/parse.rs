@@ -8,7 +8,6 @@ use sidemesh_proto::envoy::config::common::mutation_rules::v3 as mutation;
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use sidemesh_proto::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation;
-use sidemesh_proto::envoy::extensions::http::original_ip_detection::xff::v3::XffConfig;
 use sidemesh_proto::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use sidemesh_proto::{google, type_url};
 
@@ -16,7 +15,7 @@ use super::source::route_source;
 use super::tracing::tracing;
 use super::{
     ClientCertDetails, CodecType, DownstreamHttp1, EscapedSlashes, ForwardClientCert, HcmUpgrade,
-    HttpConnectionManager, LocalReply, LocalReplyMapper, ProxyStatus, ProxyStatusName, ServerHeader, XffDetection,
+    HttpConnectionManager, LocalReply, LocalReplyMapper, ProxyStatus, ProxyStatusName, ServerHeader, ip_detection,
 };
 use crate::matcher::parse::string;
 use crate::rejection::{Rejection, Within};
@@ -59,6 +58,7 @@ pub fn parse(hcm: &Wire) -> Result<HttpConnectionManager, Rejection> {
         server_name: name(server_name),
         server_header: server_header(hcm.server_header_transformation)?,
         scheme_override: scheme_override(hcm)?,
+        scheme_matches_upstream: hcm.scheme_header_transformation.as_ref().is_some_and(|t| t.match_upstream),
         max_request_headers_kb: max_request_headers_kb(hcm)?,
         stream_idle_timeout: off_at_zero(&hcm.stream_idle_timeout, "stream_idle_timeout", DEFAULT_STREAM_IDLE_TIMEOUT)?,
         request_timeout: off_at_zero(&hcm.request_timeout, "request_timeout", Duration::ZERO)?,
@@ -69,7 +69,7 @@ pub fn parse(hcm: &Wire) -> Result<HttpConnectionManager, Rejection> {
         use_remote_address: wire::flag(&hcm.use_remote_address, false),
         xff_num_trusted_hops: hcm.xff_num_trusted_hops,
         skip_xff_append: hcm.skip_xff_append,
-        xff_detection: xff_detection(hcm)?,
+        ip_detection: ip_detection::parse(&hcm.original_ip_detection_extensions)?,
         via: wire::optional_name(&hcm.via),
         internal_addresses: internal
             .map(|i| wire::each(&i.cidr_ranges, "cidr_ranges", |c| wire::cidr(c, "")))
@@ -192,9 +192,6 @@ fn server_header(number: i32) -> Result<ServerHeader, Rejection> {
 fn scheme_override(hcm: &Wire) -> Result<Option<Name>, Rejection> {
     use core::scheme_header_transformation::Transformation;
     let Some(transformation) = &hcm.scheme_header_transformation else { return Ok(None) };
-    if transformation.match_upstream {
-        return Err(Rejection::unsupported("scheme_header_transformation.match_upstream", "use scheme_to_overwrite"));
-    }
     match &transformation.transformation {
         Some(Transformation::SchemeToOverwrite(scheme)) if matches!(scheme.as_str(), "http" | "https") => {
             Ok(Some(name(scheme)))
@@ -214,27 +211,6 @@ fn max_request_headers_kb(hcm: &Wire) -> Result<u32, Rejection> {
             Err(Rejection::invalid("max_request_headers_kb", reason))
         }
     }
-}
-
-fn xff_detection(hcm: &Wire) -> Result<Option<XffDetection>, Rejection> {
-    let [extension] = hcm.original_ip_detection_extensions.as_slice() else {
-        return match hcm.original_ip_detection_extensions.len() {
-            0 => Ok(None),
-            _ => Err(Rejection::unsupported("original_ip_detection_extensions", "one extension is supported: xff")),
-        };
-    };
-    let path = "original_ip_detection_extensions[0].typed_config";
-    let xff = wire::unpack::<XffConfig>(wire::required(&extension.typed_config, path)?, path)?;
-    let cidrs = xff.xff_trusted_cidrs.as_ref().map_or(&[][..], |c| &c.cidrs);
-    if !cidrs.is_empty() && xff.xff_num_trusted_hops != 0 {
-        let reason = "give xff_num_trusted_hops or xff_trusted_cidrs, not both";
-        return Err(Rejection::invalid("xff_trusted_cidrs", reason)).within(path);
-    }
-    Ok(Some(XffDetection {
-        trusted_hops: xff.xff_num_trusted_hops,
-        trusted_cidrs: wire::each(cidrs, "xff_trusted_cidrs.cidrs", |c| wire::cidr(c, "")).within(path)?,
-        skip_append: wire::flag(&xff.skip_xff_append, true),
-    }))
 }
 
 /// Whether the trace reason goes into the request id.

@@ -10,9 +10,9 @@ use sidemesh_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 
 use super::parse::Limits;
 use super::{
-    ClusterChoice, ClusterChoiceLeaf, DirectResponse, Forward, HostRewrite, PathRewrite, Priority, Redirect,
-    RedirectPath, RegexPattern, RouteAction, RouteStreamDuration, SubsetMatch, TemplatePiece, WeightedCluster,
-    WeightedClusters, policy, rate_limits,
+    ClusterChoice, ClusterChoiceLeaf, DirectResponse, Forward, GrpcTimeout, HostRewrite, PathRewrite, Priority,
+    Redirect, RedirectPath, RegexPattern, RouteAction, RouteStreamDuration, SubsetMatch, TemplatePiece,
+    WeightedCluster, WeightedClusters, internal_redirect, policy, rate_limits,
 };
 use crate::matcher::parse as matcher;
 use crate::matcher::path::{PathMatcher, UriTemplate};
@@ -45,7 +45,9 @@ pub(super) fn forward(action: &pb::RouteAction, path: &PathMatcher) -> Result<Ro
         path_rewrite: path_rewrite(action, path)?,
         host_rewrite: host_rewrite(action)?,
         append_forwarded_host: action.append_x_forwarded_host,
-        timeout: (!timeout.is_zero()).then_some(timeout),
+        // As in Envoy: a route with a stream duration has given up the older timeout, whatever that says.
+        timeout: (!timeout.is_zero() && action.max_stream_duration.is_none()).then_some(timeout),
+        grpc_timeout: grpc_timeout(action)?,
         idle_timeout: idle_timeout.map(|t| (!t.is_zero()).then_some(t)),
         max_stream_duration: stream_duration(action).within("max_stream_duration")?,
         retry: policy::optional_retry_policy(&action.retry_policy, "retry_policy")?,
@@ -59,8 +61,17 @@ pub(super) fn forward(action: &pb::RouteAction, path: &PathMatcher) -> Result<Ro
         include_vhost_rate_limits: action.include_vh_rate_limits.as_ref().map(|v| v.value),
         hash_policy: policy::hash_policies(&action.hash_policy)?,
         upgrades: policy::upgrades(&action.upgrade_configs)?,
-        internal_redirect: policy::internal_redirect(action)?,
+        internal_redirect: internal_redirect::parse(action)?,
     })))
+}
+
+/// The deprecated pair `max_grpc_timeout` and `grpc_timeout_offset`; `max_stream_duration` overrides it.
+fn grpc_timeout(action: &pb::RouteAction) -> Result<Option<GrpcTimeout>, Rejection> {
+    #[allow(deprecated)] // Envoy still takes it.
+    let (max, offset) = (&action.max_grpc_timeout, &action.grpc_timeout_offset);
+    let max = optional_duration(max, "max_grpc_timeout")?.filter(|_| action.max_stream_duration.is_none());
+    let offset = optional_duration(offset, "grpc_timeout_offset")?;
+    Ok(max.map(|max| GrpcTimeout { max, offset: offset.unwrap_or_default() }))
 }
 
 fn stream_duration(action: &pb::RouteAction) -> Result<Option<RouteStreamDuration>, Rejection> {

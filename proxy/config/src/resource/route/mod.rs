@@ -2,6 +2,7 @@
 
 mod action;
 mod index;
+mod internal_redirect;
 mod parse;
 mod policy;
 mod rate_limit;
@@ -16,6 +17,7 @@ use http::HeaderName;
 
 pub(in crate::resource) use action::subset_match;
 pub use index::RouteIndex;
+pub use internal_redirect::{InternalRedirect, RedirectPredicate};
 pub(crate) use parse::match_template;
 pub use parse::{parse, parse_scoped, parse_virtual_host, route_match};
 pub use policy::{custom_tags, retry_policy, upgrade_config};
@@ -148,8 +150,10 @@ pub struct Forward {
     pub host_rewrite: Option<HostRewrite>,
     /// `append_x_forwarded_host`.
     pub append_forwarded_host: bool,
-    /// `None`: off (zero). Default 15 s.
+    /// `None`: off (zero, or the route has a `max_stream_duration`). Default 15 s.
     pub timeout: Option<Duration>,
+    /// Takes the place of `timeout` for gRPC requests.
+    pub grpc_timeout: Option<GrpcTimeout>,
     /// `None`: the connection manager's.
     pub idle_timeout: Option<Option<Duration>>,
     pub max_stream_duration: Option<RouteStreamDuration>,
@@ -245,6 +249,13 @@ pub enum HostRewrite {
         substitution: String,
     },
     Format(Arc<Format>),
+}
+
+/// `max_grpc_timeout` (zero: the caller's own `grpc-timeout` alone counts) and `grpc_timeout_offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GrpcTimeout {
+    pub max: Duration,
+    pub offset: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -412,15 +423,6 @@ pub struct UpgradeConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConnectConfig {
     pub allow_post: bool,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct InternalRedirect {
-    pub max_redirects: u32,
-    /// Default 302 only.
-    pub codes: Vec<u16>,
-    pub allow_cross_scheme: bool,
-    pub response_headers_to_copy: Vec<HeaderName>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -1,4 +1,4 @@
-//! Policies of a route's action: retries, hedging, mirroring, hashing, upgrades, internal redirects, tracing.
+//! Policies of a route's action: retries, hedging, mirroring, hashing, upgrades, tracing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use sidemesh_proto::{google, type_url};
 
 use super::action::{cluster_leaf, host_name, subset_match};
 use super::{
-    ConnectConfig, HashPolicy, HashSource, HedgePolicy, InternalRedirect, MirrorPolicy, RateLimitedBackoff,
-    RegexPattern, ResetFormat, RetryOn, RetryPolicy, RouteTracing, SubsetMatch, UpgradeConfig,
+    ConnectConfig, HashPolicy, HashSource, HedgePolicy, MirrorPolicy, RateLimitedBackoff, RegexPattern, ResetFormat,
+    RetryOn, RetryPolicy, RouteTracing, SubsetMatch, UpgradeConfig,
 };
 use crate::matcher::parse as matcher;
 use crate::rejection::{Rejection, Within};
@@ -27,8 +27,6 @@ const DEFAULT_RETRIES: u32 = 1;
 const DEFAULT_RETRY_BASE: Duration = Duration::from_millis(25);
 const LEAST_RETRY_BASE: Duration = Duration::from_millis(1);
 const DEFAULT_RATE_LIMITED_MAX_INTERVAL: Duration = Duration::from_secs(300);
-/// Statuses that may start an internal redirect.
-const REDIRECT_STATUSES: [u32; 5] = [301, 302, 303, 307, 308];
 
 pub(super) fn optional_retry_policy(
     policy: &Option<pb::RetryPolicy>,
@@ -275,46 +273,6 @@ pub fn upgrade_config(config: &pb::route_action::UpgradeConfig) -> Result<Upgrad
         None => None,
     };
     Ok(UpgradeConfig { kind, enabled: flag(&config.enabled, true), connect })
-}
-
-pub(super) fn internal_redirect(action: &pb::RouteAction) -> Result<Option<InternalRedirect>, Rejection> {
-    use pb::route_action::InternalRedirectAction as Old;
-    const DEFAULT_STATUS: u16 = 302;
-    #[allow(deprecated)] // Envoy still takes the old pair of fields when there is no policy.
-    let (old, old_max) = (action.internal_redirect_action, uint32(&action.max_internal_redirects));
-    let handled = enumeration::<Old>(old, "internal_redirect_action")? == Old::HandleInternalRedirect;
-    let Some(policy) = &action.internal_redirect_policy else {
-        return Ok(handled.then(|| InternalRedirect {
-            max_redirects: old_max.unwrap_or(1),
-            codes: vec![DEFAULT_STATUS],
-            allow_cross_scheme: false,
-            response_headers_to_copy: Vec::new(),
-        }));
-    };
-    policy_redirect(policy, DEFAULT_STATUS).map(Some).within("internal_redirect_policy")
-}
-
-fn policy_redirect(policy: &pb::InternalRedirectPolicy, default: u16) -> Result<InternalRedirect, Rejection> {
-    if !policy.predicates.is_empty() {
-        return Err(Rejection::unsupported("predicates", "remove them; max_internal_redirects bounds redirects"));
-    }
-    if policy.redirect_response_codes.len() > REDIRECT_STATUSES.len() {
-        return Err(Rejection::invalid("redirect_response_codes", "holds more than 5 codes"));
-    }
-    let valid = policy.redirect_response_codes.iter().filter(|c| REDIRECT_STATUSES.contains(c));
-    let mut codes: Vec<u16> = valid.filter_map(|c| u16::try_from(*c).ok()).collect();
-    if policy.redirect_response_codes.is_empty() {
-        codes.push(default);
-    }
-    let copied = policy.response_headers_to_copy.iter().enumerate();
-    Ok(InternalRedirect {
-        max_redirects: uint32(&policy.max_internal_redirects).unwrap_or(1),
-        codes,
-        allow_cross_scheme: policy.allow_cross_scheme_redirect,
-        response_headers_to_copy: copied
-            .map(|(i, h)| wire::header_name(h, &format!("response_headers_to_copy[{i}]")))
-            .collect::<Result<_, _>>()?,
-    })
 }
 
 pub(super) fn tracing(t: &pb::Tracing) -> Result<RouteTracing, Rejection> {

@@ -109,9 +109,10 @@ fn framing(
         return Ok((Decoder::UntilEnd, true));
     }
     if status.is_informational() || status == StatusCode::NO_CONTENT {
-        return match chunked {
-            true => Err(SendError::Protocol("transfer coding in a response without content")),
-            false => Ok((Decoder::Done, false)),
+        return match (chunked, length) {
+            (true, _) => Err(SendError::Protocol("transfer coding in a response without content")),
+            (false, None | Some(0)) => Ok((Decoder::Done, false)),
+            (false, Some(_)) => Err(SendError::Protocol("content-length in a response without content")),
         };
     }
     if chunked && length.is_some() && !settings.allow_chunked_length {

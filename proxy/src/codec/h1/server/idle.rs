@@ -20,6 +20,8 @@ const PARK_AFTER: Duration = Duration::from_secs(1);
 
 const HEAD_TIMEOUT: Refusal =
     Refusal { status: StatusCode::REQUEST_TIMEOUT, details: "request_header_timeout", body: "request header timeout" };
+const REQUEST_TIMEOUT: Refusal =
+    Refusal { status: StatusCode::REQUEST_TIMEOUT, details: "request_overall_timeout", body: "request timeout" };
 const STREAM_TIMEOUT: Refusal =
     Refusal { status: StatusCode::REQUEST_TIMEOUT, details: "stream_idle_timeout", body: "stream timeout" };
 
@@ -45,6 +47,7 @@ enum Waiting {
     Idle,
     Duration,
     Head,
+    Request,
     Stream,
     /// The drain waits for the rest of a head no longer.
     Drain,
@@ -126,6 +129,7 @@ impl Wait<'_> {
                     return Poll::Ready(Next::Closed(Closed::Timeout("the maximum connection duration")));
                 }
                 Waiting::Head => return Poll::Ready(Next::Refused(HEAD_TIMEOUT, head_bytes)),
+                Waiting::Request => return Poll::Ready(Next::Refused(REQUEST_TIMEOUT, head_bytes)),
                 Waiting::Stream => return Poll::Ready(Next::Refused(STREAM_TIMEOUT, head_bytes)),
                 Waiting::Drain => return Poll::Ready(Next::Closed(Closed::Drained)),
             }
@@ -141,10 +145,12 @@ impl Wait<'_> {
                     (!self.parked).then(|| self.since + PARK_AFTER).map(|at| (at, Waiting::Park)),
                     after(conn.settings.idle_timeout).map(|at| (at, Waiting::Idle)),
                     self.deadline.map(|at| (at, Waiting::Duration)),
+                    None,
                 ]
             } else {
                 [
                     after(conn.settings.request_headers_timeout).map(|at| (at, Waiting::Head)),
+                    after(conn.settings.request_timeout).map(|at| (at, Waiting::Request)),
                     after(conn.settings.write_timeout).map(|at| (at, Waiting::Stream)),
                     self.hurried.map(|since| (since + UNFINISHED_GRACE, Waiting::Drain)),
                 ]

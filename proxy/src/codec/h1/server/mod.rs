@@ -49,6 +49,8 @@ pub struct Settings {
     pub idle_timeout: Option<Duration>,
     /// `request_headers_timeout`: from the first byte of a head to its last.
     pub request_headers_timeout: Option<Duration>,
+    /// `request_timeout`, as far as it is the codec's: from the first byte of a head to its last.
+    pub request_timeout: Option<Duration>,
     /// `stream_idle_timeout`, as far as it is the codec's: a head is incomplete, or the client takes no byte of a response, for
     /// so long.
     pub write_timeout: Option<Duration>,
@@ -73,6 +75,7 @@ impl Default for Settings {
             proxy_100_continue: false,
             idle_timeout: Some(Duration::from_secs(3600)),
             request_headers_timeout: None,
+            request_timeout: None,
             write_timeout: Some(Duration::from_secs(300)),
             max_connection_duration: None,
             max_requests_per_connection: None,

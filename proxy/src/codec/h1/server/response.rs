@@ -90,7 +90,9 @@ fn start(conn: &mut Conn, parts: &Parts, exact: Option<u64>, exchange: &Exchange
     if let Some(length) = length {
         encode::put_length(buf, length, case);
     }
-    if matches!(encoder, Encoder::Chunked { .. }) {
+    let unknown =
+        exchange.head && length.is_none() && has_content(parts.status) && exchange.version == Version::HTTP_11;
+    if matches!(encoder, Encoder::Chunked { .. }) || unknown {
         encode::put_own(buf, "transfer-encoding", b"chunked", case);
     }
     if switched {
@@ -104,6 +106,11 @@ fn start(conn: &mut Conn, parts: &Parts, exact: Option<u64>, exchange: &Exchange
     }
     buf.extend_from_slice(b"\r\n");
     (encoder, close)
+}
+
+/// Whether a GET's response with this status may have content.
+fn has_content(status: StatusCode) -> bool {
+    !status.is_informational() && status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
 }
 
 /// RFC 9112, section 6: by status and method first, then by what is known of the length.

@@ -40,6 +40,8 @@ pub struct Settings {
     pub max_requests_per_connection: Option<u64>,
     /// `drain_timeout`: between the GOAWAY and the end of a connection without streams.
     pub drain_timeout: Duration,
+    /// `proxy_100_continue`: `expect` is passed on.
+    pub proxy_100_continue: bool,
     /// `stream_idle_timeout`, as far as it is the codec's: the client takes no byte of a response for so long.
     pub write_timeout: Option<Duration>,
     /// `delayed_close_timeout`: how long a client may take to read the last frames before the connection is cut.
@@ -54,6 +56,7 @@ impl Default for Settings {
             max_connection_duration: None,
             max_requests_per_connection: None,
             drain_timeout: Duration::from_secs(5),
+            proxy_100_continue: false,
             write_timeout: Some(Duration::from_secs(300)),
             delayed_close_timeout: Duration::from_secs(1),
         }
