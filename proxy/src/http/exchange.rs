@@ -77,6 +77,8 @@ pub struct Exchange {
     pub hash_cookie: Option<http::HeaderValue>,
     /// The filters the request runs through.
     pub chain: Option<Rc<super::filter::Chain>>,
+    /// There was no head: what is answered is no request.
+    pub headless: bool,
     /// Internal redirects followed so far.
     pub redirects: u32,
     /// The routes they led from and to, where a predicate asks.
@@ -131,11 +133,29 @@ impl Exchange {
             local_body: Cow::Borrowed(""),
             hash_cookie: None,
             chain: None,
+            headless: false,
             redirects: 0,
             redirected: Vec::new(),
             done: false,
             manager,
         }
+    }
+
+    /// For an answer to what the codec could not read as a request.
+    pub fn headless(connection: &Connection, protocol: Protocol, head_bytes: usize) -> Self {
+        let parts = http::Request::new(()).into_parts().0;
+        let meta = RequestMeta {
+            protocol,
+            scheme: None,
+            upgrade: None,
+            received: connection.manager.worker.local.clock.now(),
+            head_bytes,
+            requests_before: 0,
+            informational: Informational::default(),
+        };
+        let mut x = Exchange::begin(connection, parts, meta);
+        x.headless = true;
+        x
     }
 
     pub fn now(&self) -> Instant {
@@ -200,7 +220,7 @@ impl Exchange {
     pub fn log_context(&self) -> LogContext<'_> {
         LogContext {
             info: &self.info,
-            request: Some(RequestHead {
+            request: (!self.headless).then(|| RequestHead {
                 method: &self.parts.method,
                 scheme: self.caller.scheme.as_str(),
                 authority: self.authority(),

@@ -7,7 +7,7 @@ use http::header::{HOST, HeaderValue};
 use http::{Request, Response, StatusCode};
 use sidemesh_config::resource::cluster::UnderscoresAction;
 use sidemesh_config::resource::listener::TrafficDirection;
-use sidemesh_config::resource::route::RouteAction;
+use sidemesh_config::resource::route::{ClusterChoice, RouteAction};
 
 use super::exchange::Exchange;
 use super::finish::{self, Answer};
@@ -16,7 +16,7 @@ use super::normalize::Normalized;
 use super::reply::LocalReply;
 use super::request_id::{self, TraceReason};
 use super::upload::Upload;
-use super::{Connection, filter, forward, forwarded, headers, record, route, upgrade};
+use super::{Connection, filter, forward, forwarded, hash_policy, headers, record, route, upgrade};
 use crate::body::Body;
 use crate::codec::{self, Handler, Protocol, Rejection, RequestMeta};
 use crate::telemetry::trace;
@@ -187,6 +187,21 @@ pub(super) fn select_route(x: &mut Exchange) {
         x.info.cluster = route::cluster_name(&selected, |name| x.header(name));
     }
     x.selected = Some(selected);
+    branch_by_hash(x);
+}
+
+/// `weighted_clusters.use_hash_policy`: the branch follows the hash, where the request has one.
+fn branch_by_hash(x: &mut Exchange) {
+    let Some(route) = x.info.route.clone() else { return };
+    let RouteAction::Forward(forward) = &route.action else { return };
+    let ClusterChoice::Weighted(weighted) = &forward.cluster else { return };
+    if weighted.use_hash_policy
+        && let Some(hash) = hash_policy::hash(x, &forward.hash_policy)
+        && let Some(selected) = &mut x.selected
+    {
+        selected.branch = route::branch_at(weighted, hash, &x.config.runtime);
+    }
+    x.info.cluster = x.selected.as_ref().and_then(|s| route::cluster_name(s, |name| x.header(name)));
 }
 
 /// Joins or starts a trace, where tracing is configured.

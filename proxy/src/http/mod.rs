@@ -255,6 +255,14 @@ fn idle_timeout(config: &HttpConnectionManager) -> Option<Duration> {
     config.common.idle_timeout.unwrap_or(Some(Duration::from_secs(3600)))
 }
 
+/// How long a client may take nothing of its response.
+fn flush_timeout(config: &HttpConnectionManager) -> Option<Duration> {
+    match config.stream_flush_timeout {
+        Some(limit) => Some(limit).filter(|limit| !limit.is_zero()),
+        None => config.stream_idle_timeout,
+    }
+}
+
 fn h1_settings(config: &HttpConnectionManager) -> h1::server::Settings {
     let http1 = &config.http1;
     h1::server::Settings {
@@ -273,8 +281,10 @@ fn h1_settings(config: &HttpConnectionManager) -> h1::server::Settings {
         idle_timeout: idle_timeout(config),
         request_headers_timeout: config.request_headers_timeout,
         request_timeout: config.request_timeout,
-        write_timeout: config.stream_idle_timeout,
+        stream_idle_timeout: config.stream_idle_timeout,
+        flush_timeout: flush_timeout(config),
         max_connection_duration: config.common.max_connection_duration,
+        safe_max_connection_duration: config.http1_safe_max_connection_duration,
         max_requests_per_connection: config.common.max_requests_per_connection.map(u64::from),
         delayed_close_timeout: config.delayed_close_timeout.unwrap_or(Duration::ZERO),
     }
@@ -291,6 +301,7 @@ fn h2_settings(config: &HttpConnectionManager) -> h2::server::Settings {
             allow_connect: http2.allow_connect,
             max_head_bytes: config.max_request_headers_kb.saturating_mul(1024),
             max_headers: config.common.max_headers_count.unwrap_or(100) as usize,
+            floods: http2.floods,
             keepalive: http2.keepalive.and_then(|k| {
                 Some(h2::Keepalive {
                     interval: k.interval?,
@@ -306,6 +317,6 @@ fn h2_settings(config: &HttpConnectionManager) -> h2::server::Settings {
         drain_timeout: config.drain_timeout,
         delayed_close_timeout: config.delayed_close_timeout.unwrap_or(Duration::ZERO),
         proxy_100_continue: config.proxy_100_continue,
-        write_timeout: config.stream_idle_timeout,
+        flush_timeout: flush_timeout(config),
     }
 }

@@ -14,10 +14,10 @@ use sidemesh_config::matcher::path::PathMatcher;
 use sidemesh_config::resource::http_connection_manager::{RouteSource, ScopeExtract, ScopeKeyPart, ScopeSource};
 use sidemesh_config::resource::route::{
     ClusterChoice, ClusterChoiceLeaf, Forward, HostRewrite, PathRewrite, Redirect, RedirectPath, RequireTls, Route,
-    RouteAction, RouteConfig, RouteStreamDuration, TemplatePiece, VirtualHost, WeightedCluster,
+    RouteAction, RouteConfig, RouteStreamDuration, TemplatePiece, VirtualHost, WeightedCluster, WeightedClusters,
 };
 use sidemesh_config::snapshot::Snapshot;
-use sidemesh_config::value::Name;
+use sidemesh_config::value::{Name, Runtime};
 
 use super::normalize::split_port;
 use crate::codec::Scheme;
@@ -117,10 +117,14 @@ fn branch(forward: &Forward, view: &RequestView<'_>) -> Option<usize> {
         .as_ref()
         .and_then(|name| view.headers.get(name)?.to_str().ok()?.parse::<u64>().ok());
     // The low bits decided runtime fractions already.
-    let drawn = given.unwrap_or(view.random >> 20);
+    branch_at(weighted, given.unwrap_or(view.random >> 20), view.runtime)
+}
+
+/// The branch of `weighted_clusters` that `drawn` falls into.
+pub fn branch_at(weighted: &WeightedClusters, drawn: u64, runtime: &Runtime) -> Option<usize> {
     let weight_of = |c: &WeightedCluster| match (&weighted.runtime_key_prefix, &c.cluster) {
         (Some(prefix), ClusterChoiceLeaf::Cluster(name)) => {
-            view.runtime.number(&format!("{prefix}.{name}")).map_or(u64::from(c.weight), |n| n.max(0.0) as u64)
+            runtime.number(&format!("{prefix}.{name}")).map_or(u64::from(c.weight), |n| n.max(0.0) as u64)
         }
         _ => u64::from(c.weight),
     };

@@ -50,6 +50,7 @@ impl Settings {
             max_headers: headers,
             max_send_buffer: (config.buffer_limit as usize)
                 .clamp(MIN_SEND_BUFFER, h2::Settings::default().max_send_buffer),
+            floods: http2.floods,
             keepalive: http2.keepalive.as_ref().and_then(keepalive),
             ..h2::Settings::default()
         };

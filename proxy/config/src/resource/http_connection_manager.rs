@@ -41,6 +41,8 @@ pub struct HttpConnectionManager {
     pub max_request_headers_kb: u32,
     /// `None`: off. Default 5 min.
     pub stream_idle_timeout: Option<Duration>,
+    /// `None`: as `stream_idle_timeout`. Zero: off.
+    pub stream_flush_timeout: Option<Duration>,
     pub request_timeout: Option<Duration>,
     pub request_headers_timeout: Option<Duration>,
     pub drain_timeout: Duration,
@@ -72,6 +74,8 @@ pub struct HttpConnectionManager {
     pub proxy_status: Option<Arc<ProxyStatus>>,
     pub append_x_forwarded_port: bool,
     pub early_header_mutation: Vec<Mutation>,
+    /// `max_connection_duration` ends an HTTP/1 connection with a response, never between requests.
+    pub http1_safe_max_connection_duration: bool,
 }
 
 /// `ProxyStatusConfig`: the `proxy-status` header of RFC 9209.

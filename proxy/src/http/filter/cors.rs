@@ -26,19 +26,27 @@ pub struct Allowed {
 }
 
 /// The policies of the route's levels, the most specific first. Each of their properties is the first that one of them gives.
-struct Policies(SmallVec<[Arc<FilterOverride>; 2]>);
+struct Policies(SmallVec<[Arc<CorsPolicy>; 2]>);
 
 impl Policies {
+    /// Those of the filter's overrides; without any, the deprecated ones of the route and the virtual host.
     fn of(x: &Exchange, name: &str) -> Self {
-        let all = x.filter_overrides(name).into_iter().filter(|o| matches!(***o, FilterOverride::Cors(_)));
-        Policies(all.cloned().collect())
+        let overrides = x.filter_overrides(name).into_iter().filter_map(|o| match &**o {
+            FilterOverride::Cors(policy) => Some(policy.clone()),
+            _ => None,
+        });
+        let mut all: SmallVec<[Arc<CorsPolicy>; 2]> = overrides.collect();
+        if all.is_empty()
+            && let Some(selected) = &x.selected
+        {
+            all.extend(selected.forward().and_then(|f| f.cors.clone()));
+            all.extend(selected.vhost.as_ref().and_then(|v| v.cors.clone()));
+        }
+        Policies(all)
     }
 
     fn iter(&self) -> impl Iterator<Item = &CorsPolicy> {
-        self.0.iter().filter_map(|o| match &**o {
-            FilterOverride::Cors(policy) => Some(&**policy),
-            _ => None,
-        })
+        self.0.iter().map(|policy| &**policy)
     }
 
     fn text(&self, property: impl Fn(&CorsPolicy) -> &Name) -> &str {

@@ -355,6 +355,20 @@ pub struct Http2Options {
     pub hpack_table_size: u32,
     pub allow_connect: bool,
     pub keepalive: Option<KeepalivePing>,
+    pub floods: FloodLimits,
+}
+
+/// What a peer may send before it counts as flooding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FloodLimits {
+    /// `max_outbound_control_frames`: answers to its PING and SETTINGS that wait for the socket.
+    pub control_frames: u32,
+    /// `max_consecutive_inbound_frames_with_empty_payload`
+    pub empty_frames: u32,
+    /// `max_inbound_priority_frames_per_stream`
+    pub priority_frames: u32,
+    /// `max_inbound_window_update_frames_per_data_frame_sent`
+    pub window_updates: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -12,7 +12,8 @@ use sidemesh_proto::envoy::extensions::upstreams::http::v3 as upstreams;
 use sidemesh_proto::type_url;
 
 use super::{
-    CommonHttpOptions, Http2Options, KeepalivePing, UnderscoresAction, UpstreamHttp1, UpstreamProtocol, UpstreamVersion,
+    CommonHttpOptions, FloodLimits, Http2Options, KeepalivePing, UnderscoresAction, UpstreamHttp1, UpstreamProtocol,
+    UpstreamVersion,
 };
 use crate::rejection::{Rejection, Within};
 use crate::wire;
@@ -275,6 +276,18 @@ pub(in crate::resource) fn http2_options(
         )?,
         hpack_table_size: wire::uint32(&o.hpack_table_size).unwrap_or(4096),
         allow_connect: o.allow_connect,
+        floods: FloodLimits {
+            control_frames: between(&o.max_outbound_control_frames, 1, u32::MAX, 1000, "max_outbound_control_frames")?,
+            empty_frames: wire::uint32(&o.max_consecutive_inbound_frames_with_empty_payload).unwrap_or(1),
+            priority_frames: wire::uint32(&o.max_inbound_priority_frames_per_stream).unwrap_or(100),
+            window_updates: between(
+                &o.max_inbound_window_update_frames_per_data_frame_sent,
+                1,
+                u32::MAX,
+                10,
+                "max_inbound_window_update_frames_per_data_frame_sent",
+            )?,
+        },
         keepalive: o.connection_keepalive.as_ref().map(keepalive).transpose().within("connection_keepalive")?,
     })
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Name as _;
-use sidemesh_proto::envoy::config::common::mutation_rules::v3 as mutation;
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use sidemesh_proto::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation;
@@ -17,12 +16,11 @@ use super::{
     ClientCertDetails, CodecType, DownstreamHttp1, EscapedSlashes, ForwardClientCert, HcmUpgrade,
     HttpConnectionManager, LocalReply, LocalReplyMapper, ProxyStatus, ProxyStatusName, ServerHeader, ip_detection,
 };
-use crate::matcher::parse::string;
 use crate::rejection::{Rejection, Within};
 use crate::resource::access_log;
 use crate::resource::cluster::{common_options, http2_options, proper_case};
 use crate::resource::core::HeaderEdits;
-use crate::resource::http_filter::header_mutation::Mutation;
+use crate::resource::http_filter::header_mutation::{Mutation, mutation};
 use crate::resource::http_filter::{self, HttpFilter, HttpFilterKind};
 use crate::resource::route::UpgradeConfig;
 use crate::resource::substitution;
@@ -60,6 +58,7 @@ pub fn parse(hcm: &Wire) -> Result<HttpConnectionManager, Rejection> {
         scheme_override: scheme_override(hcm)?,
         scheme_matches_upstream: hcm.scheme_header_transformation.as_ref().is_some_and(|t| t.match_upstream),
         max_request_headers_kb: max_request_headers_kb(hcm)?,
+        stream_flush_timeout: wire::optional_duration(&hcm.stream_flush_timeout, "stream_flush_timeout")?,
         stream_idle_timeout: off_at_zero(&hcm.stream_idle_timeout, "stream_idle_timeout", DEFAULT_STREAM_IDLE_TIMEOUT)?,
         request_timeout: off_at_zero(&hcm.request_timeout, "request_timeout", Duration::ZERO)?,
         request_headers_timeout: off_at_zero(&hcm.request_headers_timeout, "request_headers_timeout", Duration::ZERO)?,
@@ -93,6 +92,7 @@ pub fn parse(hcm: &Wire) -> Result<HttpConnectionManager, Rejection> {
         proxy_status: hcm.proxy_status_config.as_ref().map(|p| Arc::new(proxy_status(p, server_name))),
         append_x_forwarded_port: hcm.append_x_forwarded_port,
         early_header_mutation: early_mutations(hcm)?,
+        http1_safe_max_connection_duration: hcm.http1_safe_max_connection_duration,
     })
 }
 
@@ -334,20 +334,7 @@ fn early_mutations(hcm: &Wire) -> Result<Vec<Mutation>, Rejection> {
             return Err(Rejection::unsupported(path, reason));
         }
         let config = wire::unpack::<HeaderMutation>(any, &path)?;
-        steps.extend(wire::each(&config.mutations, "mutations", early_mutation).within(&path)?);
+        steps.extend(wire::each(&config.mutations, "mutations", mutation).within(&path)?);
     }
     Ok(steps)
-}
-
-fn early_mutation(m: &mutation::HeaderMutation) -> Result<Mutation, Rejection> {
-    use mutation::header_mutation::Action;
-    match &m.action {
-        Some(Action::Append(option)) => Ok(Mutation::Set(substitution::header_edit(option, "append")?)),
-        Some(Action::Remove(header)) => Ok(Mutation::Remove(substitution::header_removal(header, "remove")?)),
-        Some(Action::RemoveOnMatch(on)) => {
-            let key = wire::required(&on.key_matcher, "key_matcher").within("remove_on_match")?;
-            Ok(Mutation::RemoveMatching(string(key, "remove_on_match.key_matcher")?))
-        }
-        None => Err(Rejection::invalid("", "needs one of append, remove, remove_on_match")),
-    }
 }

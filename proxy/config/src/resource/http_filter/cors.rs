@@ -1,5 +1,6 @@
 //! `cors.v3.CorsPolicy`, given per route or virtual host.
 
+use sidemesh_proto::envoy::config::route::v3 as route;
 use sidemesh_proto::envoy::extensions::filters::http::cors::v3 as pb;
 use sidemesh_proto::google;
 
@@ -39,5 +40,22 @@ pub(super) fn parse(policy: &pb::CorsPolicy) -> Result<CorsPolicy, Rejection> {
         forward_not_matching_preflights: given(&policy.forward_not_matching_preflights),
         enabled: enabled.transpose()?.unwrap_or_else(RuntimeFraction::always),
         shadow: shadow.transpose()?,
+    })
+}
+
+/// The older message of routes and virtual hosts, with the same fields.
+pub(in crate::resource) fn parse_deprecated(policy: &route::CorsPolicy) -> Result<CorsPolicy, Rejection> {
+    use route::cors_policy::EnabledSpecifier;
+    parse(&pb::CorsPolicy {
+        allow_origin_string_match: policy.allow_origin_string_match.clone(),
+        allow_methods: policy.allow_methods.clone(),
+        allow_headers: policy.allow_headers.clone(),
+        expose_headers: policy.expose_headers.clone(),
+        max_age: policy.max_age.clone(),
+        allow_credentials: policy.allow_credentials,
+        filter_enabled: policy.enabled_specifier.as_ref().map(|EnabledSpecifier::FilterEnabled(f)| f.clone()),
+        shadow_enabled: policy.shadow_enabled.clone(),
+        allow_private_network_access: policy.allow_private_network_access,
+        forward_not_matching_preflights: policy.forward_not_matching_preflights,
     })
 }

@@ -62,6 +62,8 @@ pub(super) fn forward(action: &pb::RouteAction, path: &PathMatcher) -> Result<Ro
         hash_policy: policy::hash_policies(&action.hash_policy)?,
         upgrades: policy::upgrades(&action.upgrade_configs)?,
         internal_redirect: internal_redirect::parse(action)?,
+        #[allow(deprecated)] // Envoy still takes it.
+        cors: policy::cors(&action.cors)?,
     })))
 }
 
@@ -129,18 +131,17 @@ fn weighted_clusters(w: &pb::WeightedCluster) -> Result<WeightedClusters, Reject
     if total_weight > u64::from(u32::MAX) {
         return Err(Rejection::invalid("clusters", format!("the sum of the weights exceeds {}", u32::MAX)));
     }
-    let random_value_header = match &w.random_value_specifier {
-        Some(RandomValueSpecifier::HeaderName(header)) => Some(wire::header_name(header, "header_name")?),
-        Some(RandomValueSpecifier::UseHashPolicy(on)) if on.value => {
-            return Err(Rejection::unsupported("use_hash_policy", "use header_name"));
-        }
-        _ => None,
+    let (random_value_header, use_hash_policy) = match &w.random_value_specifier {
+        Some(RandomValueSpecifier::HeaderName(header)) => (Some(wire::header_name(header, "header_name")?), false),
+        Some(RandomValueSpecifier::UseHashPolicy(on)) => (None, on.value),
+        None => (None, false),
     };
     Ok(WeightedClusters {
         clusters,
         total_weight,
         runtime_key_prefix: optional_name(&w.runtime_key_prefix),
         random_value_header,
+        use_hash_policy,
     })
 }
 

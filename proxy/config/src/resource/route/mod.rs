@@ -34,6 +34,8 @@ use crate::matcher::string::StringMatcher;
 use crate::resource::cluster::RetryBudget;
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::FilterOverrides;
+use crate::resource::http_filter::cors::CorsPolicy;
+use crate::resource::http_filter::header_mutation::Mutation;
 use crate::value::{Backoff, DataSource, Metadata, Name, RuntimeFraction};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +75,8 @@ pub struct VirtualHost {
     pub rate_limits: Arc<[RateLimit]>,
     pub per_request_buffer_limit: Option<u64>,
     pub request_mirrors: Arc<[MirrorPolicy]>,
+    /// The deprecated `cors`; policies among the overrides replace it.
+    pub cors: Option<Arc<CorsPolicy>>,
     pub overrides: FilterOverrides,
     pub metadata: Option<Arc<Metadata>>,
 }
@@ -166,6 +170,8 @@ pub struct Forward {
     pub hash_policy: Vec<HashPolicy>,
     pub upgrades: Vec<UpgradeConfig>,
     pub internal_redirect: Option<InternalRedirect>,
+    /// As the virtual host's.
+    pub cors: Option<Arc<CorsPolicy>>,
 }
 
 /// `metadata_match` (`envoy.lb`), sorted by key.
@@ -186,6 +192,8 @@ pub struct WeightedClusters {
     pub runtime_key_prefix: Option<Name>,
     /// `header_name`: the choice is taken from this request header's number.
     pub random_value_header: Option<HeaderName>,
+    /// The choice is taken from the hash that the route's `hash_policy` makes.
+    pub use_hash_policy: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -385,7 +393,8 @@ pub struct MirrorPolicy {
     /// `None`: as the request's own decision.
     pub trace_sampled: Option<bool>,
     pub disable_shadow_host_suffix: bool,
-    pub request_headers: HeaderEdits,
+    /// Steps on the copy's head, in order.
+    pub request_headers: Vec<Mutation>,
     pub host_rewrite: Option<Name>,
 }
 

@@ -131,6 +131,8 @@ fn virtual_host(host: &pb::VirtualHost, limits: Limits) -> Result<VirtualHost, R
         rate_limits: rate_limits(&host.rate_limits, "rate_limits")?,
         per_request_buffer_limit: buffer_limit(&host.per_request_buffer_limit_bytes, &host.request_body_buffer_limit)?,
         request_mirrors: policy::mirrors(&host.request_mirror_policies)?,
+        #[allow(deprecated)] // Envoy still takes it.
+        cors: policy::cors(&host.cors)?,
         overrides: parse_overrides(&host.typed_per_filter_config)?,
         metadata: metadata(&host.metadata),
     })

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sidemesh_proto::envoy::config::common::mutation_rules::v3 as mutation;
 use sidemesh_proto::envoy::config::route::v3 as pb;
 use sidemesh_proto::envoy::extensions::retry;
 use sidemesh_proto::envoy::r#type::metadata::v3::metadata_kind;
@@ -17,8 +16,9 @@ use super::{
 };
 use crate::matcher::parse as matcher;
 use crate::rejection::{Rejection, Within};
-use crate::resource::core::HeaderEdits;
 use crate::resource::http_connection_manager::{CustomTag, MetadataKind, TagValue};
+use crate::resource::http_filter::cors::{self, CorsPolicy};
+use crate::resource::http_filter::header_mutation::mutation;
 use crate::resource::substitution;
 use crate::value::{Backoff, Name, RuntimeFraction, name};
 use crate::wire::{self, enumeration, flag, non_empty, optional_duration, optional_name, required, uint32};
@@ -169,33 +169,16 @@ pub(super) fn mirrors(list: &[pb::route_action::RequestMirrorPolicy]) -> Result<
             fraction: fraction.transpose()?.unwrap_or_else(RuntimeFraction::always),
             trace_sampled: m.trace_sampled.as_ref().map(|v| v.value),
             disable_shadow_host_suffix: m.disable_shadow_host_suffix_append,
-            request_headers: mirror_headers(&m.request_headers_mutations)?,
+            request_headers: wire::each(&m.request_headers_mutations, "request_headers_mutations", mutation)?,
             host_rewrite: optional_name(&host_name(&m.host_rewrite_literal, "host_rewrite_literal")?),
         })
     };
     list.iter().enumerate().map(|(i, m)| one(m).within_index("request_mirror_policies", i)).collect()
 }
 
-/// Removals come first: steps in another order are refused.
-fn mirror_headers(list: &[mutation::HeaderMutation]) -> Result<HeaderEdits, Rejection> {
-    use mutation::header_mutation::Action;
-    let mut edits = HeaderEdits::default();
-    let mut one = |step: &mutation::HeaderMutation| {
-        match &step.action {
-            Some(Action::Append(option)) => edits.add.push(substitution::header_edit(option, "append")?),
-            Some(Action::Remove(header)) if edits.add.is_empty() => {
-                edits.remove.push(substitution::header_removal(header, "remove")?);
-            }
-            Some(Action::Remove(_)) => return Err(Rejection::unsupported("remove", "must come before every append")),
-            Some(Action::RemoveOnMatch(_)) => return Err(Rejection::unsupported("remove_on_match", "use remove")),
-            None => return Err(Rejection::invalid("", "needs one of append, remove")),
-        }
-        Ok(())
-    };
-    for (i, step) in list.iter().enumerate() {
-        one(step).within_index("request_headers_mutations", i)?;
-    }
-    Ok(edits)
+/// The deprecated `cors` of a virtual host or a route.
+pub(super) fn cors(policy: &Option<pb::CorsPolicy>) -> Result<Option<Arc<CorsPolicy>>, Rejection> {
+    policy.as_ref().map(|p| cors::parse_deprecated(p).map(Arc::new)).transpose().within("cors")
 }
 
 pub(super) fn hash_policies(list: &[pb::route_action::HashPolicy]) -> Result<Vec<HashPolicy>, Rejection> {

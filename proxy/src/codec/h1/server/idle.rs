@@ -151,7 +151,7 @@ impl Wait<'_> {
                 [
                     after(conn.settings.request_headers_timeout).map(|at| (at, Waiting::Head)),
                     after(conn.settings.request_timeout).map(|at| (at, Waiting::Request)),
-                    after(conn.settings.write_timeout).map(|at| (at, Waiting::Stream)),
+                    after(conn.settings.stream_idle_timeout).map(|at| (at, Waiting::Stream)),
                     self.hurried.map(|since| (since + UNFINISHED_GRACE, Waiting::Drain)),
                 ]
             };

@@ -180,7 +180,7 @@ impl Pump<'_> {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Failure::Client(Closed::ByPeerInRequest))),
                 Poll::Pending => {
                     if self.stalled.is_none() {
-                        self.stalled = conn.settings.write_timeout.map(|limit| conn.local.timers.after(limit));
+                        self.stalled = conn.settings.flush_timeout.map(|limit| conn.local.timers.after(limit));
                     }
                     if let Some(sleep) = &mut self.stalled
                         && Pin::new(sleep).poll(cx).is_ready()

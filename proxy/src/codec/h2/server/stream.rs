@@ -205,7 +205,7 @@ async fn pump(shared: &Shared, upload: &mut Upload) -> Result<(), Failure> {
             return Poll::Pending;
         }
         if stalled.is_none() {
-            stalled = shared.settings.write_timeout.map(|limit| shared.local.timers.after(limit));
+            stalled = shared.settings.flush_timeout.map(|limit| shared.local.timers.after(limit));
         }
         match &mut stalled {
             Some(sleep) => {
