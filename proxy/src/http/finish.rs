@@ -59,8 +59,9 @@ pub fn respond(mut x: Box<Exchange>, answer: Answer) -> Response<Body> {
 
 fn local(x: &mut Exchange, reply: LocalReply) -> Response<Body> {
     let mut response = reply::render_reply(x, reply);
-    let Some(selected) = &x.selected else { return response };
-    let forwards = selected.route.as_deref().is_some_and(|r| matches!(r.action, RouteAction::Forward(_)));
+    // Without a route there is nothing that edits would belong to.
+    let Some(route) = x.selected.as_ref().and_then(|s| s.route.as_deref()) else { return response };
+    let forwards = matches!(route.action, RouteAction::Forward(_));
     if forwards && x.info.upstream.attempts > 0 && forward::tells_attempts(x) {
         response.headers_mut().insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(x.info.upstream.attempts));
     }

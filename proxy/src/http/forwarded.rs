@@ -286,6 +286,7 @@ fn scheme_of(headers: &mut HeaderMap, hcm: &HttpConnectionManager, tls: bool, na
 fn sanitize(headers: &mut HeaderMap, edge: bool, internal_only: &[HeaderName]) {
     if edge {
         headers.remove(X_ENVOY_DECORATOR_OPERATION);
+        headers.remove(X_ENVOY_ORIGINAL_PATH);
         headers.remove(X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER);
         headers.remove(X_ENVOY_DOWNSTREAM_SERVICE_NODE);
     }

@@ -136,11 +136,9 @@ pub fn admit(x: &mut Exchange) -> Result<Filters, LocalReply> {
 
 /// Whether the route ends a CONNECT here (`connect_config`) and passes its bytes on as plain TCP.
 pub fn terminates_connect(x: &Exchange, forward: &Forward) -> bool {
-    if x.upgrade.is_none() {
-        return false;
-    }
     let config = forward.upgrades.iter().find(|u| &*u.kind == "connect").and_then(|u| u.connect);
-    config.is_some_and(|c| x.is_connect() || (c.allow_post && x.parts.method == http::Method::POST))
+    let posts = || x.upgrade.is_none() && x.parts.method == http::Method::POST;
+    config.is_some_and(|c| (x.is_connect() && x.upgrade.is_some()) || (c.allow_post && posts()))
 }
 
 /// Opens the TCP connection and makes the bodies its two directions.

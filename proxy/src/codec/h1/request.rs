@@ -84,7 +84,8 @@ struct Notes {
     hosts: usize,
     close: bool,
     keep_alive: bool,
-    upgrade_named: bool,
+    /// The `connection` that names `upgrade`.
+    connection: Option<HeaderValue>,
     upgrade: Option<HeaderValue>,
     expect_continue: bool,
 }
@@ -121,9 +122,14 @@ fn interpret(raw: &Bytes, tokens: &httparse::Request<'_, '_>, settings: &Setting
     if notes.chunked {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
-    let upgrade = match notes.upgrade {
+    let upgrade = match (notes.upgrade, notes.connection) {
         _ if method == Method::CONNECT => Some(Upgrade::Connect),
-        Some(value) if notes.upgrade_named && body.is_done() && version == 1 => Some(Upgrade::Protocol(value)),
+        (Some(value), Some(connection)) if body.is_done() && version == 1 => {
+            // Routes and formats may look at them; they mean this hop no more.
+            parts.headers.insert(header::CONNECTION, connection);
+            parts.headers.insert(header::UPGRADE, value.clone());
+            Some(Upgrade::Protocol(value))
+        }
         _ => None,
     };
     parts.method = method;
@@ -165,7 +171,9 @@ fn note(
             for token in head::tokens(value.as_bytes()) {
                 notes.close |= token.eq_ignore_ascii_case(b"close");
                 notes.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
-                notes.upgrade_named |= name == header::CONNECTION && token.eq_ignore_ascii_case(b"upgrade");
+                if name == header::CONNECTION && token.eq_ignore_ascii_case(b"upgrade") {
+                    notes.connection.get_or_insert_with(|| value.clone());
+                }
             }
             return Ok(None);
         }
@@ -225,7 +233,7 @@ fn place_target(
 ) -> Result<Option<Scheme>, Refusal> {
     if *method == Method::CONNECT {
         let authority = Authority::from_maybe_shared(target.clone()).map_err(|_| Refusal::CODEC)?;
-        if !is_authority(&target) || authority.as_str().contains('@') {
+        if !is_authority(&target) || authority.as_str().contains('@') || authority.port_u16().is_none() {
             return Err(Refusal::CODEC);
         }
         parts.uri = Uri::builder().authority(authority).build().map_err(|_| Refusal::CODEC)?;
@@ -306,6 +314,7 @@ fn framing(method: &Method, version: u8, notes: &Notes, settings: &Settings) -> 
         // What follows is the tunnel; a length or a coding would claim otherwise.
         return match (notes.length, notes.chunked) {
             (None | Some(0), false) => Ok(Decoder::Done),
+            (None, true) => Err(Refusal::CODING),
             _ => Err(Refusal::CODEC),
         };
     }

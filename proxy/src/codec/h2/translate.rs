@@ -58,7 +58,10 @@ pub(super) fn incoming(mut parts: Parts, settings: &Settings) -> Result<Incoming
     let upgrade = match (&parts.method, protocol) {
         (&Method::CONNECT, Some(protocol)) => {
             parts.method = Method::GET;
-            Some(Upgrade::Protocol(HeaderValue::from_str(protocol.as_str()).map_err(|_| Refusal::Target)?))
+            let protocol = HeaderValue::from_str(protocol.as_str()).map_err(|_| Refusal::Target)?;
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, protocol.clone());
+            Some(Upgrade::Protocol(protocol))
         }
         (&Method::CONNECT, None) => Some(Upgrade::Connect),
         _ => None,

@@ -5,6 +5,7 @@ use http::{Method, Version, header};
 use super::Inner;
 use super::exchange::Kind;
 use crate::codec::h1::encode::{self, Encoder};
+use crate::codec::h1::head;
 use crate::codec::handler::Upgrade;
 use crate::codec::path::path_and_query;
 
@@ -37,10 +38,17 @@ pub(super) fn put_head(inner: &mut Inner, head: &Parts) {
         encode::put_own(buf, "transfer-encoding", b"chunked", case);
     }
     if let Some(Upgrade::Protocol(protocol)) = &inner.exchange.upgrade {
-        encode::put_own(buf, "connection", b"Upgrade", case);
+        let connection =
+            head.headers.get(header::CONNECTION).map(|value| value.as_bytes()).filter(|value| is_own(value));
+        encode::put_own(buf, "connection", connection.unwrap_or(b"Upgrade"), case);
         encode::put_own(buf, "upgrade", protocol.as_bytes(), case);
     }
     buf.extend_from_slice(b"\r\n");
+}
+
+/// A `connection` that says nothing but what holds for the next hop, too.
+fn is_own(value: &[u8]) -> bool {
+    head::tokens(value).all(|t| t.eq_ignore_ascii_case(b"upgrade") || t.eq_ignore_ascii_case(b"keep-alive"))
 }
 
 fn framing(inner: &Inner, head: &Parts) -> (Encoder, Option<u64>) {
