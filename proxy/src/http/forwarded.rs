@@ -326,7 +326,9 @@ fn client_cert(headers: &mut HeaderMap, hcm: &HttpConnectionManager, connection:
     if hcm.forward_client_cert == ForwardClientCert::ForwardOnly {
         return;
     }
-    tell_cert(headers, hcm.forward_client_cert, cert_element(&hcm.client_cert_details, |part| peer.part(part)));
+    let chain = || peer.chain_url_encoded();
+    let element = cert_element(&hcm.client_cert_details, |part| peer.part(part), chain);
+    tell_cert(headers, hcm.forward_client_cert, element);
 }
 
 /// Puts the element about our peer last. Where it cannot be told (a name in it is no header text), nothing is: what the
@@ -347,6 +349,7 @@ fn tell_cert(headers: &mut HeaderMap, how: ForwardClientCert, element: String) {
 fn cert_element<'a>(
     details: &sidemesh_config::resource::http_connection_manager::ClientCertDetails,
     part: impl Fn(TlsPart) -> Option<std::borrow::Cow<'a, str>>,
+    chain: impl Fn() -> Option<String>,
 ) -> String {
     let mut fields: Vec<String> = Vec::new();
     let mut each = |key: &str, which: TlsPart| {
@@ -356,13 +359,16 @@ fn cert_element<'a>(
     };
     each("By", TlsPart::LocalUriSan);
     each("Hash", TlsPart::PeerFingerprint256);
-    let escape = |pem: &str| percent_encoding::utf8_percent_encode(pem, percent_encoding::NON_ALPHANUMERIC).to_string();
     if details.cert
         && let Some(pem) = part(TlsPart::PeerCert)
     {
-        // `%DOWNSTREAM_PEER_CERT%` is the escaped certificate already.
-        let text = if pem.contains('%') { pem.into_owned() } else { escape(&pem) };
-        fields.push(format!("Cert=\"{text}\""));
+        // As `%DOWNSTREAM_PEER_CERT%`: escaped already.
+        fields.push(format!("Cert=\"{pem}\""));
+    }
+    if details.chain
+        && let Some(chain) = chain()
+    {
+        fields.push(format!("Chain=\"{chain}\""));
     }
     if details.subject {
         let subject = part(TlsPart::PeerSubject).unwrap_or_default();

@@ -276,7 +276,7 @@ fn h1_settings(config: &HttpConnectionManager) -> h1::server::Settings {
         allow_absolute_url: http1.allow_absolute_url,
         allow_chunked_length: http1.allow_chunked_length,
         allow_custom_methods: http1.allow_custom_methods,
-        header_case: if http1.proper_case_headers { h1::HeaderCase::ProperWords } else { h1::HeaderCase::Lower },
+        header_case: http1.header_case,
         proxy_100_continue: config.proxy_100_continue,
         idle_timeout: idle_timeout(config),
         request_headers_timeout: config.request_headers_timeout,

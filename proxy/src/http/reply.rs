@@ -260,8 +260,6 @@ fn make_grpc(response: &mut Response<Body>, status: u16, given: Option<u32>, bod
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(GRPC_STATUS, HeaderValue::from(given.unwrap_or_else(|| grpc_status(status))));
-    // A formatted body may end with a line break, which is none of the message.
-    let body = body.strip_suffix('\n').unwrap_or(body);
     if !body.is_empty()
         && let Ok(message) = HeaderValue::try_from(percent_encode_message(body))
     {
@@ -321,7 +319,9 @@ pub fn apply_format(x: &mut Exchange, format: &BodyFormat) -> HeaderValue {
         }
         BodyFormatKind::Json(f) => {
             render_json(f, &x.log_context(), format.omit_empty, &mut out);
-            out.push('\n');
+            if !x.is_grpc() {
+                out.push('\n');
+            }
             HeaderValue::from_static("application/json")
         }
     };

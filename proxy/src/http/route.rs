@@ -361,6 +361,24 @@ mod tests {
     }
 
     #[test]
+    fn a_stripped_query_is_stripped_from_what_replaces_the_path() {
+        let table = sidemesh_proto::json::parse::<sidemesh_proto::envoy::config::route::v3::RouteConfiguration>(
+            "envoy.config.route.v3.RouteConfiguration",
+            &serde_json::json!({ "virtual_hosts": [{ "name": "v", "domains": ["*"], "routes": [
+                { "match": { "prefix": "/a" }, "redirect": { "prefix_rewrite": "/b?x=1", "strip_query": true } },
+                { "match": { "prefix": "/a" }, "redirect": { "path_redirect": "/b?x=1", "strip_query": true } },
+                { "match": { "prefix": "/a" }, "redirect": { "prefix_rewrite": "/b" } },
+            ] }] }),
+        );
+        let table = sidemesh_config::resource::route::parse(&table.unwrap()).unwrap();
+        let locations = table.virtual_hosts[0].routes.iter().map(|route| match &route.action {
+            RouteAction::Redirect(redirect) => location(redirect, route, Scheme::Http, "h", "/a/t?q"),
+            _ => String::new(),
+        });
+        assert_eq!(locations.collect::<Vec<_>>(), ["http://h/b", "http://h/b?x=1", "http://h/b/t?q"]);
+    }
+
+    #[test]
     fn a_prefix_is_replaced_where_it_matched() {
         let prefix = PathMatcher::Prefix { value: "/old".into(), case_sensitive: true };
         let exact = PathMatcher::Exact { value: "/old".into(), case_sensitive: true };

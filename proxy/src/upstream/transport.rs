@@ -35,7 +35,7 @@ impl Settings {
         let http1 = &config.protocol.http1;
         let h1 = h1::client::Settings {
             limits: h1::Limits { head_bytes: h1_head_kb as usize * 1024, headers, trailers: http1.enable_trailers },
-            header_case: if http1.proper_case_headers { h1::HeaderCase::ProperWords } else { h1::HeaderCase::Lower },
+            header_case: http1.header_case,
             allow_chunked_length: http1.allow_chunked_length,
             send_fully_qualified_url: http1.send_fully_qualified_url,
         };

@@ -15,7 +15,7 @@ pub use parse::parse;
 
 use crate::format::Format;
 use crate::resource::access_log::{AccessLog, AccessLogFilter, JsonFormat};
-use crate::resource::cluster::{CommonHttpOptions, Http2Options};
+use crate::resource::cluster::{CommonHttpOptions, HeaderCase, Http2Options};
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::HttpFilter;
 use crate::resource::http_filter::header_mutation::Mutation;
@@ -136,7 +136,7 @@ pub struct DownstreamHttp1 {
     pub accept_http_10: bool,
     pub default_host_for_http_10: Option<Name>,
     pub enable_trailers: bool,
-    pub proper_case_headers: bool,
+    pub header_case: HeaderCase,
     pub allow_chunked_length: bool,
     pub allow_custom_methods: bool,
 }

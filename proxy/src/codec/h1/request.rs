@@ -8,6 +8,7 @@ use super::decode::{Chunk, Decoder};
 use super::encode::parse_length;
 use super::head::{self, Fault};
 use super::server::Settings;
+use super::spelling;
 use crate::codec::handler::{Scheme, Upgrade};
 use crate::codec::path;
 
@@ -116,6 +117,7 @@ fn interpret(raw: &Bytes, tokens: &httparse::Request<'_, '_>, settings: &Setting
     if nominated {
         drop_nominated(tokens, &mut parts.headers)?;
     }
+    spelling::keep(settings.header_case, tokens.headers, None, &mut parts.extensions);
     let scheme = place_target(&mut parts, &method, raw.slice_ref(target.as_bytes()), &mut notes, settings)?;
     check_host(&mut parts, &notes, settings)?;
     let body = framing(&method, version, &notes, settings)?;

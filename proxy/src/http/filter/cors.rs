@@ -80,7 +80,7 @@ pub fn on_request(at: u16, x: &mut Exchange, name: &str) -> Flow {
         let preflight =
             x.parts.method == Method::OPTIONS && x.parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
         if enabled && preflight && !policies.flag(|p| p.forward_not_matching_preflights, true) {
-            return Flow::Answer(LocalReply::new(StatusCode::OK, "cors_response", ""));
+            return Flow::Answer(preflight_reply(x, &policies, None));
         }
         return Flow::Continue;
     }
@@ -90,7 +90,7 @@ pub fn on_request(at: u16, x: &mut Exchange, name: &str) -> Flow {
     }
     let asked = x.parts.headers.get(ACCESS_CONTROL_REQUEST_METHOD).is_some_and(|m| !m.is_empty());
     if x.parts.method == Method::OPTIONS && asked {
-        return Flow::Answer(preflight_reply(x, &policies, origin));
+        return Flow::Answer(preflight_reply(x, &policies, Some(origin)));
     }
     let expose = HeaderValue::from_str(policies.text(|p| &p.expose_headers)).ok().filter(|v| !v.is_empty());
     let credentials = policies.flag(|p| p.allow_credentials, false);
@@ -98,9 +98,10 @@ pub fn on_request(at: u16, x: &mut Exchange, name: &str) -> Flow {
     Flow::Continue
 }
 
-fn preflight_reply(x: &Exchange, policies: &Policies, origin: HeaderValue) -> LocalReply {
+/// Without `origin` nothing is allowed by what it says.
+fn preflight_reply(x: &Exchange, policies: &Policies, origin: Option<HeaderValue>) -> LocalReply {
     let mut headers = HeaderMap::new();
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.extend(origin.map(|origin| (ACCESS_CONTROL_ALLOW_ORIGIN, origin)));
     let mut set = |name: HeaderName, value: &str| {
         if !value.is_empty()
             && let Ok(value) = HeaderValue::from_str(value)

@@ -8,12 +8,13 @@ use sidemesh_proto::envoy::config::cluster::v3 as pb;
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::extensions::filters::http::upstream_codec::v3::UpstreamCodec;
 use sidemesh_proto::envoy::extensions::filters::network::http_connection_manager::v3::{HttpFilter, http_filter};
+use sidemesh_proto::envoy::extensions::http::header_formatters::preserve_case::v3 as preserve_case;
 use sidemesh_proto::envoy::extensions::upstreams::http::v3 as upstreams;
 use sidemesh_proto::type_url;
 
 use super::{
-    CommonHttpOptions, FloodLimits, Http2Options, KeepalivePing, UnderscoresAction, UpstreamHttp1, UpstreamProtocol,
-    UpstreamVersion,
+    CommonHttpOptions, FloodLimits, HeaderCase, Http2Options, KeepalivePing, UnderscoresAction, UpstreamHttp1,
+    UpstreamProtocol, UpstreamVersion,
 };
 use crate::rejection::{Rejection, Within};
 use crate::wire;
@@ -170,16 +171,24 @@ fn set_upstream_options(
     Ok(())
 }
 
-/// Whether header names are written in proper case.
-pub(in crate::resource) fn proper_case(options: &core::Http1ProtocolOptions) -> Result<bool, Rejection> {
+/// How header names are written.
+pub(in crate::resource) fn header_case(options: &core::Http1ProtocolOptions) -> Result<HeaderCase, Rejection> {
     use core::http1_protocol_options::header_key_format::HeaderFormat;
-    let Some(format) = &options.header_key_format else { return Ok(false) };
+    use preserve_case::preserve_case_formatter_config::FormatterTypeOnEnvoyHeaders as FormatterType;
+    let Some(format) = &options.header_key_format else { return Ok(HeaderCase::Lower) };
     match &format.header_format {
-        Some(HeaderFormat::ProperCaseWords(_)) => Ok(true),
-        Some(HeaderFormat::StatefulFormatter(_)) => {
-            Err(Rejection::unsupported("header_key_format.stateful_formatter", "use proper_case_words"))
+        Some(HeaderFormat::ProperCaseWords(_)) => Ok(HeaderCase::ProperWords),
+        Some(HeaderFormat::StatefulFormatter(extension)) => {
+            let path = "header_key_format.stateful_formatter.typed_config";
+            let config: preserve_case::PreserveCaseFormatterConfig =
+                wire::unpack(wire::required(&extension.typed_config, path)?, path)?;
+            let own = wire::enumeration(config.formatter_type_on_envoy_headers, "formatter_type_on_envoy_headers");
+            Ok(HeaderCase::Preserve {
+                reason: config.forward_reason_phrase,
+                own_proper: own.within(path)? == FormatterType::ProperCase,
+            })
         }
-        None => Err(Rejection::invalid("header_key_format", "needs proper_case_words")),
+        None => Err(Rejection::invalid("header_key_format", "needs proper_case_words or stateful_formatter")),
     }
 }
 
@@ -187,7 +196,7 @@ fn upstream_http1(options: Option<&core::Http1ProtocolOptions>) -> Result<Upstre
     let Some(options) = options else { return Ok(UpstreamHttp1::default()) };
     Ok(UpstreamHttp1 {
         enable_trailers: options.enable_trailers,
-        proper_case_headers: proper_case(options)?,
+        header_case: header_case(options)?,
         allow_chunked_length: options.allow_chunked_length,
         send_fully_qualified_url: options.send_fully_qualified_url,
     })

@@ -141,11 +141,6 @@ fn what_nothing_acts_on_is_refused() {
         "health_checks[0].http_health_check.request_headers_to_add[1].header.value: not supported: a health check has no \
          request for % operators to read; give plain text",
     );
-    let formatter = json!({ "stateful_formatter": { "name": "preserve_case" } });
-    refused(
-        json!({ "http_protocol_options": { "header_key_format": formatter } }),
-        "http_protocol_options.header_key_format.stateful_formatter: not supported: use proper_case_words",
-    );
 }
 
 #[test]
@@ -153,5 +148,5 @@ fn http1_options_towards_a_cluster() {
     let options = json!({ "send_fully_qualified_url": true, "allow_chunked_length": true, "enable_trailers": true });
     let http1 = read(json!({ "http_protocol_options": options })).expect("valid").protocol.http1;
     assert!(http1.send_fully_qualified_url && http1.allow_chunked_length && http1.enable_trailers);
-    assert!(!http1.proper_case_headers);
+    assert_eq!(http1.header_case, HeaderCase::Lower);
 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::rejection::{Rejection, Within};
 use crate::resource::access_log;
-use crate::resource::cluster::{common_options, http2_options, proper_case};
+use crate::resource::cluster::{common_options, header_case, http2_options};
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::header_mutation::{Mutation, mutation};
 use crate::resource::http_filter::{self, HttpFilter, HttpFilterKind};
@@ -174,7 +174,7 @@ fn http1(options: Option<&core::Http1ProtocolOptions>) -> Result<DownstreamHttp1
         accept_http_10: o.accept_http_10,
         default_host_for_http_10: wire::optional_name(&o.default_host_for_http_10),
         enable_trailers: o.enable_trailers,
-        proper_case_headers: proper_case(o)?,
+        header_case: header_case(o)?,
         allow_chunked_length: o.allow_chunked_length,
         allow_custom_methods: o.allow_custom_methods,
     })

@@ -206,8 +206,8 @@ impl Conn {
     fn inform(&mut self, status: StatusCode, headers: &HeaderMap) {
         let case = self.settings.header_case;
         let buf = self.out.buf(&self.local.buffers);
-        encode::put_status(buf, Version::HTTP_11, status);
-        encode::put_fields(buf, headers, case);
+        encode::put_status(buf, Version::HTTP_11, status, None);
+        encode::put_fields(buf, headers, case.into());
         buf.extend_from_slice(b"\r\n");
     }
 }

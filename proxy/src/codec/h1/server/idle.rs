@@ -11,7 +11,7 @@ use http::StatusCode;
 use super::conn::Conn;
 use crate::clock::Sleep;
 use crate::codec::drain::UNFINISHED_GRACE;
-use crate::codec::h1::head::Scan;
+use crate::codec::h1::head::{self, Fault, Scan};
 use crate::codec::h1::request::{self, Incoming, Refusal};
 use crate::codec::{Closed, Drain};
 
@@ -187,7 +187,7 @@ impl Wait<'_> {
         }
         let bytes = conn.read.len();
         match self.scan.run(&conn.read, conn.settings.limits.head_bytes) {
-            Ok(None) => refuse_early(&conn.read).map(|refusal| Next::Refused(refusal, bytes)),
+            Ok(None) => refuse_early(&conn.read, self.scan.lines()).map(|refusal| Next::Refused(refusal, bytes)),
             Ok(Some(end)) => {
                 let head = conn.read.split_to(end).freeze();
                 Some(match request::parse(&head, self.scan.lines(), &conn.settings) {
@@ -200,11 +200,17 @@ impl Wait<'_> {
     }
 }
 
-/// A first byte that no method has: TLS or garbage, which may never send an end of line.
-fn refuse_early(read: &[u8]) -> Option<Refusal> {
+/// A first byte that no method has, or a first line that starts no request: TLS or another protocol, which may never send the
+/// end of a head.
+fn refuse_early(read: &[u8], lines: usize) -> Option<Refusal> {
+    if lines == 1
+        && let Some(fault) = head::fault_in_start(read)
+    {
+        return Some(fault.into());
+    }
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     match read.first() {
-        Some(&first) if !token(first) => Some(crate::codec::h1::head::Fault::Malformed("invalid method").into()),
+        Some(&first) if !token(first) => Some(Fault::Malformed("invalid method").into()),
         _ => None,
     }
 }

@@ -81,6 +81,8 @@ fn responses() {
         ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", false, ok(200, ""), true),
         ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 12\r\n\r\n", false, ok(304, ""), true),
         ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", false, ok(204, ""), true),
+        ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", false, ok(204, ""), true),
+        ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nabc", false, protocol("content-length in a response without content"), false),
         ("GET", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false, ok(200, ""), true),
         ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi surplus", false, ok(200, "hi"), false),
         ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhi", true, cut(200), false),
