@@ -182,7 +182,8 @@ pub(in crate::resource) fn header_case(options: &core::Http1ProtocolOptions) -> 
             let path = "header_key_format.stateful_formatter.typed_config";
             let config: preserve_case::PreserveCaseFormatterConfig =
                 wire::unpack(wire::required(&extension.typed_config, path)?, path)?;
-            let own = wire::enumeration(config.formatter_type_on_envoy_headers, "formatter_type_on_envoy_headers");
+            let (own, field) = (config.formatter_type_on_envoy_headers, "formatter_type_on_envoy_headers");
+            let own = wire::enumeration::<FormatterType>(own, field);
             Ok(HeaderCase::Preserve {
                 reason: config.forward_reason_phrase,
                 own_proper: own.within(path)? == FormatterType::ProperCase,

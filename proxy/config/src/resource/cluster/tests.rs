@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sidemesh_proto::envoy::config::cluster::v3::Cluster as Wire;
 
-use super::{Cluster, Discovery, LbPolicy, LocalityLb, UpstreamVersion, parse};
+use super::{Cluster, Discovery, HeaderCase, LbPolicy, LocalityLb, UpstreamVersion, parse};
 
 fn read(mut value: Value) -> Result<Cluster, String> {
     if value.get("name").is_none() {

@@ -243,10 +243,10 @@ fn redirects_that_are_followed_have_predicates() {
     let expected = [listed, RedirectPredicate::PreviousRoutes, RedirectPredicate::SafeCrossScheme];
     assert_eq!(policy.predicates, expected);
     let unknown = json!([{ "name": "p", "typed_config": { "@type": "type.googleapis.com/google.protobuf.Empty" } }]);
-    refused(
-        with(unknown),
+    assert_eq!(
+        with(unknown).expect_err("must be refused").to_string(),
         "virtual_hosts[0].routes[0].route.internal_redirect_policy.predicates[0].typed_config: not supported: \
-         `google.protobuf.Empty` is not supported; use allow_listed_routes, previous_routes, safe_cross_scheme",
+         `google.protobuf.Empty` is not supported; use allow_listed_routes, previous_routes, safe_cross_scheme"
     );
 }
 
