@@ -153,8 +153,11 @@ fn rewrite_host(x: &mut Exchange, forward: &Forward) {
     }
     let Some(selected) = &x.selected else { return };
     let host = route::rewrite_host(selected, &x.parts.headers, x.target(), |f| x.format(f)).map(|h| h.into_owned());
-    if let Some(host) = host {
-        set_host(x, forward, &host);
+    let Some(host) = host else { return };
+    match HeaderValue::from_str(&host) {
+        // As in Envoy a branch's host comes without a word of the one before.
+        Ok(value) if weighted => drop(x.parts.headers.insert(HOST, value)),
+        _ => set_host(x, forward, &host),
     }
 }
 
