@@ -22,6 +22,7 @@ mod record;
 pub mod reply;
 mod request_id;
 pub mod route;
+mod route_stats;
 mod sources;
 mod stats;
 mod upgrade;
@@ -69,6 +70,7 @@ pub struct ConnectionManager {
     server_name: HeaderValue,
     date: finish::DateCache,
     budgets: forward::Budgets,
+    route_counters: route_stats::RouteCounters,
     h1: Rc<h1::server::Settings>,
     h2: h2::server::Settings,
     /// Whether anything reads request or response heads after the answer: access logs or spans.
@@ -133,6 +135,7 @@ impl ConnectionManager {
             server_name: HeaderValue::from_str(&config.server_name).unwrap_or(HeaderValue::from_static("sidemesh")),
             date: finish::DateCache::default(),
             budgets: forward::Budgets::default(),
+            route_counters: route_stats::RouteCounters::default(),
             h1: Rc::new(h1_settings(&config)),
             h2: h2_settings(&config),
             keeps_heads,

@@ -33,7 +33,7 @@ use super::finish::{self, Answer};
 use super::guard::{Limit, Limits};
 use super::names::*;
 use super::reply::LocalReply;
-use super::{hash_policy, mirror, route, upgrade};
+use super::{hash_policy, mirror, route, route_stats, upgrade};
 use crate::body::Body;
 use crate::telemetry::flags::ResponseFlags;
 use crate::upstream::{AttemptError, AttemptInfo, Cluster, Host, PickContext};
@@ -69,6 +69,8 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
         return Answer::Local(reply);
     }
     let mut plan = plan(x, forward, cluster);
+    x.info.virtual_cluster = x.info.vhost.clone().and_then(|host| route_stats::virtual_cluster(x, &host));
+    route_stats::started(x);
     head::finish(x, forward, &plan);
     if upgrade::terminates_connect(x, forward) {
         return Box::pin(upgrade::connect(x, &mut plan)).await;
@@ -114,6 +116,7 @@ fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>) -> Plan {
 fn charge(x: &Exchange, cluster: &Rc<Cluster>, status: u16, took: Option<Duration>) {
     if x.manager.router.dynamic_stats {
         cluster.charge_response(status, took);
+        route_stats::answered(x, status, took);
     }
 }
 
@@ -295,6 +298,7 @@ pub(super) fn settle(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<
 fn stopped(x: &mut Exchange, limit: Limit, plan: &Plan) -> Answer {
     if limit == Limit::Route {
         plan.cluster.stats().upstream_rq_timeout.inc();
+        route_stats::timed_out(x);
     }
     let mut reply = out_of_time(x, limit);
     if plan.timeouts.no_content && matches!(limit, Limit::Route | Limit::PerTry) {

@@ -79,6 +79,7 @@ fn routing<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
     match operator {
         Operator::RouteName => nonempty(&info.route.as_deref()?.name),
         Operator::VirtualHostName => nonempty(&info.vhost.as_deref()?.name),
+        Operator::VirtualClusterName => nonempty(info.virtual_cluster.as_deref()?),
         Operator::UpstreamCluster | Operator::UpstreamClusterRaw => nonempty(info.cluster.as_deref()?),
         Operator::UpstreamHost { part } => info.upstream.remote.map(|a| address(a, *part)),
         Operator::UpstreamHostName { with_port } => upstream_host_name(info, *with_port),

@@ -1,6 +1,7 @@
 //! Route tables (`route.v3.RouteConfiguration`): virtual hosts, routes, actions and their policies.
 
 mod action;
+mod answer;
 mod index;
 mod internal_redirect;
 mod parse;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 pub(in crate::resource) use action::subset_match;
+pub use answer::{DirectResponse, Redirect, RedirectPath};
 pub use index::RouteIndex;
 pub use internal_redirect::{InternalRedirect, RedirectPredicate};
 pub(crate) use parse::match_template;
@@ -36,7 +38,7 @@ use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::FilterOverrides;
 use crate::resource::http_filter::cors::CorsPolicy;
 use crate::resource::http_filter::header_mutation::Mutation;
-use crate::value::{Backoff, DataSource, Metadata, Name, RuntimeFraction};
+use crate::value::{Backoff, Metadata, Name, RuntimeFraction};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteConfig {
@@ -75,10 +77,18 @@ pub struct VirtualHost {
     pub rate_limits: Arc<[RateLimit]>,
     pub per_request_buffer_limit: Option<u64>,
     pub request_mirrors: Arc<[MirrorPolicy]>,
+    pub virtual_clusters: Vec<VirtualCluster>,
     /// The deprecated `cors`; policies among the overrides replace it.
     pub cors: Option<Arc<CorsPolicy>>,
     pub overrides: FilterOverrides,
     pub metadata: Option<Arc<Metadata>>,
+}
+
+/// Requests that are counted apart; the first whose headers all match.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VirtualCluster {
+    pub name: Name,
+    pub headers: Vec<HeaderMatcher>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +101,8 @@ pub enum RequireTls {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     pub name: Name,
+    /// Its requests are counted apart under this name.
+    pub stat_prefix: Option<Name>,
     pub matcher: RouteMatch,
     pub action: RouteAction,
     pub metadata: Option<Arc<Metadata>>,
@@ -432,36 +444,6 @@ pub struct UpgradeConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConnectConfig {
     pub allow_post: bool,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Redirect {
-    pub scheme: Option<Name>,
-    pub https: bool,
-    pub host: Option<Name>,
-    pub port: Option<u16>,
-    pub path: RedirectPath,
-    pub status: u16,
-    pub strip_query: bool,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum RedirectPath {
-    Keep,
-    /// May hold a query of its own.
-    Path(Name),
-    Prefix(Name),
-    Regex {
-        pattern: RegexPattern,
-        substitution: String,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct DirectResponse {
-    pub status: u16,
-    pub body: Option<DataSource>,
-    pub body_format: Option<crate::resource::http_connection_manager::BodyFormat>,
 }
 
 /// `route.v3.RateLimit`: the actions that make one descriptor.

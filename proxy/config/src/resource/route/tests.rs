@@ -5,7 +5,7 @@ use sidemesh_proto::envoy::config::route::v3 as pb;
 use super::*;
 use crate::matcher::{PeerCertificate, RequestView};
 use crate::rejection::Rejection;
-use crate::value::Runtime;
+use crate::value::{DataSource, Runtime};
 
 fn table(hosts: Value) -> Result<RouteConfig, Rejection> {
     table_with(json!({ "name": "r", "virtual_hosts": hosts }))
@@ -247,6 +247,23 @@ fn redirects_that_are_followed_have_predicates() {
         with(unknown).expect_err("must be refused").to_string(),
         "virtual_hosts[0].routes[0].route.internal_redirect_policy.predicates[0].typed_config: not supported: \
          `google.protobuf.Empty` is not supported; use allow_listed_routes, previous_routes, safe_cross_scheme"
+    );
+}
+
+#[test]
+fn requests_may_be_counted_apart() {
+    let host = |clusters: Value| {
+        table(json!([{ "name": "v", "domains": ["*"], "virtual_clusters": clusters,
+            "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "c" }, "stat_prefix": "all" }] }]))
+    };
+    let headers = json!([{ "name": ":path", "string_match": { "prefix": "/a" } }]);
+    let table = host(json!([{ "name": "a", "headers": headers }])).expect("valid");
+    let host_of = &table.virtual_hosts[0];
+    assert_eq!((&*host_of.virtual_clusters[0].name, host_of.virtual_clusters[0].headers.len()), ("a", 1));
+    assert_eq!(host_of.routes[0].stat_prefix.as_deref(), Some("all"));
+    refused(
+        host(json!([{ "name": "a" }])),
+        "virtual_hosts[0].virtual_clusters[0].headers: invalid: must hold at least one matcher",
     );
 }
 
