@@ -46,8 +46,8 @@ impl<'a> Names<'a> {
 
     /// The name as the message spelled it; else by the rule that is returned.
     pub(crate) fn spelled(&self, name: &str) -> Result<&'a str, HeaderCase> {
-        let same = |own: &&Box<str>| own.eq_ignore_ascii_case(name);
-        self.spelling.and_then(|s| s.names.iter().find(same)).map(|own| &**own).ok_or(self.case)
+        let names = self.spelling.map_or(&[][..], |s| &s.names);
+        names.iter().find(|own| own.eq_ignore_ascii_case(name)).map(|own| &**own).ok_or(self.case)
     }
 
     pub(crate) fn reason(&self) -> Option<&'a [u8]> {
