@@ -233,7 +233,7 @@ fn proxying_an_upgrade_is_passing_two_bodies() {
             .await
             .unwrap();
         let asked = receive(&mut origin).await.0;
-        assert_eq!(asked, "GET /ws HTTP/1.1\r\nhost: h\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n");
+        assert_eq!(asked, "GET /ws HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
         origin.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: k\r\n\r\nhello").await.unwrap();
         let answer = receive(&mut client).await.0;
         assert!(
