@@ -163,8 +163,8 @@ pub enum Operator {
     Hostname,
     LocalReplyBody,
     UniqueId,
-    /// The value the variable had when the format was read; `None`: it is not set.
-    Environment(Option<String>),
+    /// The value the variable had when the format was read; `-`: it was not set.
+    Environment(String),
     AccessLogType,
     BytesRetransmitted,
     /// Ours: why a request went where it went (`x-sidemesh-error` code; configuration revision).

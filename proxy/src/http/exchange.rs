@@ -16,6 +16,7 @@ use sidemesh_config::format::Format;
 use sidemesh_config::matcher::header::HeaderName as AnyHeader;
 use sidemesh_config::matcher::{PeerCertificate, RequestView};
 use sidemesh_config::resource::http_filter::FilterOverride;
+use sidemesh_config::value::Name;
 
 use super::filter::Data;
 use super::forwarded::Caller;
@@ -39,6 +40,8 @@ pub struct Exchange {
     pub upgrade: Option<Upgrade>,
     pub informational: Informational,
     pub caller: Caller,
+    /// The scheme that the request's target names.
+    pub named_scheme: Option<Scheme>,
     pub peer_certificate: PeerCertificate,
     pub requests_before: u64,
     /// 64 random bits of this request.
@@ -74,8 +77,12 @@ pub struct Exchange {
     pub hash_cookie: Option<http::HeaderValue>,
     /// The filters the request runs through.
     pub chain: Option<Rc<super::filter::Chain>>,
+    /// There was no head: what is answered is no request.
+    pub headless: bool,
     /// Internal redirects followed so far.
     pub redirects: u32,
+    /// The routes they led from and to, where a predicate asks.
+    pub redirected: Vec<(Name, Name)>,
     pub(super) done: bool,
 }
 
@@ -105,6 +112,7 @@ impl Exchange {
                 edge: false,
                 scheme: meta.scheme.unwrap_or(Scheme::Http),
             },
+            named_scheme: meta.scheme,
             peer_certificate: connection.peer_certificate,
             requests_before: meta.requests_before,
             random,
@@ -125,10 +133,29 @@ impl Exchange {
             local_body: Cow::Borrowed(""),
             hash_cookie: None,
             chain: None,
+            headless: false,
             redirects: 0,
+            redirected: Vec::new(),
             done: false,
             manager,
         }
+    }
+
+    /// For an answer to what the codec could not read as a request.
+    pub fn headless(connection: &Connection, protocol: Protocol, head_bytes: usize) -> Self {
+        let parts = http::Request::new(()).into_parts().0;
+        let meta = RequestMeta {
+            protocol,
+            scheme: None,
+            upgrade: None,
+            received: connection.manager.worker.local.clock.now(),
+            head_bytes,
+            requests_before: 0,
+            informational: Informational::default(),
+        };
+        let mut x = Exchange::begin(connection, parts, meta);
+        x.headless = true;
+        x
     }
 
     pub fn now(&self) -> Instant {
@@ -193,7 +220,7 @@ impl Exchange {
     pub fn log_context(&self) -> LogContext<'_> {
         LogContext {
             info: &self.info,
-            request: Some(RequestHead {
+            request: (!self.headless).then(|| RequestHead {
                 method: &self.parts.method,
                 scheme: self.caller.scheme.as_str(),
                 authority: self.authority(),

@@ -59,12 +59,16 @@ pub fn respond(mut x: Box<Exchange>, answer: Answer) -> Response<Body> {
 
 fn local(x: &mut Exchange, reply: LocalReply) -> Response<Body> {
     let mut response = reply::render_reply(x, reply);
-    let Some(selected) = &x.selected else { return response };
-    let forwards = selected.route.as_deref().is_some_and(|r| matches!(r.action, RouteAction::Forward(_)));
+    // Without a route there is nothing that edits would belong to.
+    let Some(route) = x.selected.as_ref().and_then(|s| s.route.as_deref()) else { return response };
+    let forwards = matches!(route.action, RouteAction::Forward(_));
     if forwards && x.info.upstream.attempts > 0 && forward::tells_attempts(x) {
         response.headers_mut().insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(x.info.upstream.attempts));
     }
-    edit_response(x, &mut response);
+    // Formats see the answer before it is sent, as in Envoy: it has no status yet.
+    let status = std::mem::take(&mut x.info.status);
+    edit_headers(x, &mut response);
+    x.info.status = status;
     if let Some(length) = response.body().exact_len()
         && response.headers().contains_key(CONTENT_LENGTH)
     {
@@ -75,6 +79,11 @@ fn local(x: &mut Exchange, reply: LocalReply) -> Response<Body> {
 
 /// Response header edits of the route's levels; formats see the response as it came.
 pub fn edit_response(x: &mut Exchange, response: &mut Response<Body>) {
+    x.info.status = response.status().as_u16();
+    edit_headers(x, response);
+}
+
+fn edit_headers(x: &mut Exchange, response: &mut Response<Body>) {
     let Some(selected) = x.selected.clone() else { return };
     let levels = [
         selected.route.as_ref().map(|r| &r.response_headers),
@@ -88,7 +97,6 @@ pub fn edit_response(x: &mut Exchange, response: &mut Response<Body>) {
         if edits.add.is_empty() {
             continue;
         }
-        x.info.status = response.status().as_u16();
         x.info.request_body_bytes = x.upload.as_ref().map_or(0, |u| u.bytes());
         // Formats may name response headers: they see the map as it stands.
         let held = std::mem::take(response.headers_mut());

@@ -8,7 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT, VIA};
 use sidemesh_config::format::TlsPart;
-use sidemesh_config::resource::http_connection_manager::{ForwardClientCert, HttpConnectionManager, XffDetection};
+use sidemesh_config::resource::http_connection_manager::{
+    ForwardClientCert, HttpConnectionManager, IpDetection, XffDetection,
+};
 
 use super::names::*;
 use crate::codec::Scheme;
@@ -47,26 +49,31 @@ const INTERNAL_ONLY: [HeaderName; 14] = [
     X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
 ];
 
-/// Brings the request's headers in order and tells who calls.
+/// The configuration demands an address that the request does not tell: the status it gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unknown(pub u16);
+
+/// Brings the request's headers in order and tells who calls. `named` is the scheme that the request's own target names.
 pub fn apply(
     headers: &mut HeaderMap,
     hcm: &HttpConnectionManager,
     connection: &ConnectionInfo,
     node: &crate::worker::Node,
     internal_only: &[HeaderName],
-) -> Caller {
+    named: Option<Scheme>,
+) -> Result<Caller, Unknown> {
     clean_hop_by_hop(headers);
     headers.remove(X_ENVOY_INTERNAL);
     let tls = connection.is_tls();
     let (address, checks) = if hcm.use_remote_address {
         edge_address(headers, hcm, connection)
     } else {
-        inner_address(headers, hcm, connection)
+        inner_address(headers, hcm, connection)?
     };
     if !headers.contains_key(X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, if tls { HTTPS } else { HTTP });
     }
-    let scheme = scheme_of(headers, hcm, tls);
+    let scheme = scheme_of(headers, hcm, tls, named);
     let internal = checks
         && match &hcm.internal_addresses {
             Some(ranges) => ranges.iter().any(|r| r.contains(address.ip())),
@@ -88,7 +95,7 @@ pub fn apply(
         insert_ip(headers, X_ENVOY_EXTERNAL_ADDRESS, address.ip());
     }
     client_cert(headers, hcm, connection);
-    Caller { address, internal, edge, scheme }
+    Ok(Caller { address, internal, edge, scheme })
 }
 
 /// Headers about one hop; the codecs have taken `connection` and its kin already.
@@ -124,26 +131,41 @@ fn edge_address(
     (trusted.map_or(connection.remote, |ip| SocketAddr::new(ip, 0)), checks)
 }
 
-/// Without it: what `x-forwarded-for` says, if it says anything valid.
+/// Without it: what `x-forwarded-for` says, or another sign that the configuration names, if it says anything valid.
 fn inner_address(
     headers: &mut HeaderMap,
     hcm: &HttpConnectionManager,
     connection: &ConnectionInfo,
-) -> (SocketAddr, bool) {
-    let found = match &hcm.xff_detection {
-        Some(detection) => {
-            let found = detected_address(headers, detection, connection.remote.ip());
-            if !detection.skip_append {
-                append_peer(headers, connection.remote.ip());
+) -> Result<(SocketAddr, bool), Unknown> {
+    let mut found = None;
+    if hcm.ip_detection.is_empty() {
+        found = last_address(headers, hcm.xff_num_trusted_hops);
+    }
+    for detection in &hcm.ip_detection {
+        found = match detection {
+            IpDetection::Xff(xff) => {
+                let found = detected_address(headers, xff, connection.remote.ip());
+                if !xff.skip_append {
+                    append_peer(headers, connection.remote.ip());
+                }
+                found
             }
-            found
+            IpDetection::Header(h) => {
+                let ip = headers.get(&h.header).and_then(|v| parse_ip(v.to_str().ok()?));
+                match (ip, h.refusal) {
+                    (None, Some(status)) => return Err(Unknown(status)),
+                    (ip, _) => ip.map(|ip| (ip, h.trusted)),
+                }
+            }
+        };
+        if found.is_some() {
+            break;
         }
-        None => last_address(headers, hcm.xff_num_trusted_hops),
-    };
-    match found {
+    }
+    Ok(match found {
         Some((ip, checks)) => (SocketAddr::new(ip, 0), checks),
         None => (connection.remote, false),
-    }
+    })
 }
 
 /// The `skip`-th address of `x-forwarded-for` counted from its end, and whether it was the only one.
@@ -246,22 +268,25 @@ pub fn append_joined(headers: &mut HeaderMap, name: HeaderName, value: &str, sep
     }
 }
 
-fn scheme_of(headers: &HeaderMap, hcm: &HttpConnectionManager, tls: bool) -> Scheme {
-    let given = match &hcm.scheme_override {
-        Some(scheme) => scheme.as_bytes(),
-        None => headers.get(X_FORWARDED_PROTO).map_or(&b""[..], HeaderValue::as_bytes),
+/// The scheme: what the configuration says, else what the request's own target says, else what a proxy in front says.
+fn scheme_of(headers: &mut HeaderMap, hcm: &HttpConnectionManager, tls: bool, named: Option<Scheme>) -> Scheme {
+    let parsed = |text: &[u8]| match text {
+        b"https" => Some(Scheme::Https),
+        b"http" => Some(Scheme::Http),
+        _ => None,
     };
-    match given {
-        b"https" => Scheme::Https,
-        b"http" => Scheme::Http,
-        _ if tls => Scheme::Https,
-        _ => Scheme::Http,
+    if let Some(scheme) = hcm.scheme_override.as_deref().and_then(|s| parsed(s.as_bytes())) {
+        headers.insert(X_FORWARDED_PROTO, if scheme == Scheme::Https { HTTPS } else { HTTP });
+        return scheme;
     }
+    let forwarded = || headers.get(X_FORWARDED_PROTO).and_then(|v| parsed(v.as_bytes()));
+    named.or_else(forwarded).unwrap_or(if tls { Scheme::Https } else { Scheme::Http })
 }
 
 fn sanitize(headers: &mut HeaderMap, edge: bool, internal_only: &[HeaderName]) {
     if edge {
         headers.remove(X_ENVOY_DECORATOR_OPERATION);
+        headers.remove(X_ENVOY_ORIGINAL_PATH);
         headers.remove(X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER);
         headers.remove(X_ENVOY_DOWNSTREAM_SERVICE_NODE);
     }
@@ -301,8 +326,9 @@ fn client_cert(headers: &mut HeaderMap, hcm: &HttpConnectionManager, connection:
     if hcm.forward_client_cert == ForwardClientCert::ForwardOnly {
         return;
     }
-    let chain = hcm.client_cert_details.chain.then(|| peer.chain_url_encoded()).flatten();
-    tell_cert(headers, hcm.forward_client_cert, cert_element(&hcm.client_cert_details, chain, |part| peer.part(part)));
+    let chain = || peer.chain_url_encoded();
+    let element = cert_element(&hcm.client_cert_details, |part| peer.part(part), chain);
+    tell_cert(headers, hcm.forward_client_cert, element);
 }
 
 /// Puts the element about our peer last. Where it cannot be told (a name in it is no header text), nothing is: what the
@@ -322,8 +348,8 @@ fn tell_cert(headers: &mut HeaderMap, how: ForwardClientCert, element: String) {
 /// One element of `x-forwarded-client-cert`: `By=...;Hash=...;Subject="...";URI=...;DNS=...`.
 fn cert_element<'a>(
     details: &sidemesh_config::resource::http_connection_manager::ClientCertDetails,
-    chain: Option<String>,
     part: impl Fn(TlsPart) -> Option<std::borrow::Cow<'a, str>>,
+    chain: impl Fn() -> Option<String>,
 ) -> String {
     let mut fields: Vec<String> = Vec::new();
     let mut each = |key: &str, which: TlsPart| {
@@ -333,15 +359,17 @@ fn cert_element<'a>(
     };
     each("By", TlsPart::LocalUriSan);
     each("Hash", TlsPart::PeerFingerprint256);
-    let escape = |pem: &str| percent_encoding::utf8_percent_encode(pem, percent_encoding::NON_ALPHANUMERIC).to_string();
     if details.cert
         && let Some(pem) = part(TlsPart::PeerCert)
     {
-        // `%DOWNSTREAM_PEER_CERT%` is the escaped certificate already.
-        let text = if pem.contains('%') { pem.into_owned() } else { escape(&pem) };
-        fields.push(format!("Cert=\"{text}\""));
+        // As `%DOWNSTREAM_PEER_CERT%`: escaped already.
+        fields.push(format!("Cert=\"{pem}\""));
     }
-    fields.extend(chain.map(|text| format!("Chain=\"{text}\"")));
+    if details.chain
+        && let Some(chain) = chain()
+    {
+        fields.push(format!("Chain=\"{chain}\""));
+    }
     if details.subject {
         let subject = part(TlsPart::PeerSubject).unwrap_or_default();
         fields.push(format!("Subject=\"{}\"", subject.replace('\\', "\\\\").replace('"', "\\\"")));

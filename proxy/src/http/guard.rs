@@ -30,6 +30,8 @@ pub enum Limit {
     Duration,
     /// The connection manager's `request_timeout`.
     Request,
+    /// The longest that one attempt may last.
+    Upstream,
 }
 
 impl Limit {
@@ -41,6 +43,7 @@ impl Limit {
             Limit::StreamIdle => "the stream idle timeout",
             Limit::Duration => "the longest stream duration",
             Limit::Request => "the request timeout",
+            Limit::Upstream => "the longest upstream stream duration",
         }
     }
 }
@@ -104,6 +107,8 @@ pub struct Limits {
     /// The route's timeout; it starts with the end of the request.
     pub route: Option<Duration>,
     pub per_try_idle: Option<Duration>,
+    /// When the attempt must be over.
+    pub upstream_ends: Option<Instant>,
     pub cluster: Rc<Cluster>,
     pub host: Rc<Host>,
 }
@@ -112,6 +117,7 @@ impl Limits {
     pub fn any(&self, x: &Exchange) -> bool {
         self.route.is_some()
             || self.per_try_idle.is_some()
+            || self.upstream_ends.is_some()
             || x.idle.is_some()
             || x.duration_ends.is_some()
             || self.cluster.weighs_reports()
@@ -173,7 +179,8 @@ impl Guard {
             .then(|| self.limits.route.and_then(|t| self.started.max(active).checked_add(t)))
             .flatten()
             .map(|at| (at, Limit::Route));
-        [route, idle, per_try, duration, pending].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let upstream = self.limits.upstream_ends.map(|at| (at, Limit::Upstream));
+        [route, idle, per_try, upstream, duration, pending].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<Error> {

@@ -7,16 +7,16 @@ use http::header::{HOST, HeaderValue};
 use http::{Request, Response, StatusCode};
 use sidemesh_config::resource::cluster::UnderscoresAction;
 use sidemesh_config::resource::listener::TrafficDirection;
-use sidemesh_config::resource::route::RouteAction;
+use sidemesh_config::resource::route::{ClusterChoice, RouteAction};
 
 use super::exchange::Exchange;
 use super::finish::{self, Answer};
-use super::names::{X_CLIENT_TRACE_ID, X_ENVOY_DECORATOR_OPERATION, X_ENVOY_FORCE_TRACE};
+use super::names::{GRPC_TIMEOUT, X_CLIENT_TRACE_ID, X_ENVOY_DECORATOR_OPERATION, X_ENVOY_FORCE_TRACE};
 use super::normalize::Normalized;
 use super::reply::LocalReply;
 use super::request_id::{self, TraceReason};
 use super::upload::Upload;
-use super::{Connection, filter, forward, forwarded, headers, record, route, upgrade};
+use super::{Connection, filter, forward, forwarded, hash_policy, headers, record, route, upgrade};
 use crate::body::Body;
 use crate::codec::{self, Handler, Protocol, Rejection, RequestMeta};
 use crate::telemetry::trace;
@@ -47,7 +47,9 @@ async fn answer(x: &mut Exchange) -> Answer {
     if let Some(refused) = hygiene(x) {
         return refused;
     }
-    identify(x);
+    if let Some(refused) = identify(x) {
+        return refused;
+    }
     loop {
         match route_and_act(x).await {
             // An internal redirect: the request it has become takes the same way from here.
@@ -146,18 +148,23 @@ fn underscores(x: &mut Exchange, action: UnderscoresAction) -> Option<Answer> {
 }
 
 /// Who calls, and by which id the request is known.
-fn identify(x: &mut Exchange) {
+fn identify(x: &mut Exchange) -> Option<Answer> {
     let manager = x.manager.clone();
     let config = x.config.clone();
     let table = route::table(&manager.config.routes, &config, &x.parts.headers);
     let internal_only = table.map_or(&[][..], |t| &t.internal_only_headers);
     let node = &manager.worker.shared.node;
-    x.caller = forwarded::apply(&mut x.parts.headers, &manager.config, &x.info.connection, node, internal_only);
+    let (headers, named) = (&mut x.parts.headers, x.named_scheme);
+    match forwarded::apply(headers, &manager.config, &x.info.connection, node, internal_only, named) {
+        Ok(caller) => x.caller = caller,
+        Err(unknown) => return Some(Answer::Local(LocalReply::client_unknown(unknown.0))),
+    }
     x.info.remote = x.caller.address;
     request_id::apply(&mut x.parts.headers, &manager.config, &x.caller, &manager.worker.local.random);
     if !manager.config.early_header_mutation.is_empty() {
         filter::mutate_request(x, &manager.config.early_header_mutation);
     }
+    None
 }
 
 /// Runs the matcher; also what filters call that clear the route cache.
@@ -180,6 +187,21 @@ pub(super) fn select_route(x: &mut Exchange) {
         x.info.cluster = route::cluster_name(&selected, |name| x.header(name));
     }
     x.selected = Some(selected);
+    branch_by_hash(x);
+}
+
+/// `weighted_clusters.use_hash_policy`: the branch follows the hash, where the request has one.
+fn branch_by_hash(x: &mut Exchange) {
+    let Some(route) = x.info.route.clone() else { return };
+    let RouteAction::Forward(forward) = &route.action else { return };
+    let ClusterChoice::Weighted(weighted) = &forward.cluster else { return };
+    if weighted.use_hash_policy
+        && let Some(hash) = hash_policy::hash(x, &forward.hash_policy)
+        && let Some(selected) = &mut x.selected
+    {
+        selected.branch = route::branch_at(weighted, hash, &x.config.runtime);
+    }
+    x.info.cluster = x.selected.as_ref().and_then(|s| route::cluster_name(s, |name| x.header(name)));
 }
 
 /// Joins or starts a trace, where tracing is configured.
@@ -234,12 +256,23 @@ fn name_operation(x: &mut Exchange) {
     x.operation = asked.or_else(|| decorator.map(|d| Box::from(&*d.operation)));
 }
 
-/// `max_stream_duration` and `grpc-timeout` run from the request's head.
+/// `max_stream_duration` and `grpc-timeout` run from the request's head. A gRPC upstream is told the former.
 fn arm_duration(x: &mut Exchange) {
     let own = x.manager.config.common.max_stream_duration;
-    let forward = x.selected.as_ref().and_then(|s| s.forward());
-    if let Some(limit) = route::max_duration(forward, own, &x.parts.headers) {
+    let limits = x.selected.as_ref().and_then(|s| s.forward()?.max_stream_duration);
+    let limit = route::max_duration(limits, own, &x.parts.headers);
+    if let Some(limit) = limit {
         x.duration_ends = x.info.start.checked_add(limit);
+    }
+    if let Some(limits) = limits
+        && x.is_grpc()
+    {
+        match limit {
+            Some(limit) => drop(x.parts.headers.insert(GRPC_TIMEOUT, route::grpc_timeout_text(limit))),
+            // An explicit zero lifts every limit.
+            None if limits.max_stream_duration.is_some() => drop(x.parts.headers.remove(GRPC_TIMEOUT)),
+            None => {}
+        }
     }
 }
 
@@ -298,8 +331,14 @@ fn direct_reply(x: &mut Exchange, direct: &sidemesh_config::resource::route::Dir
     if let Some(body) = direct.body.as_ref().and_then(|b| x.manager.sources.text(b)) {
         reply = reply.body(body);
     }
+    if matches!(direct.status, 201 | 300..=399)
+        && let Ok(here) =
+            HeaderValue::try_from(format!("{}://{}{}", x.caller.scheme.as_str(), x.authority(), x.target()))
+    {
+        reply = reply.header(http::header::LOCATION, here);
+    }
     if let Some(format) = &direct.body_format {
-        x.info.status = direct.status;
+        // The status is not settled yet, as in Envoy: `%RESPONSE_CODE%` is 0 here.
         x.local_body = reply.body.clone();
         let content_type = super::reply::apply_format(x, format);
         reply.body = std::mem::take(&mut x.local_body);

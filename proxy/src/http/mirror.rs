@@ -8,13 +8,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::header::{HOST, HeaderValue};
+use sidemesh_config::resource::http_filter::header_mutation::Mutation;
 use sidemesh_config::resource::route::{Forward, MirrorPolicy, Priority};
 
 use super::exchange::Exchange;
 use super::names::*;
 use super::normalize::split_port;
 use super::upload::Upload;
-use super::{headers, route};
+use super::{filter, headers, route};
 use crate::body::Body;
 use crate::codec::SendOptions;
 use crate::telemetry::stream_info::TraceContext;
@@ -72,10 +73,15 @@ fn head(x: &Exchange, policy: &MirrorPolicy) -> http::request::Parts {
         let context = TraceContext { sampled, ..x.info.trace };
         trace::inject(&context, x.trace_state.as_ref(), b3, &mut head.headers);
     }
-    headers::remove(&mut head.headers, &policy.request_headers.remove);
-    let mut changes = headers::Changes::new();
-    headers::evaluate(&policy.request_headers.add, &head.headers, &x.log_context(), &mut changes);
-    headers::apply(changes, &mut head.headers);
+    for step in &policy.request_headers {
+        match step {
+            Mutation::Set(edit) => {
+                let change = headers::evaluate_one(edit, &head.headers, &x.log_context());
+                headers::apply(change.into_iter().collect(), &mut head.headers);
+            }
+            step => filter::remove_by(&mut head.headers, step),
+        }
+    }
     let host = match &policy.host_rewrite {
         Some(host) => host.to_string(),
         None if policy.disable_shadow_host_suffix => return head,

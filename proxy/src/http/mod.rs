@@ -22,6 +22,7 @@ mod record;
 pub mod reply;
 mod request_id;
 pub mod route;
+mod route_stats;
 mod sources;
 mod stats;
 mod upgrade;
@@ -69,6 +70,7 @@ pub struct ConnectionManager {
     server_name: HeaderValue,
     date: finish::DateCache,
     budgets: forward::Budgets,
+    route_counters: route_stats::RouteCounters,
     h1: Rc<h1::server::Settings>,
     h2: h2::server::Settings,
     /// Whether anything reads request or response heads after the answer: access logs or spans.
@@ -133,6 +135,7 @@ impl ConnectionManager {
             server_name: HeaderValue::from_str(&config.server_name).unwrap_or(HeaderValue::from_static("sidemesh")),
             date: finish::DateCache::default(),
             budgets: forward::Budgets::default(),
+            route_counters: route_stats::RouteCounters::default(),
             h1: Rc::new(h1_settings(&config)),
             h2: h2_settings(&config),
             keeps_heads,
@@ -255,6 +258,14 @@ fn idle_timeout(config: &HttpConnectionManager) -> Option<Duration> {
     config.common.idle_timeout.unwrap_or(Some(Duration::from_secs(3600)))
 }
 
+/// How long a client may take nothing of its response.
+fn flush_timeout(config: &HttpConnectionManager) -> Option<Duration> {
+    match config.stream_flush_timeout {
+        Some(limit) => Some(limit).filter(|limit| !limit.is_zero()),
+        None => config.stream_idle_timeout,
+    }
+}
+
 fn h1_settings(config: &HttpConnectionManager) -> h1::server::Settings {
     let http1 = &config.http1;
     h1::server::Settings {
@@ -268,12 +279,15 @@ fn h1_settings(config: &HttpConnectionManager) -> h1::server::Settings {
         allow_absolute_url: http1.allow_absolute_url,
         allow_chunked_length: http1.allow_chunked_length,
         allow_custom_methods: http1.allow_custom_methods,
-        header_case: if http1.proper_case_headers { h1::HeaderCase::ProperWords } else { h1::HeaderCase::Lower },
+        header_case: http1.header_case,
         proxy_100_continue: config.proxy_100_continue,
         idle_timeout: idle_timeout(config),
         request_headers_timeout: config.request_headers_timeout,
-        write_timeout: config.stream_idle_timeout,
+        request_timeout: config.request_timeout,
+        stream_idle_timeout: config.stream_idle_timeout,
+        flush_timeout: flush_timeout(config),
         max_connection_duration: config.common.max_connection_duration,
+        safe_max_connection_duration: config.http1_safe_max_connection_duration,
         max_requests_per_connection: config.common.max_requests_per_connection.map(u64::from),
         delayed_close_timeout: config.delayed_close_timeout.unwrap_or(Duration::ZERO),
     }
@@ -290,6 +304,7 @@ fn h2_settings(config: &HttpConnectionManager) -> h2::server::Settings {
             allow_connect: http2.allow_connect,
             max_head_bytes: config.max_request_headers_kb.saturating_mul(1024),
             max_headers: config.common.max_headers_count.unwrap_or(100) as usize,
+            floods: http2.floods,
             keepalive: http2.keepalive.and_then(|k| {
                 Some(h2::Keepalive {
                     interval: k.interval?,
@@ -304,6 +319,7 @@ fn h2_settings(config: &HttpConnectionManager) -> h2::server::Settings {
         max_requests_per_connection: config.common.max_requests_per_connection.map(u64::from),
         drain_timeout: config.drain_timeout,
         delayed_close_timeout: config.delayed_close_timeout.unwrap_or(Duration::ZERO),
-        write_timeout: config.stream_idle_timeout,
+        proxy_100_continue: config.proxy_100_continue,
+        flush_timeout: flush_timeout(config),
     }
 }

@@ -242,7 +242,7 @@ impl HostRules {
     /// The new host, when it changes.
     pub fn apply(&self, host: &str) -> Option<HeaderValue> {
         let (mut name, port) = split_port(host);
-        let strip = port.is_some_and(|p| {
+        let strip = port.filter(|p| !p.is_empty()).is_some_and(|p| {
             self.strip_any_port || self.strip_port.is_some_and(|own| p.parse::<u16>().ok() == Some(own))
         });
         let dot = self.strip_trailing_dot && name.ends_with('.');

@@ -1,16 +1,17 @@
 //! The end of a request: counters, access log, span. And the requests that never became one.
 
-use http::header::{CONTENT_TYPE, HeaderValue, SERVER};
-use http::{HeaderMap, Response};
+use http::Response;
+use http::header::{DATE, SERVER};
 use sidemesh_config::resource::listener::TrafficDirection;
 
 use super::Connection;
 use super::exchange::Exchange;
 use super::guard::Limit;
+use super::reply::{self, LocalReply};
 use crate::body::{Body, End, Error};
 use crate::codec::{Protocol, Rejection};
 use crate::telemetry::flags::ResponseFlags;
-use crate::telemetry::stream_info::{LogContext, StreamInfo, TraceContext};
+use crate::telemetry::stream_info::TraceContext;
 use crate::telemetry::trace::{Kind, Span, describe};
 
 pub fn started(x: &Exchange) {
@@ -49,6 +50,9 @@ fn cut(x: &mut Exchange, limit: Limit) {
             (ResponseFlags::DURATION_TIMEOUT, "max_duration_timeout")
         }
         Limit::Request => (ResponseFlags::STREAM_IDLE_TIMEOUT, "request_overall_timeout"),
+        Limit::Upstream => {
+            (ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "upstream_max_stream_duration_reached")
+        }
     };
     stats.downstream_rq_tx_reset.inc();
     x.flag(flag);
@@ -204,37 +208,19 @@ pub fn rejected(connection: &Connection, rejection: &Rejection) -> Response<Body
         408 => stats.downstream_rq_header_timeout.inc(),
         _ => stats.downstream_cx_protocol_error.inc(),
     }
-    let mut response = rejection.response();
+    let mut x = Exchange::headless(connection, rejection.protocol, rejection.head_bytes);
+    let reply = LocalReply::new(rejection.status, rejection.details, "").body(rejection.body);
+    let mut response = reply::render_reply(&mut x, reply.flags(&[ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR]));
     let headers = response.headers_mut();
     headers.insert(SERVER, manager.server_name.clone());
-    headers.insert(http::header::DATE, manager.date.at(manager.worker.local.clock.system()));
-    if headers.contains_key(CONTENT_TYPE) {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    headers.insert(DATE, manager.date.at(manager.worker.local.clock.system()));
+    let logs = &manager.config.access_logs;
+    if !logs.is_empty() {
+        x.info.timing.downstream_tx_end = Some(x.now());
+        x.info.response_body_bytes = x.local_body.len() as u64;
+        x.response_headers = response.headers().clone();
+        manager.worker.log.log(logs, &x.log_context(), &x.config.runtime, x.random);
     }
-    log_rejected(connection, rejection, &response);
+    x.done = true;
     response
-}
-
-fn log_rejected(connection: &Connection, rejection: &Rejection, response: &Response<Body>) {
-    let manager = &connection.manager;
-    if manager.config.access_logs.is_empty() {
-        return;
-    }
-    let local = &manager.worker.local;
-    let now = local.clock.now();
-    let mut info = StreamInfo::new(connection.info.clone(), Some(rejection.protocol), now, local.clock.system());
-    info.status = rejection.status.as_u16();
-    info.details = rejection.details.into();
-    info.request_header_bytes = rejection.head_bytes as u64;
-    info.timing.downstream_tx_end = Some(now);
-    info.response_body_bytes = rejection.body.len() as u64;
-    info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
-    let none: Option<&HeaderMap> = None;
-    let context = LogContext {
-        response_headers: Some(response.headers()).or(none),
-        local_reply_body: rejection.body,
-        ..LogContext::of(&info, now)
-    };
-    let config = manager.worker.config();
-    manager.worker.log.log(&manager.config.access_logs, &context, &config.runtime, local.random.next_u64());
 }

@@ -83,6 +83,12 @@ impl LocalReply {
         Self::new(StatusCode::NOT_FOUND, "route_not_found", "route.none").flags(&[ResponseFlags::NO_ROUTE_FOUND])
     }
 
+    /// An `original_ip_detection` extension demands an address.
+    pub fn client_unknown(status: u16) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+        Self::new(status, "rejecting_because_detection_failed", "request.client_unknown")
+    }
+
     pub fn upgrade_refused() -> Self {
         Self::new(StatusCode::FORBIDDEN, "upgrade_failed", "upgrade.not_allowed")
     }
@@ -135,6 +141,14 @@ impl LocalReply {
             .body("downstream duration timeout")
             .flags(&[ResponseFlags::DURATION_TIMEOUT])
             .grpc(4)
+    }
+
+    /// `x-envoy-upstream-stream-duration-ms`, or the cluster's `max_stream_duration`.
+    pub fn upstream_max_duration() -> Self {
+        let details = "upstream_max_stream_duration_reached";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, details, "timeout.upstream_max_duration")
+            .body("upstream max stream duration reached")
+            .flags(&[ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED])
     }
 
     /// An attempt that brought no response head.
@@ -305,7 +319,9 @@ pub fn apply_format(x: &mut Exchange, format: &BodyFormat) -> HeaderValue {
         }
         BodyFormatKind::Json(f) => {
             render_json(f, &x.log_context(), format.omit_empty, &mut out);
-            out.push('\n');
+            if !x.is_grpc() {
+                out.push('\n');
+            }
             HeaderValue::from_static("application/json")
         }
     };

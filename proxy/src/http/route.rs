@@ -7,17 +7,17 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::HeaderMap;
+use http::header::{HeaderMap, HeaderValue};
 use sidemesh_config::matcher::RequestView;
 use sidemesh_config::matcher::header::HeaderName as AnyHeader;
 use sidemesh_config::matcher::path::PathMatcher;
 use sidemesh_config::resource::http_connection_manager::{RouteSource, ScopeExtract, ScopeKeyPart, ScopeSource};
 use sidemesh_config::resource::route::{
     ClusterChoice, ClusterChoiceLeaf, Forward, HostRewrite, PathRewrite, Redirect, RedirectPath, RequireTls, Route,
-    RouteAction, RouteConfig, TemplatePiece, VirtualHost, WeightedCluster,
+    RouteAction, RouteConfig, RouteStreamDuration, TemplatePiece, VirtualHost, WeightedCluster, WeightedClusters,
 };
 use sidemesh_config::snapshot::Snapshot;
-use sidemesh_config::value::Name;
+use sidemesh_config::value::{Name, Runtime};
 
 use super::normalize::split_port;
 use crate::codec::Scheme;
@@ -117,10 +117,14 @@ fn branch(forward: &Forward, view: &RequestView<'_>) -> Option<usize> {
         .as_ref()
         .and_then(|name| view.headers.get(name)?.to_str().ok()?.parse::<u64>().ok());
     // The low bits decided runtime fractions already.
-    let drawn = given.unwrap_or(view.random >> 20);
+    branch_at(weighted, given.unwrap_or(view.random >> 20), view.runtime)
+}
+
+/// The branch of `weighted_clusters` that `drawn` falls into.
+pub fn branch_at(weighted: &WeightedClusters, drawn: u64, runtime: &Runtime) -> Option<usize> {
     let weight_of = |c: &WeightedCluster| match (&weighted.runtime_key_prefix, &c.cluster) {
         (Some(prefix), ClusterChoiceLeaf::Cluster(name)) => {
-            view.runtime.number(&format!("{prefix}.{name}")).map_or(u64::from(c.weight), |n| n.max(0.0) as u64)
+            runtime.number(&format!("{prefix}.{name}")).map_or(u64::from(c.weight), |n| n.max(0.0) as u64)
         }
         _ => u64::from(c.weight),
     };
@@ -246,17 +250,18 @@ pub fn location(redirect: &Redirect, route: &Route, scheme: Scheme, host: &str, 
         }
     }
     let (path, query) = split_query(target);
-    let query = if redirect.strip_query { "" } else { query };
-    match &redirect.path {
-        RedirectPath::Keep => out += path,
+    let new = match &redirect.path {
+        RedirectPath::Keep => Cow::Borrowed(path),
+        // A query of its own takes the request's place, and is never stripped.
         RedirectPath::Path(new) if new.contains('?') => return out + new,
-        RedirectPath::Path(new) => out += new,
-        RedirectPath::Prefix(new) => out += &replace_prefix(&route.matcher.path, path, new),
-        RedirectPath::Regex { pattern, substitution } => {
-            out += &pattern.0.replace_all(path, substitution.as_str());
-        }
+        RedirectPath::Path(new) => Cow::Borrowed(&**new),
+        RedirectPath::Prefix(new) => Cow::Owned(replace_prefix(&route.matcher.path, path, new)),
+        RedirectPath::Regex { pattern, substitution } => pattern.0.replace_all(path, substitution.as_str()),
+    };
+    match redirect.strip_query {
+        true => out + split_query(&new).0,
+        false => out + &new + query,
     }
-    out + query
 }
 
 /// `grpc-timeout`: digits and a unit (gRPC over HTTP/2, "Requests").
@@ -272,16 +277,31 @@ pub fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
         "M" => Duration::from_secs(n * 60),
         "S" => Duration::from_secs(n),
         "m" => Duration::from_millis(n),
-        "u" => Duration::from_micros(n),
-        "n" => Duration::from_nanos(n),
+        // Whole milliseconds, rounded up.
+        "u" => Duration::from_millis(n.div_ceil(1_000)),
+        "n" => Duration::from_millis(n.div_ceil(1_000_000)),
         _ => return None,
     })
 }
 
+/// `grpc-timeout`: milliseconds as long as eight digits hold them, then seconds.
+pub fn grpc_timeout_text(limit: Duration) -> HeaderValue {
+    const MOST: u128 = 99_999_999;
+    let text = match limit.as_millis() {
+        millis if millis <= MOST => format!("{millis}m"),
+        _ => format!("{}S", u128::from(limit.as_secs()).min(MOST)),
+    };
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("99999999S"))
+}
+
 /// How long the whole stream may last: `max_stream_duration` of the route with `grpc-timeout` taken into account, else the
-/// connection manager's. The flag: the limit comes from `grpc-timeout`.
-pub fn max_duration(forward: Option<&Forward>, own: Option<Duration>, headers: &HeaderMap) -> Option<Duration> {
-    let Some(limits) = forward.and_then(|f| f.max_stream_duration.as_ref()) else {
+/// connection manager's.
+pub fn max_duration(
+    limits: Option<RouteStreamDuration>,
+    own: Option<Duration>,
+    headers: &HeaderMap,
+) -> Option<Duration> {
+    let Some(limits) = limits else {
         return own.filter(|d| !d.is_zero());
     };
     let asked = grpc_timeout(headers);
@@ -290,12 +310,8 @@ pub fn max_duration(forward: Option<&Forward>, own: Option<Duration>, headers: &
             if !max.is_zero() {
                 timeout = timeout.min(max);
             }
-            if let Some(offset) = limits.grpc_timeout_header_offset
-                && offset < timeout
-            {
-                timeout -= offset;
-            }
-            Some(timeout)
+            // A caller that asks for no more than the offset is out of time at once.
+            Some(timeout.saturating_sub(limits.grpc_timeout_header_offset.unwrap_or_default()))
         }
         _ => limits.max_stream_duration.or(own).filter(|d| !d.is_zero()),
     }
@@ -315,9 +331,51 @@ mod tests {
         assert_eq!(parse("400m"), Some(Duration::from_millis(400)));
         assert_eq!(parse("2S"), Some(Duration::from_secs(2)));
         assert_eq!(parse("1H"), Some(Duration::from_secs(3600)));
+        assert_eq!(parse("1500u"), Some(Duration::from_millis(2)));
         assert_eq!(parse("m"), None);
         assert_eq!(parse("999999999m"), None);
         assert_eq!(parse("5x"), None);
+    }
+
+    #[test]
+    fn grpc_timeouts_are_written_in_eight_digits() {
+        assert_eq!(grpc_timeout_text(Duration::from_secs(10)), "10000m");
+        assert_eq!(grpc_timeout_text(Duration::from_secs(120_000)), "120000S");
+    }
+
+    #[test]
+    fn a_grpc_timeout_within_the_offset_is_over_at_once() {
+        let limits = RouteStreamDuration {
+            grpc_timeout_header_max: Some(Duration::from_secs(2)),
+            grpc_timeout_header_offset: Some(Duration::from_millis(300)),
+            ..RouteStreamDuration::default()
+        };
+        let limit = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(super::super::names::GRPC_TIMEOUT, HeaderValue::from_static(text));
+            max_duration(Some(limits), None, &headers)
+        };
+        assert_eq!(limit("800m"), Some(Duration::from_millis(500)));
+        assert_eq!(limit("5S"), Some(Duration::from_millis(1700)));
+        assert_eq!(limit("200m"), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_stripped_query_is_stripped_from_what_replaces_the_path() {
+        let table = sidemesh_proto::json::parse::<sidemesh_proto::envoy::config::route::v3::RouteConfiguration>(
+            "envoy.config.route.v3.RouteConfiguration",
+            &serde_json::json!({ "virtual_hosts": [{ "name": "v", "domains": ["*"], "routes": [
+                { "match": { "prefix": "/a" }, "redirect": { "prefix_rewrite": "/b?x=1", "strip_query": true } },
+                { "match": { "prefix": "/a" }, "redirect": { "path_redirect": "/b?x=1", "strip_query": true } },
+                { "match": { "prefix": "/a" }, "redirect": { "prefix_rewrite": "/b" } },
+            ] }] }),
+        );
+        let table = sidemesh_config::resource::route::parse(&table.unwrap()).unwrap();
+        let locations = table.virtual_hosts[0].routes.iter().map(|route| match &route.action {
+            RouteAction::Redirect(redirect) => location(redirect, route, Scheme::Http, "h", "/a/t?q"),
+            _ => String::new(),
+        });
+        assert_eq!(locations.collect::<Vec<_>>(), ["http://h/b", "http://h/b?x=1", "http://h/b/t?q"]);
     }
 
     #[test]

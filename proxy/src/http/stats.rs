@@ -56,6 +56,7 @@ stats_group! {
         passthrough_internal_redirect_unsafe_scheme: Counter,
         passthrough_internal_redirect_too_many_redirects: Counter,
         passthrough_internal_redirect_no_route: Counter,
+        passthrough_internal_redirect_predicate: Counter,
         rs_too_large: Counter,
         tracing_random_sampling: Counter = "tracing.random_sampling",
         tracing_client_enabled: Counter = "tracing.client_enabled",

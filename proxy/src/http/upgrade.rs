@@ -136,11 +136,9 @@ pub fn admit(x: &mut Exchange) -> Result<Filters, LocalReply> {
 
 /// Whether the route ends a CONNECT here (`connect_config`) and passes its bytes on as plain TCP.
 pub fn terminates_connect(x: &Exchange, forward: &Forward) -> bool {
-    if x.upgrade.is_none() {
-        return false;
-    }
     let config = forward.upgrades.iter().find(|u| &*u.kind == "connect").and_then(|u| u.connect);
-    config.is_some_and(|c| x.is_connect() || (c.allow_post && x.parts.method == http::Method::POST))
+    let posts = || x.upgrade.is_none() && x.parts.method == http::Method::POST;
+    config.is_some_and(|c| (x.is_connect() && x.upgrade.is_some()) || (c.allow_post && posts()))
 }
 
 /// Opens the TCP connection and makes the bodies its two directions.
@@ -164,7 +162,8 @@ pub async fn connect(x: &mut Exchange, plan: &mut Plan) -> Answer {
             let mut response = Response::new(body);
             *response.status_mut() = StatusCode::OK;
             x.info.details = "via_upstream".into();
-            let limits = Limits { route: None, per_try_idle: None, cluster: plan.cluster.clone(), host };
+            let cluster = plan.cluster.clone();
+            let limits = Limits { route: None, per_try_idle: None, upstream_ends: None, cluster, host };
             Answer::Upstream(response, Box::new(limits))
         }
         Err(error) => Answer::Local(LocalReply::upstream_failure(&error, false)),

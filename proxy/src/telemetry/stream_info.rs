@@ -92,6 +92,7 @@ pub struct StreamInfo {
     pub vhost: Option<Arc<VirtualHost>>,
     pub route: Option<Arc<Route>>,
     pub cluster: Option<Name>,
+    pub virtual_cluster: Option<Name>,
     pub upstream: UpstreamInfo,
     /// Dynamic metadata set by filters.
     pub metadata: Metadata,
@@ -125,6 +126,7 @@ impl StreamInfo {
             vhost: None,
             route: None,
             cluster: None,
+            virtual_cluster: None,
             upstream: UpstreamInfo::default(),
             metadata: Metadata::default(),
             trace: TraceContext::default(),

@@ -14,8 +14,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// `per_connection_buffer_limit_bytes` below this is taken as this: a frame must fit.
 const MIN_SEND_BUFFER: usize = 16 * 1024;
 const DEFAULT_HEADERS: usize = 100;
-/// Response heads of either protocol.
+/// Response heads: HTTP/1 may send more.
 const DEFAULT_HEAD_KB: u32 = 60;
+const DEFAULT_H1_HEAD_KB: u32 = 80;
 
 /// Codec settings and limits of one cluster.
 pub struct Settings {
@@ -29,11 +30,12 @@ impl Settings {
     pub fn new(config: &Config) -> Settings {
         let common = &config.protocol.common;
         let head_kb = common.max_response_headers_kb.unwrap_or(DEFAULT_HEAD_KB);
+        let h1_head_kb = common.max_response_headers_kb.unwrap_or(DEFAULT_H1_HEAD_KB);
         let headers = common.max_headers_count.map_or(DEFAULT_HEADERS, |n| n as usize);
         let http1 = &config.protocol.http1;
         let h1 = h1::client::Settings {
-            limits: h1::Limits { head_bytes: head_kb as usize * 1024, headers, trailers: http1.enable_trailers },
-            header_case: if http1.proper_case_headers { h1::HeaderCase::ProperWords } else { h1::HeaderCase::Lower },
+            limits: h1::Limits { head_bytes: h1_head_kb as usize * 1024, headers, trailers: http1.enable_trailers },
+            header_case: http1.header_case,
             allow_chunked_length: http1.allow_chunked_length,
             send_fully_qualified_url: http1.send_fully_qualified_url,
         };
@@ -48,6 +50,7 @@ impl Settings {
             max_headers: headers,
             max_send_buffer: (config.buffer_limit as usize)
                 .clamp(MIN_SEND_BUFFER, h2::Settings::default().max_send_buffer),
+            floods: http2.floods,
             keepalive: http2.keepalive.as_ref().and_then(keepalive),
             ..h2::Settings::default()
         };

@@ -200,7 +200,7 @@ fn with_argument(command: &str, argument: &str) -> Result<Option<Operator>, Stri
             O::ResponseTrailer { name, fallback }
         }
         "QUERY_PARAM" => O::QueryParam(needed(command, argument)?.to_owned()),
-        "ENVIRONMENT" => O::Environment(std::env::var(needed(command, argument)?).ok()),
+        "ENVIRONMENT" => O::Environment(std::env::var(needed(command, argument)?).unwrap_or_else(|_| "-".to_owned())),
         "COMMON_DURATION" => common_duration(argument)?,
         "FILTER_STATE" | "PER_REQUEST_STATE" => filter_state(command, argument)?,
         "METADATA" => {

@@ -81,7 +81,7 @@ impl DomainIndex {
 /// The host of an authority: `[::1]:80` → `[::1]`, `a:80` → `a`.
 pub fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+        Some((host, _)) if !host.is_empty() => {
             // A bare IPv6 address has colons of its own: only `[...]` may carry a port then.
             if host.contains(':') && !host.ends_with(']') { authority } else { host }
         }

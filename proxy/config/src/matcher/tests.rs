@@ -181,9 +181,15 @@ fn the_most_specific_domain_wins() {
 
 #[test]
 fn ports_are_cut_from_hosts_only() {
-    for (authority, host) in
-        [("a:80", "a"), ("a", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("::1", "::1"), ("a:b", "a:b")]
-    {
+    for (authority, host) in [
+        ("a:80", "a"),
+        ("a", "a"),
+        ("[::1]:80", "[::1]"),
+        ("[::1]", "[::1]"),
+        ("::1", "::1"),
+        ("a:b", "a"),
+        ("a:", "a"),
+    ] {
         assert_eq!(without_port(authority), host);
     }
 }

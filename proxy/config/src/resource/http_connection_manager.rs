@@ -1,5 +1,6 @@
 //! The HTTP connection manager (`http_connection_manager.v3.HttpConnectionManager`).
 
+mod ip_detection;
 mod parse;
 mod source;
 #[cfg(test)]
@@ -9,11 +10,12 @@ mod tracing;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use ip_detection::{HeaderDetection, IpDetection, XffDetection};
 pub use parse::parse;
 
 use crate::format::Format;
 use crate::resource::access_log::{AccessLog, AccessLogFilter, JsonFormat};
-use crate::resource::cluster::{CommonHttpOptions, Http2Options};
+use crate::resource::cluster::{CommonHttpOptions, HeaderCase, Http2Options};
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::HttpFilter;
 use crate::resource::http_filter::header_mutation::Mutation;
@@ -34,9 +36,13 @@ pub struct HttpConnectionManager {
     pub server_name: Name,
     pub server_header: ServerHeader,
     pub scheme_override: Option<Name>,
+    /// `match_upstream`: the upstream is told the scheme of the connection to it.
+    pub scheme_matches_upstream: bool,
     pub max_request_headers_kb: u32,
     /// `None`: off. Default 5 min.
     pub stream_idle_timeout: Option<Duration>,
+    /// `None`: as `stream_idle_timeout`. Zero: off.
+    pub stream_flush_timeout: Option<Duration>,
     pub request_timeout: Option<Duration>,
     pub request_headers_timeout: Option<Duration>,
     pub drain_timeout: Duration,
@@ -45,8 +51,8 @@ pub struct HttpConnectionManager {
     pub use_remote_address: bool,
     pub xff_num_trusted_hops: u32,
     pub skip_xff_append: bool,
-    /// `original_ip_detection_extensions`: xff with its own hop count or trusted ranges.
-    pub xff_detection: Option<XffDetection>,
+    /// `original_ip_detection_extensions`: the first that knows an address is believed.
+    pub ip_detection: Vec<IpDetection>,
     pub via: Option<Name>,
     pub internal_addresses: Option<Vec<Cidr>>,
     pub generate_request_id: bool,
@@ -68,6 +74,8 @@ pub struct HttpConnectionManager {
     pub proxy_status: Option<Arc<ProxyStatus>>,
     pub append_x_forwarded_port: bool,
     pub early_header_mutation: Vec<Mutation>,
+    /// `max_connection_duration` ends an HTTP/1 connection with a response, never between requests.
+    pub http1_safe_max_connection_duration: bool,
 }
 
 /// `ProxyStatusConfig`: the `proxy-status` header of RFC 9209.
@@ -128,7 +136,7 @@ pub struct DownstreamHttp1 {
     pub accept_http_10: bool,
     pub default_host_for_http_10: Option<Name>,
     pub enable_trailers: bool,
-    pub proper_case_headers: bool,
+    pub header_case: HeaderCase,
     pub allow_chunked_length: bool,
     pub allow_custom_methods: bool,
 }
@@ -138,13 +146,6 @@ pub enum ServerHeader {
     Overwrite,
     AppendIfAbsent,
     PassThrough,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct XffDetection {
-    pub trusted_hops: u32,
-    pub trusted_cidrs: Vec<Cidr>,
-    pub skip_append: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

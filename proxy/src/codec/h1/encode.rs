@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 
 use super::HeaderCase;
 use super::head::is_connection_specific;
+use super::spelling::Names;
 use super::writer::Writer;
 use crate::codec::body::Error;
 use crate::io::Buffers;
@@ -64,7 +65,7 @@ impl Encoder {
                 {
                     for (name, value) in fields {
                         if !super::head::is_forbidden_trailer(name) {
-                            put_field(buf, name, value, case);
+                            put_field(buf, name, value, case.into());
                         }
                     }
                 }
@@ -95,25 +96,26 @@ fn put_hex(buf: &mut BytesMut, size: usize) {
 }
 
 /// `name: value CRLF`.
-pub(crate) fn put_field(buf: &mut BytesMut, name: &HeaderName, value: &HeaderValue, case: HeaderCase) {
-    put_name(buf, name.as_str(), case);
+pub(crate) fn put_field(buf: &mut BytesMut, name: &HeaderName, value: &HeaderValue, names: Names<'_>) {
+    put_name(buf, name.as_str(), names);
     buf.extend_from_slice(b": ");
     buf.extend_from_slice(value.as_bytes());
     buf.extend_from_slice(b"\r\n");
 }
 
 /// A field that this codec writes by itself.
-pub(crate) fn put_own(buf: &mut BytesMut, name: &str, value: &[u8], case: HeaderCase) {
-    put_name(buf, name, case);
+pub(crate) fn put_own(buf: &mut BytesMut, name: &str, value: &[u8], names: Names<'_>) {
+    put_name(buf, name, names);
     buf.extend_from_slice(b": ");
     buf.extend_from_slice(value);
     buf.extend_from_slice(b"\r\n");
 }
 
-fn put_name(buf: &mut BytesMut, name: &str, case: HeaderCase) {
-    match case {
-        HeaderCase::Lower => buf.extend_from_slice(name.as_bytes()),
-        HeaderCase::ProperWords => {
+fn put_name(buf: &mut BytesMut, name: &str, names: Names<'_>) {
+    match names.spelled(name) {
+        Ok(own) => buf.extend_from_slice(own.as_bytes()),
+        Err(HeaderCase::Lower | HeaderCase::Preserve { .. }) => buf.extend_from_slice(name.as_bytes()),
+        Err(HeaderCase::ProperWords) => {
             let mut start = true;
             for b in name.bytes() {
                 buf.put_u8(if start { b.to_ascii_uppercase() } else { b });
@@ -124,16 +126,16 @@ fn put_name(buf: &mut BytesMut, name: &str, case: HeaderCase) {
 }
 
 /// `content-length: n CRLF`.
-pub(crate) fn put_length(buf: &mut BytesMut, length: u64, case: HeaderCase) {
+pub(crate) fn put_length(buf: &mut BytesMut, length: u64, names: Names<'_>) {
     let mut digits = itoa::Buffer::new();
-    put_own(buf, "content-length", digits.format(length).as_bytes(), case);
+    put_own(buf, "content-length", digits.format(length).as_bytes(), names);
 }
 
 /// All fields that are not the codec's own.
-pub(crate) fn put_fields(buf: &mut BytesMut, headers: &HeaderMap, case: HeaderCase) {
+pub(crate) fn put_fields(buf: &mut BytesMut, headers: &HeaderMap, names: Names<'_>) {
     for (name, value) in headers {
         if *name != header::CONTENT_LENGTH && !is_connection_specific(name) {
-            put_field(buf, name, value, case);
+            put_field(buf, name, value, names);
         }
     }
 }
@@ -154,13 +156,13 @@ pub(crate) fn parse_length(value: &[u8]) -> Option<u64> {
 }
 
 /// `HTTP/1.1 200 OK CRLF`.
-pub(crate) fn put_status(buf: &mut BytesMut, version: Version, status: StatusCode) {
-    if version == Version::HTTP_11 && status == StatusCode::OK {
+pub(crate) fn put_status(buf: &mut BytesMut, version: Version, status: StatusCode, reason: Option<&[u8]>) {
+    if version == Version::HTTP_11 && status == StatusCode::OK && reason.is_none() {
         return buf.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
     }
     buf.extend_from_slice(if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
     buf.extend_from_slice(status.as_str().as_bytes());
     buf.put_u8(b' ');
-    buf.extend_from_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
+    buf.extend_from_slice(reason.unwrap_or_else(|| status.canonical_reason().unwrap_or("Unknown").as_bytes()));
     buf.extend_from_slice(b"\r\n");
 }

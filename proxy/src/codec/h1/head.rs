@@ -74,6 +74,14 @@ pub(crate) fn with_request<R>(
     }
 }
 
+/// What is wrong with the start line of a request head that is not complete.
+pub(crate) fn fault_in_start(read: &[u8]) -> Option<Fault> {
+    match httparse::Request::new(&mut [EMPTY_HEADER; 1]).parse(read) {
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => None,
+        Err(error) => Some(fault(error, first_line(read))),
+    }
+}
+
 /// Calls `f` with the tokens of a complete response head.
 pub(crate) fn with_response<R>(
     head: &Bytes,

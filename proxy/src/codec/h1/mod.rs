@@ -9,6 +9,7 @@ mod encode;
 mod head;
 mod request;
 pub mod server;
+mod spelling;
 #[cfg(test)]
 pub(crate) mod tests;
 mod writer;
@@ -16,16 +17,7 @@ mod writer;
 pub(crate) use encode::{declared_length, parse_length};
 pub(crate) use head::{is_connection_specific, tokens};
 pub(crate) use request::is_authority;
-
-/// How header names are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HeaderCase {
-    /// `content-type`
-    #[default]
-    Lower,
-    /// `Content-Type`: the first letter and each one that follows a character that is no letter or digit.
-    ProperWords,
-}
+pub use sidemesh_config::resource::cluster::HeaderCase;
 
 /// Limits of what a peer may send in one head or trailer section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use super::decode::{Chunk, Decoder};
 use super::encode::parse_length;
 use super::head::{self, Fault};
 use super::server::Settings;
+use super::spelling;
 use crate::codec::handler::{Scheme, Upgrade};
 use crate::codec::path;
 
@@ -37,7 +38,7 @@ impl Refusal {
     }
 
     const CODEC: Self = Self::bad_request("http1.codec_error");
-    const PATH: Self = Self { body: "", ..Self::bad_request("absolute_path_rejected") };
+    const FRAGMENT: Self = Self { body: "", ..Self::bad_request("path_normalization_failed") };
     const HOST: Self = Self::bad_request("http1.invalid_authority");
     const VERSION: Self =
         Self { status: StatusCode::UPGRADE_REQUIRED, details: "low_version", body: "Upgrade Required" };
@@ -84,7 +85,8 @@ struct Notes {
     hosts: usize,
     close: bool,
     keep_alive: bool,
-    upgrade_named: bool,
+    /// The `connection` that names `upgrade`.
+    connection: Option<HeaderValue>,
     upgrade: Option<HeaderValue>,
     expect_continue: bool,
 }
@@ -115,22 +117,28 @@ fn interpret(raw: &Bytes, tokens: &httparse::Request<'_, '_>, settings: &Setting
     if nominated {
         drop_nominated(tokens, &mut parts.headers)?;
     }
+    spelling::keep(settings.header_case, tokens.headers, None, &mut parts.extensions);
     let scheme = place_target(&mut parts, &method, raw.slice_ref(target.as_bytes()), &mut notes, settings)?;
     check_host(&mut parts, &notes, settings)?;
     let body = framing(&method, version, &notes, settings)?;
     if notes.chunked {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
-    let upgrade = match notes.upgrade {
+    let upgrade = match (notes.upgrade, notes.connection) {
         _ if method == Method::CONNECT => Some(Upgrade::Connect),
-        Some(value) if notes.upgrade_named && body.is_done() && version == 1 => Some(Upgrade::Protocol(value)),
+        (Some(value), Some(connection)) if body.is_done() && version == 1 => {
+            // Routes and formats may look at them; they mean this hop no more.
+            parts.headers.insert(header::CONNECTION, connection);
+            parts.headers.insert(header::UPGRADE, value.clone());
+            Some(Upgrade::Protocol(value))
+        }
         _ => None,
     };
     parts.method = method;
     Ok(Incoming {
         scheme,
         upgrade,
-        expect_continue: notes.expect_continue && !body.is_done() && version == 1,
+        expect_continue: notes.expect_continue && version == 1,
         body,
         keep_alive: if version == 0 { notes.keep_alive } else { !notes.close },
         parts,
@@ -165,7 +173,9 @@ fn note(
             for token in head::tokens(value.as_bytes()) {
                 notes.close |= token.eq_ignore_ascii_case(b"close");
                 notes.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
-                notes.upgrade_named |= name == header::CONNECTION && token.eq_ignore_ascii_case(b"upgrade");
+                if name == header::CONNECTION && token.eq_ignore_ascii_case(b"upgrade") {
+                    notes.connection.get_or_insert_with(|| value.clone());
+                }
             }
             return Ok(None);
         }
@@ -224,31 +234,31 @@ fn place_target(
     settings: &Settings,
 ) -> Result<Option<Scheme>, Refusal> {
     if *method == Method::CONNECT {
-        let authority = Authority::from_maybe_shared(target.clone()).map_err(|_| Refusal::PATH)?;
-        if !is_authority(&target) || authority.as_str().contains('@') {
-            return Err(Refusal::PATH);
+        let authority = Authority::from_maybe_shared(target.clone()).map_err(|_| Refusal::CODEC)?;
+        if !is_authority(&target) || authority.as_str().contains('@') || authority.port_u16().is_none() {
+            return Err(Refusal::CODEC);
         }
-        parts.uri = Uri::builder().authority(authority).build().map_err(|_| Refusal::PATH)?;
+        parts.uri = Uri::builder().authority(authority).build().map_err(|_| Refusal::CODEC)?;
         set_host(parts, target, notes)?;
         return Ok(None);
     }
     if target.as_ref() == b"*" {
         if *method != Method::OPTIONS {
-            return Err(Refusal::PATH);
+            return Err(Refusal::CODEC);
         }
         parts.uri = Uri::from_static("*");
         return Ok(None);
     }
     if target.starts_with(b"/") {
-        return if path::set_target(parts, target) { Ok(None) } else { Err(Refusal::PATH) };
+        return set_path(parts, target).map(|()| None);
     }
     let (scheme, rest) = match target.iter().position(|&b| b == b':') {
         Some(4) if target[..4].eq_ignore_ascii_case(b"http") => (Scheme::Http, 5),
         Some(5) if target[..5].eq_ignore_ascii_case(b"https") => (Scheme::Https, 6),
-        _ => return Err(Refusal::PATH),
+        _ => return Err(Refusal::CODEC),
     };
     if !settings.allow_absolute_url || !target[rest..].starts_with(b"//") {
-        return Err(Refusal::PATH);
+        return Err(Refusal::CODEC);
     }
     let rest = target.slice(rest + 2..);
     let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
@@ -266,11 +276,18 @@ fn place_target(
         Some(b'?') => [b"/", path.as_ref()].concat().into(),
         Some(_) => path,
     };
-    if !path::set_target(parts, path) {
-        return Err(Refusal::PATH);
-    }
+    set_path(parts, path)?;
     set_host(parts, authority, notes)?;
     Ok(Some(scheme))
+}
+
+fn set_path(parts: &mut Parts, path: Bytes) -> Result<(), Refusal> {
+    let fragment = path.contains(&b'#');
+    match path::set_target(parts, path) {
+        true => Ok(()),
+        false if fragment => Err(Refusal::FRAGMENT),
+        false => Err(Refusal::CODEC),
+    }
 }
 
 /// The target's authority wins over the `host` field (RFC 9112, section 3.2.2).
@@ -299,6 +316,7 @@ fn framing(method: &Method, version: u8, notes: &Notes, settings: &Settings) -> 
         // What follows is the tunnel; a length or a coding would claim otherwise.
         return match (notes.length, notes.chunked) {
             (None | Some(0), false) => Ok(Decoder::Done),
+            (None, true) => Err(Refusal::CODING),
             _ => Err(Refusal::CODEC),
         };
     }
@@ -321,7 +339,7 @@ pub(crate) fn is_authority(value: &[u8]) -> bool {
 
 /// The methods that Envoy's parser knows.
 fn is_known(method: &Method) -> bool {
-    const EXTENSIONS: [&str; 25] = [
+    const EXTENSIONS: [&str; 24] = [
         "ACL",
         "BIND",
         "CHECKOUT",
@@ -334,7 +352,6 @@ fn is_known(method: &Method) -> bool {
         "MKCOL",
         "MOVE",
         "MSEARCH",
-        "M-SEARCH",
         "NOTIFY",
         "PROPFIND",
         "PROPPATCH",

@@ -14,6 +14,7 @@ use h2::client::SendRequest;
 use http::request::Parts;
 use http::{Response, StatusCode, header};
 
+use super::flood::{Guarded, Side};
 use super::keepalive::Pinger;
 use super::recv::RecvBody;
 use super::upload::{Failure, Upload};
@@ -79,7 +80,7 @@ pub async fn connect(io: Io, settings: Settings, local: Local) -> Result<Connect
         .max_pending_accept_reset_streams(settings.max_pending_resets)
         .initial_max_send_streams(INITIAL_STREAMS.min(settings.max_concurrent_streams as usize))
         .enable_push(false);
-    let io = Gather::new(io, local.buffers.clone());
+    let io = Guarded::new(Gather::new(io, local.buffers.clone()), settings.floods, Side::Client);
     let (send, mut connection) =
         builder.handshake::<_, Bytes>(io.clone()).await.map_err(|error| send_error(&error, false))?;
     let state = Rc::new(State {
@@ -103,8 +104,8 @@ pub async fn connect(io: Io, settings: Settings, local: Local) -> Result<Connect
 
 /// The connection's task.
 async fn drive(
-    mut connection: h2::client::Connection<Gather, Bytes>,
-    io: Gather,
+    mut connection: h2::client::Connection<Guarded, Bytes>,
+    io: Guarded,
     mut pinger: Option<Pinger>,
     state: Weak<State>,
 ) {

@@ -1,8 +1,9 @@
 //! HTTP/2 (RFC 9113), both sides, over the `h2` crate, translated to and from the one request form of [`super`].
 //!
 //! Flow control is released as a body is read, so an unread body is back-pressure on its own stream. The frame layer (`h2`) checks
-//! pseudo-headers, stream states and floods; what is checked here is Envoy's limits, and what a proxy may not pass on.
+//! pseudo-headers and stream states; what is checked here is Envoy's limits, and what a proxy may not pass on.
 pub mod client;
+mod flood;
 mod keepalive;
 mod recv;
 pub mod server;
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 pub use recv::RecvBody;
 pub use server::InformationalSender;
+
+use sidemesh_config::resource::cluster::FloodLimits;
 
 use super::body::Error;
 
@@ -35,12 +38,14 @@ pub struct Settings {
     pub max_head_bytes: u32,
     /// `max_headers_count`
     pub max_headers: usize,
+    /// What the peer may send before it counts as flooding.
+    pub floods: FloodLimits,
     /// `connection_keepalive`
     pub keepalive: Option<Keepalive>,
     /// Bytes of a stream that may wait for the socket. `initial_stream_window_size` in Envoy; memory is the reason for less here.
     pub max_send_buffer: usize,
-    /// `stream_reset_burst` and `max_outbound_control_frames`, as far as `h2` has them: streams that a peer opened and reset
-    /// before they were looked at, past which the connection is ended.
+    /// `stream_reset_burst`, as far as `h2` has it: streams that a peer opened and reset before they were looked at, past which the
+    /// connection is ended.
     pub max_pending_resets: usize,
 }
 
@@ -54,6 +59,7 @@ impl Default for Settings {
             allow_connect: false,
             max_head_bytes: 60 * 1024,
             max_headers: 100,
+            floods: FloodLimits { control_frames: 1000, empty_frames: 1, priority_frames: 100, window_updates: 10 },
             keepalive: None,
             max_send_buffer: 256 * 1024,
             max_pending_resets: 100,

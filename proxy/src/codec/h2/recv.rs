@@ -44,7 +44,14 @@ impl RecvBody {
                     if self.stream.flow_control().release_capacity(data.len()).is_err() {
                         return Poll::Ready(Some(Err(Error::Closed)));
                     }
-                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                    if let Some(left) = self.left {
+                        let rest = left.checked_sub(data.len() as u64);
+                        let rest = rest.ok_or(Error::Malformed("more content than content-length says"));
+                        match rest {
+                            Ok(rest) => self.left = Some(rest),
+                            Err(error) => return Poll::Ready(Some(Err(error))),
+                        }
+                    }
                     if !data.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }

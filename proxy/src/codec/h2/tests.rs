@@ -66,9 +66,9 @@ fn requests_and_responses_cross() {
         assert_eq!(call(&pair.client, "HEAD", "/", Body::empty()).await, ok(""));
         assert_eq!(call(&pair.client, "GET", "/204", Body::empty()).await, Ok((204, Ok(String::new()))));
         assert_eq!(call(&pair.client, "GET", "/abort", Body::empty()).await, Err(SendError::Reset(h2::Reason::CANCEL)));
-        // The reset overtakes a head that has not left yet.
+        // What came before the failure is the client's.
         let broken = call(&pair.client, "GET", "/breaks", Body::empty()).await;
-        assert_eq!(broken, Err(SendError::Reset(h2::Reason::INTERNAL_ERROR)));
+        assert_eq!(broken, Ok((200, Err(Error::Reset(h2::Reason::INTERNAL_ERROR)))));
         let seen = pair.origin.seen.borrow();
         assert_eq!((seen[0].line.as_str(), seen[0].header("host")), ("GET /x?y", Some("h.test")));
         assert_eq!(pair.client.active(), 0);
@@ -222,6 +222,55 @@ fn cookies_are_joined_and_lengths_checked() {
         stream.send_data(Bytes::from_static(b"abc"), true).unwrap();
         assert_eq!(response.await.unwrap_err().reason(), Some(h2::Reason::PROTOCOL_ERROR));
         assert!(origin.seen.borrow().iter().filter(|seen| seen.body.is_ok()).count() == 1);
+    });
+}
+
+#[test]
+fn what_breaks_the_rules_of_heads_is_reset() {
+    run(async {
+        let (io, origin, _served) = serve(server::Settings::default(), Drain::never());
+        let mut send = foreign(io).await;
+        let twice =
+            Request::builder().uri("http://a.test/").header("content-length", "0").header("content-length", "0");
+        let cases = [
+            twice,
+            Request::builder().uri("http://user@a.test/"),
+            Request::builder().uri("http://a.test/").header("host", "b.test").header("host", "c.test"),
+        ];
+        for case in cases {
+            let answer = send.send_request(case.body(()).unwrap(), true).unwrap().0.await;
+            assert_eq!(answer.unwrap_err().reason(), Some(h2::Reason::PROTOCOL_ERROR));
+        }
+        assert!(origin.seen.borrow().is_empty());
+    });
+}
+
+#[test]
+fn continue_is_sent_at_once() {
+    run(async {
+        let (io, origin, _served) = serve(server::Settings::default(), Drain::never());
+        let mut send = foreign(io).await;
+        let request = Request::builder().method("POST").uri("http://a.test/x").header("expect", "100-continue");
+        let (mut response, mut stream) = send.send_request(request.body(()).unwrap(), false).unwrap();
+        let interim = std::future::poll_fn(|cx| response.poll_informational(cx)).await.unwrap().unwrap();
+        assert_eq!(interim.status(), StatusCode::CONTINUE);
+        stream.send_data(Bytes::from_static(b"body"), true).unwrap();
+        assert_eq!(response.await.unwrap().status(), StatusCode::OK);
+        assert_eq!(origin.seen.borrow()[0].header("expect"), None);
+    });
+}
+
+#[test]
+fn a_flood_ends_the_connection() {
+    run(async {
+        let mut settings = server::Settings::default();
+        settings.http2.floods.control_frames = 100;
+        let (mut io, _origin, served) = serve(settings, Drain::never());
+        let ping = b"\0\0\x08\x06\0\0\0\0\012345678";
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        let flood = [&preface[..], &ping.repeat(1000)].concat();
+        tokio::io::AsyncWriteExt::write_all(&mut io, &flood).await.unwrap();
+        assert_eq!(served.await.unwrap(), Closed::Io(std::io::ErrorKind::InvalidData));
     });
 }
 

@@ -21,10 +21,12 @@ pub(super) struct Incoming {
 pub(super) enum Refusal {
     /// Over a limit: reset.
     TooLarge,
-    /// No authority: 400.
+    /// No authority: reset.
     NoHost,
-    /// An authority that is none, which another hop could read as something else: 400.
+    /// An authority that is none, which another hop could read as something else: reset.
     Host,
+    /// A length that is said twice, a scheme or a target that is none: reset.
+    Malformed,
     /// A target that no HTTP/1 hop could carry: 400.
     Target,
 }
@@ -32,7 +34,12 @@ pub(super) enum Refusal {
 /// Reads a request's head.
 pub(super) fn incoming(mut parts: Parts, settings: &Settings) -> Result<Incoming, Refusal> {
     let bytes = header_bytes(&parts.headers) + parts.uri.path().len();
-    if parts.headers.len() > settings.max_headers || bytes > settings.max_head_bytes as usize {
+    let pseudo =
+        1 + [parts.uri.scheme().is_some(), parts.uri.authority().is_some(), parts.uri.path_and_query().is_some()]
+            .into_iter()
+            .filter(|given| *given)
+            .count();
+    if parts.headers.len() + pseudo > settings.max_headers || bytes > settings.max_head_bytes as usize {
         return Err(Refusal::TooLarge);
     }
     let uri = std::mem::take(&mut parts.uri).into_parts();
@@ -42,7 +49,7 @@ pub(super) fn incoming(mut parts: Parts, settings: &Settings) -> Result<Incoming
     }
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (Some(host), None) if is_authority(host.as_bytes()) => {}
+        (Some(host), None) if is_authority(host.as_bytes()) && !host.as_bytes().contains(&b'@') => {}
         (Some(_), None) => return Err(Refusal::Host),
         _ => return Err(Refusal::NoHost),
     }
@@ -51,7 +58,10 @@ pub(super) fn incoming(mut parts: Parts, settings: &Settings) -> Result<Incoming
     let upgrade = match (&parts.method, protocol) {
         (&Method::CONNECT, Some(protocol)) => {
             parts.method = Method::GET;
-            Some(Upgrade::Protocol(HeaderValue::from_str(protocol.as_str()).map_err(|_| Refusal::Target)?))
+            let protocol = HeaderValue::from_str(protocol.as_str()).map_err(|_| Refusal::Target)?;
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, protocol.clone());
+            Some(Upgrade::Protocol(protocol))
         }
         (&Method::CONNECT, None) => Some(Upgrade::Connect),
         _ => None,
@@ -61,6 +71,11 @@ pub(super) fn incoming(mut parts: Parts, settings: &Settings) -> Result<Incoming
         (Some(path), _) => origin_form(path, &parts.method)?,
         _ => return Err(Refusal::Target),
     };
+    if uri.scheme.as_ref().is_some_and(|scheme| scheme.as_str().is_empty())
+        || parts.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some()
+    {
+        return Err(Refusal::Malformed);
+    }
     join_cookies(&mut parts.headers);
     let length = declared_length(&parts.headers);
     parts.version = Version::HTTP_2;
@@ -78,9 +93,11 @@ fn authority_form(authority: Authority) -> Result<Uri, Refusal> {
 
 fn origin_form(path: PathAndQuery, method: &Method) -> Result<Uri, Refusal> {
     let text = path.as_str();
-    match text.is_ascii() && (text.starts_with('/') || (text == "*" && *method == Method::OPTIONS)) {
-        true => Ok(path.into()),
-        false => Err(Refusal::Target),
+    match text {
+        "*" if *method == Method::OPTIONS => Ok(path.into()),
+        _ if !text.starts_with('/') => Err(Refusal::Malformed),
+        _ if !text.is_ascii() => Err(Refusal::Target),
+        _ => Ok(path.into()),
     }
 }
 

@@ -75,7 +75,8 @@ pub fn on_response(own: &Arc<HeaderMutation>, x: &mut Exchange, response: &mut R
     }
 }
 
-fn remove(headers: &mut HeaderMap, step: &Mutation) {
+/// Runs a step that removes.
+pub fn remove(headers: &mut HeaderMap, step: &Mutation) {
     match step {
         Mutation::Remove(name) => {
             headers.remove(name);

@@ -334,7 +334,7 @@ pub fn run_response(x: &mut Exchange, response: &mut Response<Body>) {
     }
 }
 
-pub use header_mutation::mutate as mutate_request;
+pub use header_mutation::{mutate as mutate_request, remove as remove_by};
 
 /// Takes what the filter at `at` left.
 fn take(x: &mut Exchange, at: u16) -> Option<Data> {

@@ -13,7 +13,7 @@ use sidemesh_config::resource::tls::UpstreamTransport;
 use super::Plan;
 use crate::body::Body;
 use crate::clock::Sleep;
-use crate::codec::SendOptions;
+use crate::codec::{Scheme, SendOptions};
 use crate::http::exchange::Exchange;
 use crate::http::guard::Limit;
 use crate::http::record;
@@ -35,7 +35,7 @@ pub async fn run(x: &Exchange, plan: &Plan, host: &Rc<Host>, info: &AttemptInfo)
     let downstream = downstream(x, &plan.cluster);
     let options = AttemptOptions {
         priority: plan.priority,
-        send: send_options(x),
+        send: send_options(x, &plan.cluster),
         downstream: downstream.as_ref(),
         protocol: Some(x.protocol),
     };
@@ -58,11 +58,16 @@ pub async fn run(x: &Exchange, plan: &Plan, host: &Rc<Host>, info: &AttemptInfo)
 }
 
 /// What goes with the request besides its head and body.
-pub fn send_options(x: &Exchange) -> SendOptions {
+pub fn send_options(x: &Exchange, cluster: &Cluster) -> SendOptions {
+    let secure = |t: &UpstreamTransport| matches!(t, UpstreamTransport::Tls(_));
     SendOptions {
         informational: x.manager.config.proxy_100_continue.then(|| x.informational.clone()),
         upgrade: x.upgrade.clone(),
-        scheme: x.caller.scheme,
+        scheme: match x.manager.config.scheme_matches_upstream {
+            true if secure(&cluster.config().transport) => Scheme::Https,
+            true => Scheme::Http,
+            false => x.caller.scheme,
+        },
     }
 }
 
@@ -120,7 +125,10 @@ impl Waiting {
     fn next(&self, x: &Exchange, plan: &Plan) -> Option<(Instant, Limit)> {
         let ended = x.request_ended();
         let after = |from: Option<Instant>, limit: Option<Duration>| from?.checked_add(limit?);
-        let active = x.upload.as_ref().map_or(self.started, |u| u.active().max(self.started));
+        // Attempts and the pauses between them are no activity of the stream.
+        let begun = if x.redirects == 0 { x.info.start } else { self.started };
+        let quiet = x.upload.as_ref().map_or(begun, |u| u.active().max(begun));
+        let active = quiet.max(self.started);
         let timeouts = &plan.timeouts;
         let tried = ended.map(|e| e.max(self.started));
         let request = if ended.is_none() { x.manager.config.request_timeout } else { None };
@@ -128,7 +136,8 @@ impl Waiting {
             after(ended, timeouts.route).map(|at| (at, Limit::Route)),
             after(tried, timeouts.per_try).map(|at| (at, Limit::PerTry)),
             after(Some(active), timeouts.per_try_idle).map(|at| (at, Limit::PerTryIdle)),
-            after(Some(active), x.idle).map(|at| (at, Limit::StreamIdle)),
+            after(Some(quiet), x.idle).map(|at| (at, Limit::StreamIdle)),
+            after(Some(self.started), timeouts.upstream).map(|at| (at, Limit::Upstream)),
             after(Some(x.info.start), request).map(|at| (at, Limit::Request)),
             x.duration_ends.map(|at| (at, Limit::Duration)),
         ]
@@ -151,7 +160,7 @@ pub async fn back_off(x: &Exchange, plan: &Plan, wait: Duration) -> Option<Limit
         }
         match waiting.poll(x, plan, cx) {
             // No attempt is under way whose time could be over.
-            Poll::Ready(Limit::PerTry | Limit::PerTryIdle) | Poll::Pending => Poll::Pending,
+            Poll::Ready(Limit::PerTry | Limit::PerTryIdle | Limit::Upstream) | Poll::Pending => Poll::Pending,
             Poll::Ready(limit) => Poll::Ready(Some(limit)),
         }
     })

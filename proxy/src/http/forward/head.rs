@@ -24,7 +24,10 @@ use crate::upstream::Host;
 /// What is done once, before the first attempt.
 pub fn finish(x: &mut Exchange, forward: &Forward, plan: &Plan) {
     plan.timeouts.announce(x, Duration::ZERO);
+    // Formats in these edits tell of the attempt that is to come.
+    let attempts = std::mem::replace(&mut x.info.upstream.attempts, 1);
     edit_levels(x);
+    x.info.upstream.attempts = attempts;
     if let Some(host) = x.stripped_host.take() {
         x.parts.headers.insert(HOST, host);
     }
@@ -150,17 +153,17 @@ fn rewrite_host(x: &mut Exchange, forward: &Forward) {
     }
     let Some(selected) = &x.selected else { return };
     let host = route::rewrite_host(selected, &x.parts.headers, x.target(), |f| x.format(f)).map(|h| h.into_owned());
-    if let Some(host) = host {
-        set_host(x, forward, &host);
+    let Some(host) = host else { return };
+    match HeaderValue::from_str(&host) {
+        // As in Envoy a branch's host comes without a word of the one before.
+        Ok(value) if weighted => drop(x.parts.headers.insert(HOST, value)),
+        _ => set_host(x, forward, &host),
     }
 }
 
 fn set_host(x: &mut Exchange, forward: &Forward, host: &str) {
     let Ok(value) = HeaderValue::from_str(host) else { return };
     let Some(old) = x.parts.headers.insert(HOST, value) else { return };
-    if old == host {
-        return;
-    }
     if forward.append_forwarded_host
         && let Ok(text) = old.to_str()
     {

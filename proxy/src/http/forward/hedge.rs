@@ -32,6 +32,7 @@ pub async fn run(x: &mut Exchange, forward: &Forward, plan: &mut Plan) -> Answer
             match pick(x, plan) {
                 Ok(host) => {
                     begin_attempt(x, forward, plan, &host);
+                    plan.started = x.now();
                     racers.push(racer(x, plan, &host));
                     plan.tried.push(host);
                 }
@@ -87,7 +88,8 @@ fn racer(x: &Exchange, plan: &Plan, host: &Rc<Host>) -> Racer {
     let body = x.upload.as_ref().map_or_else(Body::empty, |u| u.reader());
     let info = Rc::new(AttemptInfo::default());
     let (cluster, priority, protocol) = (plan.cluster.clone(), plan.priority, x.protocol);
-    let (head, send, of, record) = (x.parts.clone(), attempt::send_options(x), host.clone(), info.clone());
+    let (head, send, of, record) =
+        (x.parts.clone(), attempt::send_options(x, &plan.cluster), host.clone(), info.clone());
     let downstream = attempt::downstream(x, &plan.cluster);
     let future = Box::pin(async move {
         let options = AttemptOptions { priority, send, downstream: downstream.as_ref(), protocol: Some(protocol) };

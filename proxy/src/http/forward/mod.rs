@@ -17,7 +17,7 @@ mod retry;
 mod timeout;
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Response};
 use sidemesh_config::resource::route::{Forward, Priority};
@@ -33,7 +33,7 @@ use super::finish::{self, Answer};
 use super::guard::{Limit, Limits};
 use super::names::*;
 use super::reply::LocalReply;
-use super::{hash_policy, mirror, route, upgrade};
+use super::{hash_policy, mirror, route, route_stats, upgrade};
 use crate::body::Body;
 use crate::telemetry::flags::ResponseFlags;
 use crate::upstream::{AttemptError, AttemptInfo, Cluster, Host, PickContext};
@@ -47,6 +47,8 @@ pub(super) struct Plan {
     pub timeouts: Timeouts,
     pub retry: Option<Retry>,
     pub hash: Option<u64>,
+    /// When the last attempt began.
+    pub started: Instant,
     /// The last attempt ran into its time limit.
     pub timed_out: bool,
     /// Hosts of earlier attempts, oldest first.
@@ -67,6 +69,8 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
         return Answer::Local(reply);
     }
     let mut plan = plan(x, forward, cluster);
+    x.info.virtual_cluster = x.info.vhost.clone().and_then(|host| route_stats::virtual_cluster(x, &host));
+    route_stats::started(x);
     head::finish(x, forward, &plan);
     if upgrade::terminates_connect(x, forward) {
         return Box::pin(upgrade::connect(x, &mut plan)).await;
@@ -90,18 +94,29 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
 fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>) -> Plan {
     let policy = forward.retry.as_ref().or_else(|| x.info.vhost.as_ref()?.retry_policy.as_ref()).cloned();
     let retry = Retry::new(policy.as_ref(), &x.view());
-    let timeouts = Timeouts::new(x, forward, policy.as_deref());
+    let longest = cluster.config().protocol.common.max_stream_duration;
+    let timeouts = Timeouts::new(x, forward, policy.as_deref(), longest);
     retry::strip(&mut x.parts.headers);
     x.budget = policy.as_ref().and_then(|p| Some(x.manager.budgets.claim(p, p.budget?)));
     let hash = if forward.hash_policy.is_empty() { None } else { hash_policy::hash(x, &forward.hash_policy) };
     x.info.upstream.cluster_metadata = cluster.entry().cluster.metadata.clone();
-    Plan { cluster, priority: forward.priority, timeouts, retry, hash, timed_out: false, tried: SmallVec::new() }
+    Plan {
+        cluster,
+        priority: forward.priority,
+        timeouts,
+        retry,
+        hash,
+        started: x.now(),
+        timed_out: false,
+        tried: SmallVec::new(),
+    }
 }
 
 /// Counts an answer under the cluster, unless the router's `dynamic_stats` are off.
 fn charge(x: &Exchange, cluster: &Rc<Cluster>, status: u16, took: Option<Duration>) {
     if x.manager.router.dynamic_stats {
         cluster.charge_response(status, took);
+        route_stats::answered(x, status, took);
     }
 }
 
@@ -126,6 +141,7 @@ async fn run(x: &mut Exchange, forward: &Forward, plan: &mut Plan) -> Answer {
             Err(reply) => return Answer::Local(reply),
         };
         begin_attempt(x, forward, plan, &host);
+        plan.started = x.now();
         let info = AttemptInfo::default();
         let outcome = attempt::run(x, plan, &host, &info).await;
         attempt::over(x, &info, &outcome);
@@ -209,7 +225,7 @@ fn after_limit(x: &mut Exchange, plan: &mut Plan, limit: Limit, host: &Rc<Host>)
         Limit::PerTry => stats.upstream_rq_per_try_timeout.inc(),
         Limit::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
         Limit::Route => {}
-        Limit::StreamIdle | Limit::Duration | Limit::Request => return None,
+        Limit::StreamIdle | Limit::Duration | Limit::Request | Limit::Upstream => return None,
     }
     plan.cluster.on_timeout(host);
     if limit == Limit::Route {
@@ -282,6 +298,7 @@ pub(super) fn settle(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<
 fn stopped(x: &mut Exchange, limit: Limit, plan: &Plan) -> Answer {
     if limit == Limit::Route {
         plan.cluster.stats().upstream_rq_timeout.inc();
+        route_stats::timed_out(x);
     }
     let mut reply = out_of_time(x, limit);
     if plan.timeouts.no_content && matches!(limit, Limit::Route | Limit::PerTry) {
@@ -298,6 +315,7 @@ pub fn out_of_time(x: &Exchange, limit: Limit) -> LocalReply {
         Limit::Route => LocalReply::upstream_timeout(false),
         Limit::PerTry => LocalReply::upstream_timeout(true),
         Limit::PerTryIdle => LocalReply::per_try_idle_timeout(),
+        Limit::Upstream => LocalReply::upstream_max_duration(),
         Limit::StreamIdle => {
             stats.downstream_rq_idle_timeout.inc();
             LocalReply::stream_idle(x.timeout_status())
@@ -350,6 +368,7 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     let limits = Limits {
         route: plan.timeouts.route,
         per_try_idle: plan.timeouts.per_try_idle,
+        upstream_ends: plan.timeouts.upstream.and_then(|t| plan.started.checked_add(t)),
         cluster: plan.cluster.clone(),
         host,
     };

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
-use sidemesh_config::resource::route::{Forward, RetryPolicy};
+use sidemesh_config::resource::route::{Forward, GrpcTimeout, RetryPolicy};
 
 use crate::http::exchange::Exchange;
 use crate::http::names::*;
+use crate::http::route;
 
 /// `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,6 +17,10 @@ pub struct Timeouts {
     /// From the start of an attempt to its response head.
     pub per_try: Option<Duration>,
     pub per_try_idle: Option<Duration>,
+    /// From the start of an attempt to its end: the caller's `x-envoy-upstream-stream-duration-ms`, or the cluster's.
+    pub upstream: Option<Duration>,
+    /// The upstream is told the limit as `grpc-timeout`, too.
+    pub tells_grpc: bool,
     /// A hedge leaves the whole route timeout to each attempt.
     pub hedged: bool,
     /// `x-envoy-upstream-rq-timeout-alt-response`: the caller wants 204 instead of 504.
@@ -24,11 +29,14 @@ pub struct Timeouts {
 
 impl Timeouts {
     /// Reads the configuration and the caller's headers, which are consumed.
-    pub fn new(x: &mut Exchange, forward: &Forward, policy: Option<&RetryPolicy>) -> Self {
+    pub fn new(x: &mut Exchange, forward: &Forward, policy: Option<&RetryPolicy>, cluster: Option<Duration>) -> Self {
+        let grpc = forward.grpc_timeout.filter(|_| x.is_grpc());
         let mut timeouts = Timeouts {
-            route: forward.timeout,
+            route: grpc.map_or(forward.timeout, |limits| of_grpc(limits, route::grpc_timeout(&x.parts.headers))),
             per_try: policy.and_then(|p| p.per_try_timeout),
             per_try_idle: policy.and_then(|p| p.per_try_idle_timeout),
+            upstream: cluster,
+            tells_grpc: grpc.is_some(),
             hedged: forward
                 .hedge
                 .or_else(|| x.info.vhost.as_ref()?.hedge_policy)
@@ -61,6 +69,9 @@ impl Timeouts {
         if let Some(asked) = take_millis(x, X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS) {
             self.per_try = some(asked);
         }
+        if let Some(asked) = take_millis(x, X_ENVOY_UPSTREAM_STREAM_DURATION_MS) {
+            self.upstream = some(asked);
+        }
         if let Some(value) = x.parts.headers.get(X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT) {
             self.hedged = value == "true";
         }
@@ -80,13 +91,25 @@ impl Timeouts {
 
     /// Tells the upstream.
     pub fn announce(&self, x: &mut Exchange, elapsed: Duration) {
-        if x.manager.suppresses() {
-            return;
+        let Some(expected) = self.expected(elapsed) else { return };
+        if self.tells_grpc {
+            x.parts.headers.insert(GRPC_TIMEOUT, route::grpc_timeout_text(expected));
         }
-        if let Some(expected) = self.expected(elapsed) {
+        if !x.manager.suppresses() {
             let value = HeaderValue::from(expected.as_millis() as u64);
             x.parts.headers.insert(X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, value);
         }
+    }
+}
+
+/// `max_grpc_timeout` and `grpc_timeout_offset`; zero stands for no limit on either side.
+fn of_grpc(limits: GrpcTimeout, asked: Option<Duration>) -> Option<Duration> {
+    let asked = asked.unwrap_or_default();
+    let asked = if limits.offset < asked { asked - limits.offset } else { asked };
+    match some(limits.max) {
+        Some(max) if asked.is_zero() => Some(max),
+        Some(max) => Some(max.min(asked)),
+        None => some(asked),
     }
 }
 
@@ -105,6 +128,18 @@ mod tests {
 
     const fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
+    }
+
+    #[test]
+    fn a_grpc_timeout_is_capped_and_moved() {
+        let limits = GrpcTimeout { max: ms(400), offset: ms(100) };
+        assert_eq!(of_grpc(limits, None), Some(ms(400)));
+        assert_eq!(of_grpc(limits, Some(ms(3000))), Some(ms(400)));
+        assert_eq!(of_grpc(limits, Some(ms(300))), Some(ms(200)));
+        assert_eq!(of_grpc(limits, Some(ms(100))), Some(ms(100)));
+        let unbounded = GrpcTimeout { max: ms(0), offset: ms(0) };
+        assert_eq!(of_grpc(unbounded, Some(ms(3000))), Some(ms(3000)));
+        assert_eq!(of_grpc(unbounded, None), None);
     }
 
     #[test]

@@ -79,6 +79,7 @@ fn routing<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
     match operator {
         Operator::RouteName => nonempty(&info.route.as_deref()?.name),
         Operator::VirtualHostName => nonempty(&info.vhost.as_deref()?.name),
+        Operator::VirtualClusterName => nonempty(info.virtual_cluster.as_deref()?),
         Operator::UpstreamCluster | Operator::UpstreamClusterRaw => nonempty(info.cluster.as_deref()?),
         Operator::UpstreamHost { part } => info.upstream.remote.map(|a| address(a, *part)),
         Operator::UpstreamHostName { with_port } => upstream_host_name(info, *with_port),
@@ -132,7 +133,7 @@ fn connection<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>
         Operator::TraceId if info.trace.trace_id != 0 => owned(format!("{:032x}", info.trace.trace_id)),
         Operator::SpanId if info.trace.span_id != 0 => owned(format!("{:016x}", info.trace.span_id)),
         Operator::Hostname => owned(crate::telemetry::hostname().to_owned()),
-        Operator::Environment(value) => owned(value.clone()?),
+        Operator::Environment(value) => owned(value.clone()),
         Operator::AccessLogType => text(match (info.protocol, info.moment) {
             (Some(_), _) => "DownstreamEnd",
             (None, Moment::UpstreamConnected) => "TcpUpstreamConnected",

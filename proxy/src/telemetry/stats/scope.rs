@@ -16,6 +16,10 @@ pub enum Scope {
     HttpFilter { prefix: Name, filter: Name },
     /// `cluster.NAME.grpc.` with, of calls that are counted apart, `SERVICE.METHOD.`
     Grpc { cluster: Name, method: Option<(Name, Name)> },
+    /// `vhost.HOST.vcluster.NAME.`
+    VirtualCluster { host: Name, name: Name },
+    /// `vhost.HOST.route.PREFIX.`
+    Route { host: Name, prefix: Name },
     /// `listener.ADDRESS.`
     Listener(Name),
     /// `listener.ADDRESS.http.PREFIX.`
@@ -43,6 +47,8 @@ impl Scope {
             Scope::Grpc { cluster, method: Some((service, method)) } => {
                 format!("cluster.{cluster}.grpc.{service}.{method}.")
             }
+            Scope::VirtualCluster { host, name } => format!("vhost.{host}.vcluster.{name}."),
+            Scope::Route { host, prefix } => format!("vhost.{host}.route.{prefix}."),
             Scope::Listener(a) => format!("listener.{a}."),
             Scope::ListenerHttp { address, prefix } => format!("listener.{address}.http.{prefix}."),
             Scope::Tcp(p) => format!("tcp.{p}."),
@@ -69,6 +75,12 @@ impl Scope {
                     tags.insert(1, ("envoy_grpc_bridge_service", service));
                 }
                 ("cluster_grpc".to_owned(), tags)
+            }
+            Scope::VirtualCluster { host, name } => {
+                ("vhost_vcluster".to_owned(), vec![("envoy_virtual_cluster", name), ("envoy_virtual_host", host)])
+            }
+            Scope::Route { host, prefix } => {
+                ("vhost_route".to_owned(), vec![("envoy_route", prefix), ("envoy_virtual_host", host)])
             }
             Scope::Listener(a) => ("listener".to_owned(), vec![("envoy_listener_address", a)]),
             Scope::ListenerHttp { address, prefix } => (

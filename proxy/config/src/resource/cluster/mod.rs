@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use parse::parse;
 pub(in crate::resource) use parse::tcp_keepalive;
-pub(in crate::resource) use protocol::{common_options, http2_options, proper_case};
+pub(in crate::resource) use protocol::{common_options, header_case, http2_options};
 
 use crate::matcher::string::StringMatcher;
 use crate::resource::endpoint::{Endpoint, LoadAssignment};
@@ -341,7 +341,7 @@ pub enum UpstreamVersion {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct UpstreamHttp1 {
     pub enable_trailers: bool,
-    pub proper_case_headers: bool,
+    pub header_case: HeaderCase,
     pub allow_chunked_length: bool,
     pub send_fully_qualified_url: bool,
 }
@@ -355,6 +355,36 @@ pub struct Http2Options {
     pub hpack_table_size: u32,
     pub allow_connect: bool,
     pub keepalive: Option<KeepalivePing>,
+    pub floods: FloodLimits,
+}
+
+/// `header_key_format` of HTTP/1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HeaderCase {
+    #[default]
+    Lower,
+    /// `Content-Type`: the first letter and each one that follows a character that is no letter or digit.
+    ProperWords,
+    /// `preserve_case`: as they came.
+    Preserve {
+        /// The reason phrase, too.
+        reason: bool,
+        /// The names of our own are written in proper words, not in lower case.
+        own_proper: bool,
+    },
+}
+
+/// What a peer may send before it counts as flooding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FloodLimits {
+    /// `max_outbound_control_frames`: answers to its PING and SETTINGS that wait for the socket.
+    pub control_frames: u32,
+    /// `max_consecutive_inbound_frames_with_empty_payload`
+    pub empty_frames: u32,
+    /// `max_inbound_priority_frames_per_stream`
+    pub priority_frames: u32,
+    /// `max_inbound_window_update_frames_per_data_frame_sent`
+    pub window_updates: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -8,11 +8,13 @@ use sidemesh_proto::envoy::config::cluster::v3 as pb;
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::extensions::filters::http::upstream_codec::v3::UpstreamCodec;
 use sidemesh_proto::envoy::extensions::filters::network::http_connection_manager::v3::{HttpFilter, http_filter};
+use sidemesh_proto::envoy::extensions::http::header_formatters::preserve_case::v3 as preserve_case;
 use sidemesh_proto::envoy::extensions::upstreams::http::v3 as upstreams;
 use sidemesh_proto::type_url;
 
 use super::{
-    CommonHttpOptions, Http2Options, KeepalivePing, UnderscoresAction, UpstreamHttp1, UpstreamProtocol, UpstreamVersion,
+    CommonHttpOptions, FloodLimits, HeaderCase, Http2Options, KeepalivePing, UnderscoresAction, UpstreamHttp1,
+    UpstreamProtocol, UpstreamVersion,
 };
 use crate::rejection::{Rejection, Within};
 use crate::wire;
@@ -35,20 +37,13 @@ pub(super) fn upstream_protocol(cluster: &pb::Cluster) -> Result<UpstreamProtoco
             return Err(Rejection::unsupported("typed_extension_protocol_options", reason));
         }
     }
-    let protocol = match cluster.typed_extension_protocol_options.get(HTTP_OPTIONS) {
+    match cluster.typed_extension_protocol_options.get(HTTP_OPTIONS) {
         Some(any) => {
             let path = format!("typed_extension_protocol_options[{HTTP_OPTIONS}]");
             let options = wire::unpack::<upstreams::HttpProtocolOptions>(any, &path)?;
-            http_protocol_options(&options).within(&path)?
+            http_protocol_options(&options).within(&path)
         }
-        None => deprecated_options(cluster)?,
-    };
-    match protocol.common.max_stream_duration {
-        Some(_) => Err(Rejection::unsupported(
-            "common_http_protocol_options.max_stream_duration",
-            "set max_stream_duration on the route",
-        )),
-        None => Ok(protocol),
+        None => deprecated_options(cluster),
     }
 }
 
@@ -176,16 +171,25 @@ fn set_upstream_options(
     Ok(())
 }
 
-/// Whether header names are written in proper case.
-pub(in crate::resource) fn proper_case(options: &core::Http1ProtocolOptions) -> Result<bool, Rejection> {
+/// How header names are written.
+pub(in crate::resource) fn header_case(options: &core::Http1ProtocolOptions) -> Result<HeaderCase, Rejection> {
     use core::http1_protocol_options::header_key_format::HeaderFormat;
-    let Some(format) = &options.header_key_format else { return Ok(false) };
+    use preserve_case::preserve_case_formatter_config::FormatterTypeOnEnvoyHeaders as FormatterType;
+    let Some(format) = &options.header_key_format else { return Ok(HeaderCase::Lower) };
     match &format.header_format {
-        Some(HeaderFormat::ProperCaseWords(_)) => Ok(true),
-        Some(HeaderFormat::StatefulFormatter(_)) => {
-            Err(Rejection::unsupported("header_key_format.stateful_formatter", "use proper_case_words"))
+        Some(HeaderFormat::ProperCaseWords(_)) => Ok(HeaderCase::ProperWords),
+        Some(HeaderFormat::StatefulFormatter(extension)) => {
+            let path = "header_key_format.stateful_formatter.typed_config";
+            let config: preserve_case::PreserveCaseFormatterConfig =
+                wire::unpack(wire::required(&extension.typed_config, path)?, path)?;
+            let (own, field) = (config.formatter_type_on_envoy_headers, "formatter_type_on_envoy_headers");
+            let own = wire::enumeration::<FormatterType>(own, field);
+            Ok(HeaderCase::Preserve {
+                reason: config.forward_reason_phrase,
+                own_proper: own.within(path)? == FormatterType::ProperCase,
+            })
         }
-        None => Err(Rejection::invalid("header_key_format", "needs proper_case_words")),
+        None => Err(Rejection::invalid("header_key_format", "needs proper_case_words or stateful_formatter")),
     }
 }
 
@@ -193,7 +197,7 @@ fn upstream_http1(options: Option<&core::Http1ProtocolOptions>) -> Result<Upstre
     let Some(options) = options else { return Ok(UpstreamHttp1::default()) };
     Ok(UpstreamHttp1 {
         enable_trailers: options.enable_trailers,
-        proper_case_headers: proper_case(options)?,
+        header_case: header_case(options)?,
         allow_chunked_length: options.allow_chunked_length,
         send_fully_qualified_url: options.send_fully_qualified_url,
     })
@@ -282,6 +286,18 @@ pub(in crate::resource) fn http2_options(
         )?,
         hpack_table_size: wire::uint32(&o.hpack_table_size).unwrap_or(4096),
         allow_connect: o.allow_connect,
+        floods: FloodLimits {
+            control_frames: between(&o.max_outbound_control_frames, 1, u32::MAX, 1000, "max_outbound_control_frames")?,
+            empty_frames: wire::uint32(&o.max_consecutive_inbound_frames_with_empty_payload).unwrap_or(1),
+            priority_frames: wire::uint32(&o.max_inbound_priority_frames_per_stream).unwrap_or(100),
+            window_updates: between(
+                &o.max_inbound_window_update_frames_per_data_frame_sent,
+                1,
+                u32::MAX,
+                10,
+                "max_inbound_window_update_frames_per_data_frame_sent",
+            )?,
+        },
         keepalive: o.connection_keepalive.as_ref().map(keepalive).transpose().within("connection_keepalive")?,
     })
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sidemesh_proto::envoy::config::cluster::v3::Cluster as Wire;
 
-use super::{Cluster, Discovery, LbPolicy, LocalityLb, UpstreamVersion, parse};
+use super::{Cluster, Discovery, HeaderCase, LbPolicy, LocalityLb, UpstreamVersion, parse};
 
 fn read(mut value: Value) -> Result<Cluster, String> {
     if value.get("name").is_none() {
@@ -141,15 +141,6 @@ fn what_nothing_acts_on_is_refused() {
         "health_checks[0].http_health_check.request_headers_to_add[1].header.value: not supported: a health check has no \
          request for % operators to read; give plain text",
     );
-    refused(
-        json!({ "common_http_protocol_options": { "max_stream_duration": "1s" } }),
-        "common_http_protocol_options.max_stream_duration: not supported: set max_stream_duration on the route",
-    );
-    let formatter = json!({ "stateful_formatter": { "name": "preserve_case" } });
-    refused(
-        json!({ "http_protocol_options": { "header_key_format": formatter } }),
-        "http_protocol_options.header_key_format.stateful_formatter: not supported: use proper_case_words",
-    );
 }
 
 #[test]
@@ -157,5 +148,5 @@ fn http1_options_towards_a_cluster() {
     let options = json!({ "send_fully_qualified_url": true, "allow_chunked_length": true, "enable_trailers": true });
     let http1 = read(json!({ "http_protocol_options": options })).expect("valid").protocol.http1;
     assert!(http1.send_fully_qualified_url && http1.allow_chunked_length && http1.enable_trailers);
-    assert!(!http1.proper_case_headers);
+    assert_eq!(http1.header_case, HeaderCase::Lower);
 }

@@ -4,11 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Name as _;
-use sidemesh_proto::envoy::config::common::mutation_rules::v3 as mutation;
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use sidemesh_proto::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation;
-use sidemesh_proto::envoy::extensions::http::original_ip_detection::xff::v3::XffConfig;
 use sidemesh_proto::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use sidemesh_proto::{google, type_url};
 
@@ -16,14 +14,13 @@ use super::source::route_source;
 use super::tracing::tracing;
 use super::{
     ClientCertDetails, CodecType, DownstreamHttp1, EscapedSlashes, ForwardClientCert, HcmUpgrade,
-    HttpConnectionManager, LocalReply, LocalReplyMapper, ProxyStatus, ProxyStatusName, ServerHeader, XffDetection,
+    HttpConnectionManager, LocalReply, LocalReplyMapper, ProxyStatus, ProxyStatusName, ServerHeader, ip_detection,
 };
-use crate::matcher::parse::string;
 use crate::rejection::{Rejection, Within};
 use crate::resource::access_log;
-use crate::resource::cluster::{common_options, http2_options, proper_case};
+use crate::resource::cluster::{common_options, header_case, http2_options};
 use crate::resource::core::HeaderEdits;
-use crate::resource::http_filter::header_mutation::Mutation;
+use crate::resource::http_filter::header_mutation::{Mutation, mutation};
 use crate::resource::http_filter::{self, HttpFilter, HttpFilterKind};
 use crate::resource::route::UpgradeConfig;
 use crate::resource::substitution;
@@ -59,7 +56,9 @@ pub fn parse(hcm: &Wire) -> Result<HttpConnectionManager, Rejection> {
         server_name: name(server_name),
         server_header: server_header(hcm.server_header_transformation)?,
         scheme_override: scheme_override(hcm)?,
+        scheme_matches_upstream: hcm.scheme_header_transformation.as_ref().is_some_and(|t| t.match_upstream),
         max_request_headers_kb: max_request_headers_kb(hcm)?,
+        stream_flush_timeout: wire::optional_duration(&hcm.stream_flush_timeout, "stream_flush_timeout")?,
         stream_idle_timeout: off_at_zero(&hcm.stream_idle_timeout, "stream_idle_timeout", DEFAULT_STREAM_IDLE_TIMEOUT)?,
         request_timeout: off_at_zero(&hcm.request_timeout, "request_timeout", Duration::ZERO)?,
         request_headers_timeout: off_at_zero(&hcm.request_headers_timeout, "request_headers_timeout", Duration::ZERO)?,
@@ -69,7 +68,7 @@ pub fn parse(hcm: &Wire) -> Result<HttpConnectionManager, Rejection> {
         use_remote_address: wire::flag(&hcm.use_remote_address, false),
         xff_num_trusted_hops: hcm.xff_num_trusted_hops,
         skip_xff_append: hcm.skip_xff_append,
-        xff_detection: xff_detection(hcm)?,
+        ip_detection: ip_detection::parse(&hcm.original_ip_detection_extensions)?,
         via: wire::optional_name(&hcm.via),
         internal_addresses: internal
             .map(|i| wire::each(&i.cidr_ranges, "cidr_ranges", |c| wire::cidr(c, "")))
@@ -93,6 +92,7 @@ pub fn parse(hcm: &Wire) -> Result<HttpConnectionManager, Rejection> {
         proxy_status: hcm.proxy_status_config.as_ref().map(|p| Arc::new(proxy_status(p, server_name))),
         append_x_forwarded_port: hcm.append_x_forwarded_port,
         early_header_mutation: early_mutations(hcm)?,
+        http1_safe_max_connection_duration: hcm.http1_safe_max_connection_duration,
     })
 }
 
@@ -174,7 +174,7 @@ fn http1(options: Option<&core::Http1ProtocolOptions>) -> Result<DownstreamHttp1
         accept_http_10: o.accept_http_10,
         default_host_for_http_10: wire::optional_name(&o.default_host_for_http_10),
         enable_trailers: o.enable_trailers,
-        proper_case_headers: proper_case(o)?,
+        header_case: header_case(o)?,
         allow_chunked_length: o.allow_chunked_length,
         allow_custom_methods: o.allow_custom_methods,
     })
@@ -192,9 +192,6 @@ fn server_header(number: i32) -> Result<ServerHeader, Rejection> {
 fn scheme_override(hcm: &Wire) -> Result<Option<Name>, Rejection> {
     use core::scheme_header_transformation::Transformation;
     let Some(transformation) = &hcm.scheme_header_transformation else { return Ok(None) };
-    if transformation.match_upstream {
-        return Err(Rejection::unsupported("scheme_header_transformation.match_upstream", "use scheme_to_overwrite"));
-    }
     match &transformation.transformation {
         Some(Transformation::SchemeToOverwrite(scheme)) if matches!(scheme.as_str(), "http" | "https") => {
             Ok(Some(name(scheme)))
@@ -214,27 +211,6 @@ fn max_request_headers_kb(hcm: &Wire) -> Result<u32, Rejection> {
             Err(Rejection::invalid("max_request_headers_kb", reason))
         }
     }
-}
-
-fn xff_detection(hcm: &Wire) -> Result<Option<XffDetection>, Rejection> {
-    let [extension] = hcm.original_ip_detection_extensions.as_slice() else {
-        return match hcm.original_ip_detection_extensions.len() {
-            0 => Ok(None),
-            _ => Err(Rejection::unsupported("original_ip_detection_extensions", "one extension is supported: xff")),
-        };
-    };
-    let path = "original_ip_detection_extensions[0].typed_config";
-    let xff = wire::unpack::<XffConfig>(wire::required(&extension.typed_config, path)?, path)?;
-    let cidrs = xff.xff_trusted_cidrs.as_ref().map_or(&[][..], |c| &c.cidrs);
-    if !cidrs.is_empty() && xff.xff_num_trusted_hops != 0 {
-        let reason = "give xff_num_trusted_hops or xff_trusted_cidrs, not both";
-        return Err(Rejection::invalid("xff_trusted_cidrs", reason)).within(path);
-    }
-    Ok(Some(XffDetection {
-        trusted_hops: xff.xff_num_trusted_hops,
-        trusted_cidrs: wire::each(cidrs, "xff_trusted_cidrs.cidrs", |c| wire::cidr(c, "")).within(path)?,
-        skip_append: wire::flag(&xff.skip_xff_append, true),
-    }))
 }
 
 /// Whether the trace reason goes into the request id.
@@ -358,20 +334,7 @@ fn early_mutations(hcm: &Wire) -> Result<Vec<Mutation>, Rejection> {
             return Err(Rejection::unsupported(path, reason));
         }
         let config = wire::unpack::<HeaderMutation>(any, &path)?;
-        steps.extend(wire::each(&config.mutations, "mutations", early_mutation).within(&path)?);
+        steps.extend(wire::each(&config.mutations, "mutations", mutation).within(&path)?);
     }
     Ok(steps)
-}
-
-fn early_mutation(m: &mutation::HeaderMutation) -> Result<Mutation, Rejection> {
-    use mutation::header_mutation::Action;
-    match &m.action {
-        Some(Action::Append(option)) => Ok(Mutation::Set(substitution::header_edit(option, "append")?)),
-        Some(Action::Remove(header)) => Ok(Mutation::Remove(substitution::header_removal(header, "remove")?)),
-        Some(Action::RemoveOnMatch(on)) => {
-            let key = wire::required(&on.key_matcher, "key_matcher").within("remove_on_match")?;
-            Ok(Mutation::RemoveMatching(string(key, "remove_on_match.key_matcher")?))
-        }
-        None => Err(Rejection::invalid("", "needs one of append, remove, remove_on_match")),
-    }
 }

@@ -3,7 +3,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sidemesh_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager as Wire;
 
-use super::{EscapedSlashes, ForwardClientCert, HttpConnectionManager, RouteSource, parse};
+use super::{EscapedSlashes, ForwardClientCert, HttpConnectionManager, IpDetection, RouteSource, parse};
+use crate::resource::cluster::HeaderCase;
 
 fn router() -> Value {
     json!({ "name": "envoy.filters.http.router", "typed_config": {
@@ -39,6 +40,37 @@ fn defaults_are_envoys() {
 fn zero_switches_a_timeout_off() {
     let h = read(json!({ "stream_idle_timeout": "0s", "delayed_close_timeout": "0s" })).expect("valid");
     assert_eq!((h.stream_idle_timeout, h.delayed_close_timeout), (None, None));
+}
+
+#[test]
+fn addresses_may_be_found_elsewhere() {
+    let any = |name: &str, config: Value| {
+        let mut typed =
+            json!({ "@type": format!("type.googleapis.com/envoy.extensions.http.original_ip_detection.{name}") });
+        for (key, value) in config.as_object().expect("an object") {
+            typed[key] = value.clone();
+        }
+        json!({ "name": "d", "typed_config": typed })
+    };
+    let header = json!({ "header_name": "x-real-ip", "reject_with_status": { "code": 401 } });
+    let h = read(json!({ "original_ip_detection_extensions": [
+        any("custom_header.v3.CustomHeaderConfig", header),
+        any("xff.v3.XffConfig", json!({ "xff_num_trusted_hops": 1 })) ] }))
+    .expect("valid");
+    let [IpDetection::Header(header), IpDetection::Xff(xff)] = h.ip_detection.as_slice() else {
+        panic!("{:?}", h.ip_detection)
+    };
+    assert_eq!((header.header.as_str(), header.trusted, header.refusal), ("x-real-ip", false, Some(401)));
+    assert_eq!((xff.trusted_hops, xff.skip_append), (1, true));
+}
+
+#[test]
+fn header_names_may_keep_their_case() {
+    let formatter = json!({ "name": "preserve_case", "typed_config": { "@type":
+        "type.googleapis.com/envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig",
+        "forward_reason_phrase": true } });
+    let h = read(json!({ "http_protocol_options": { "header_key_format": { "stateful_formatter": formatter } } }));
+    assert_eq!(h.expect("valid").http1.header_case, HeaderCase::Preserve { reason: true, own_proper: false });
 }
 
 #[test]

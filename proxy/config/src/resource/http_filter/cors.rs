@@ -1,12 +1,14 @@
 //! `cors.v3.CorsPolicy`, given per route or virtual host.
 
+use sidemesh_proto::envoy::config::route::v3 as route;
 use sidemesh_proto::envoy::extensions::filters::http::cors::v3 as pb;
+use sidemesh_proto::google;
 
 use crate::matcher::parse as matcher;
 use crate::matcher::string::StringMatcher;
 use crate::rejection::Rejection;
 use crate::value::{Name, RuntimeFraction, name};
-use crate::wire::{self, flag};
+use crate::wire;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct CorsPolicy {
@@ -15,14 +17,16 @@ pub struct CorsPolicy {
     pub allow_headers: Name,
     pub expose_headers: Name,
     pub max_age: Name,
-    pub allow_credentials: bool,
-    pub allow_private_network_access: bool,
-    pub forward_not_matching_preflights: bool,
+    /// `None` here and in the next two: as the less specific policies say.
+    pub allow_credentials: Option<bool>,
+    pub allow_private_network_access: Option<bool>,
+    pub forward_not_matching_preflights: Option<bool>,
     pub enabled: RuntimeFraction,
     pub shadow: Option<RuntimeFraction>,
 }
 
 pub(super) fn parse(policy: &pb::CorsPolicy) -> Result<CorsPolicy, Rejection> {
+    let given = |flag: &Option<google::BoolValue>| flag.as_ref().map(|f| f.value);
     let enabled = policy.filter_enabled.as_ref().map(|f| wire::runtime_fraction(f, "filter_enabled"));
     let shadow = policy.shadow_enabled.as_ref().map(|f| wire::runtime_fraction(f, "shadow_enabled"));
     Ok(CorsPolicy {
@@ -31,10 +35,27 @@ pub(super) fn parse(policy: &pb::CorsPolicy) -> Result<CorsPolicy, Rejection> {
         allow_headers: name(&policy.allow_headers),
         expose_headers: name(&policy.expose_headers),
         max_age: name(&policy.max_age),
-        allow_credentials: flag(&policy.allow_credentials, false),
-        allow_private_network_access: flag(&policy.allow_private_network_access, false),
-        forward_not_matching_preflights: flag(&policy.forward_not_matching_preflights, true),
+        allow_credentials: given(&policy.allow_credentials),
+        allow_private_network_access: given(&policy.allow_private_network_access),
+        forward_not_matching_preflights: given(&policy.forward_not_matching_preflights),
         enabled: enabled.transpose()?.unwrap_or_else(RuntimeFraction::always),
         shadow: shadow.transpose()?,
+    })
+}
+
+/// The older message of routes and virtual hosts, with the same fields.
+pub(in crate::resource) fn parse_deprecated(policy: &route::CorsPolicy) -> Result<CorsPolicy, Rejection> {
+    use route::cors_policy::EnabledSpecifier;
+    parse(&pb::CorsPolicy {
+        allow_origin_string_match: policy.allow_origin_string_match.clone(),
+        allow_methods: policy.allow_methods.clone(),
+        allow_headers: policy.allow_headers.clone(),
+        expose_headers: policy.expose_headers.clone(),
+        max_age: policy.max_age.clone(),
+        allow_credentials: policy.allow_credentials,
+        filter_enabled: policy.enabled_specifier.as_ref().map(|EnabledSpecifier::FilterEnabled(f)| f.clone()),
+        shadow_enabled: policy.shadow_enabled.clone(),
+        allow_private_network_access: policy.allow_private_network_access,
+        forward_not_matching_preflights: policy.forward_not_matching_preflights,
     })
 }

@@ -66,7 +66,8 @@ fn mutations(m: &Option<pb::Mutations>) -> Result<HeaderMutation, Rejection> {
     }
 }
 
-fn mutation(step: &rules::HeaderMutation) -> Result<Mutation, Rejection> {
+/// One step, of the filter, of a mirror, or of the connection manager's early mutations.
+pub(in crate::resource) fn mutation(step: &rules::HeaderMutation) -> Result<Mutation, Rejection> {
     use rules::header_mutation::Action;
     match &step.action {
         Some(Action::Append(option)) => substitution::header_edit(option, "append").map(Mutation::Set),

@@ -1,4 +1,4 @@
-//! Actions of a route: forward, redirect, answer directly.
+//! The action of a route that forwards (`route.v3.RouteAction`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,18 +8,17 @@ use sidemesh_proto::envoy::config::route::v3 as pb;
 use sidemesh_proto::envoy::extensions::path::rewrite::uri_template::v3 as uri_template;
 use sidemesh_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 
-use super::parse::Limits;
 use super::{
-    ClusterChoice, ClusterChoiceLeaf, DirectResponse, Forward, HostRewrite, PathRewrite, Priority, Redirect,
-    RedirectPath, RegexPattern, RouteAction, RouteStreamDuration, SubsetMatch, TemplatePiece, WeightedCluster,
-    WeightedClusters, policy, rate_limits,
+    ClusterChoice, ClusterChoiceLeaf, Forward, GrpcTimeout, HostRewrite, PathRewrite, Priority, RegexPattern,
+    RouteAction, RouteStreamDuration, SubsetMatch, TemplatePiece, WeightedCluster, WeightedClusters, internal_redirect,
+    policy, rate_limits,
 };
 use crate::matcher::parse as matcher;
 use crate::matcher::path::{PathMatcher, UriTemplate};
 use crate::rejection::{Rejection, Within};
 use crate::resource::http_filter::parse_overrides;
 use crate::resource::substitution;
-use crate::value::{DataSource, Name, name};
+use crate::value::{Name, name};
 use crate::wire::{self, enumeration, non_empty, optional_duration, optional_name, required};
 
 /// `RouteAction.timeout` when it is not given.
@@ -45,7 +44,9 @@ pub(super) fn forward(action: &pb::RouteAction, path: &PathMatcher) -> Result<Ro
         path_rewrite: path_rewrite(action, path)?,
         host_rewrite: host_rewrite(action)?,
         append_forwarded_host: action.append_x_forwarded_host,
-        timeout: (!timeout.is_zero()).then_some(timeout),
+        // As in Envoy: a route with a stream duration has given up the older timeout, whatever that says.
+        timeout: (!timeout.is_zero() && action.max_stream_duration.is_none()).then_some(timeout),
+        grpc_timeout: grpc_timeout(action)?,
         idle_timeout: idle_timeout.map(|t| (!t.is_zero()).then_some(t)),
         max_stream_duration: stream_duration(action).within("max_stream_duration")?,
         retry: policy::optional_retry_policy(&action.retry_policy, "retry_policy")?,
@@ -59,8 +60,19 @@ pub(super) fn forward(action: &pb::RouteAction, path: &PathMatcher) -> Result<Ro
         include_vhost_rate_limits: action.include_vh_rate_limits.as_ref().map(|v| v.value),
         hash_policy: policy::hash_policies(&action.hash_policy)?,
         upgrades: policy::upgrades(&action.upgrade_configs)?,
-        internal_redirect: policy::internal_redirect(action)?,
+        internal_redirect: internal_redirect::parse(action)?,
+        #[allow(deprecated)] // Envoy still takes it.
+        cors: policy::cors(&action.cors)?,
     })))
+}
+
+/// The deprecated pair `max_grpc_timeout` and `grpc_timeout_offset`; `max_stream_duration` overrides it.
+fn grpc_timeout(action: &pb::RouteAction) -> Result<Option<GrpcTimeout>, Rejection> {
+    #[allow(deprecated)] // Envoy still takes it.
+    let (max, offset) = (&action.max_grpc_timeout, &action.grpc_timeout_offset);
+    let max = optional_duration(max, "max_grpc_timeout")?.filter(|_| action.max_stream_duration.is_none());
+    let offset = optional_duration(offset, "grpc_timeout_offset")?;
+    Ok(max.map(|max| GrpcTimeout { max, offset: offset.unwrap_or_default() }))
 }
 
 fn stream_duration(action: &pb::RouteAction) -> Result<Option<RouteStreamDuration>, Rejection> {
@@ -118,18 +130,17 @@ fn weighted_clusters(w: &pb::WeightedCluster) -> Result<WeightedClusters, Reject
     if total_weight > u64::from(u32::MAX) {
         return Err(Rejection::invalid("clusters", format!("the sum of the weights exceeds {}", u32::MAX)));
     }
-    let random_value_header = match &w.random_value_specifier {
-        Some(RandomValueSpecifier::HeaderName(header)) => Some(wire::header_name(header, "header_name")?),
-        Some(RandomValueSpecifier::UseHashPolicy(on)) if on.value => {
-            return Err(Rejection::unsupported("use_hash_policy", "use header_name"));
-        }
-        _ => None,
+    let (random_value_header, use_hash_policy) = match &w.random_value_specifier {
+        Some(RandomValueSpecifier::HeaderName(header)) => (Some(wire::header_name(header, "header_name")?), false),
+        Some(RandomValueSpecifier::UseHashPolicy(on)) => (None, on.value),
+        None => (None, false),
     };
     Ok(WeightedClusters {
         clusters,
         total_weight,
         runtime_key_prefix: optional_name(&w.runtime_key_prefix),
         random_value_header,
+        use_hash_policy,
     })
 }
 
@@ -190,7 +201,10 @@ fn path_rewrite(action: &pb::RouteAction, path: &PathMatcher) -> Result<Option<P
     Ok(optional_name(&action.prefix_rewrite).map(PathRewrite::Prefix))
 }
 
-fn substitution(rewrite: &RegexMatchAndSubstitute, field: &str) -> Result<(RegexPattern, String), Rejection> {
+pub(super) fn substitution(
+    rewrite: &RegexMatchAndSubstitute,
+    field: &str,
+) -> Result<(RegexPattern, String), Rejection> {
     let (pattern, substitution) = matcher::substitution(rewrite, field)?;
     Ok((RegexPattern(pattern), substitution))
 }
@@ -248,62 +262,4 @@ fn host_rewrite(action: &pb::RouteAction) -> Result<Option<HostRewrite>, Rejecti
         Some(Wire::HostRewrite(text)) => Some(HostRewrite::Format(substitution::field(text, "host_rewrite")?)),
         None => None,
     })
-}
-
-pub(super) fn redirect(action: &pb::RedirectAction) -> Result<RouteAction, Rejection> {
-    use pb::redirect_action::{PathRewriteSpecifier, RedirectResponseCode as Code, SchemeRewriteSpecifier};
-    let (scheme, https) = match &action.scheme_rewrite_specifier {
-        Some(SchemeRewriteSpecifier::HttpsRedirect(https)) => (None, *https),
-        Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => (optional_name(scheme), false),
-        None => (None, false),
-    };
-    let path = match &action.path_rewrite_specifier {
-        Some(PathRewriteSpecifier::PathRedirect(path)) => RedirectPath::Path(host_name(path, "path_redirect")?),
-        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => RedirectPath::Prefix(host_name(prefix, "prefix_rewrite")?),
-        Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => {
-            let (pattern, substitution) = substitution(rewrite, "regex_rewrite")?;
-            RedirectPath::Regex { pattern, substitution }
-        }
-        Some(PathRewriteSpecifier::PathRewrite(_)) => {
-            return Err(Rejection::unsupported("path_rewrite", "use path_redirect, prefix_rewrite or regex_rewrite"));
-        }
-        None => RedirectPath::Keep,
-    };
-    let port = u16::try_from(action.port_redirect)
-        .map_err(|_| Rejection::invalid("port_redirect", format!("{} is more than 65535", action.port_redirect)))?;
-    Ok(RouteAction::Redirect(Box::new(Redirect {
-        scheme,
-        https,
-        host: optional_name(&host_name(&action.host_redirect, "host_redirect")?),
-        port: (port != 0).then_some(port),
-        path,
-        status: match enumeration(action.response_code, "response_code")? {
-            Code::MovedPermanently => 301,
-            Code::Found => 302,
-            Code::SeeOther => 303,
-            Code::TemporaryRedirect => 307,
-            Code::PermanentRedirect => 308,
-        },
-        strip_query: action.strip_query,
-    })))
-}
-
-pub(super) fn direct_response(action: &pb::DirectResponseAction, limits: Limits) -> Result<RouteAction, Rejection> {
-    let status = match u16::try_from(action.status) {
-        Ok(status @ 200..=599) => status,
-        _ => return Err(Rejection::invalid("status", format!("{} is not between 200 and 599", action.status))),
-    };
-    let body = action.body.as_ref().map(|b| wire::data_source(b, "body")).transpose()?;
-    if let Some(DataSource::Inline(bytes)) = &body
-        && bytes.len() > limits.max_direct_response_body as usize
-    {
-        let reason = format!(
-            "has {} bytes; max_direct_response_body_size_bytes allows {}",
-            bytes.len(),
-            limits.max_direct_response_body
-        );
-        return Err(Rejection::invalid("body", reason));
-    }
-    let body_format = action.body_format.as_ref().map(|f| substitution::body_format(f, "body_format")).transpose()?;
-    Ok(RouteAction::DirectResponse(Box::new(DirectResponse { status, body, body_format })))
 }

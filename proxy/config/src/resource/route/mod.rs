@@ -1,7 +1,9 @@
 //! Route tables (`route.v3.RouteConfiguration`): virtual hosts, routes, actions and their policies.
 
 mod action;
+mod answer;
 mod index;
+mod internal_redirect;
 mod parse;
 mod policy;
 mod rate_limit;
@@ -15,7 +17,9 @@ use std::time::Duration;
 use http::HeaderName;
 
 pub(in crate::resource) use action::subset_match;
+pub use answer::{DirectResponse, Redirect, RedirectPath};
 pub use index::RouteIndex;
+pub use internal_redirect::{InternalRedirect, RedirectPredicate};
 pub(crate) use parse::match_template;
 pub use parse::{parse, parse_scoped, parse_virtual_host, route_match};
 pub use policy::{custom_tags, retry_policy, upgrade_config};
@@ -32,7 +36,9 @@ use crate::matcher::string::StringMatcher;
 use crate::resource::cluster::RetryBudget;
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::FilterOverrides;
-use crate::value::{Backoff, ConfigSource, DataSource, Metadata, Name, RuntimeFraction};
+use crate::resource::http_filter::cors::CorsPolicy;
+use crate::resource::http_filter::header_mutation::Mutation;
+use crate::value::{Backoff, ConfigSource, Metadata, Name, RuntimeFraction};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteConfig {
@@ -73,8 +79,18 @@ pub struct VirtualHost {
     pub rate_limits: Arc<[RateLimit]>,
     pub per_request_buffer_limit: Option<u64>,
     pub request_mirrors: Arc<[MirrorPolicy]>,
+    pub virtual_clusters: Vec<VirtualCluster>,
+    /// The deprecated `cors`; policies among the overrides replace it.
+    pub cors: Option<Arc<CorsPolicy>>,
     pub overrides: FilterOverrides,
     pub metadata: Option<Arc<Metadata>>,
+}
+
+/// Requests that are counted apart; the first whose headers all match.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VirtualCluster {
+    pub name: Name,
+    pub headers: Vec<HeaderMatcher>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +103,8 @@ pub enum RequireTls {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     pub name: Name,
+    /// Its requests are counted apart under this name.
+    pub stat_prefix: Option<Name>,
     pub matcher: RouteMatch,
     pub action: RouteAction,
     pub metadata: Option<Arc<Metadata>>,
@@ -150,8 +168,10 @@ pub struct Forward {
     pub host_rewrite: Option<HostRewrite>,
     /// `append_x_forwarded_host`.
     pub append_forwarded_host: bool,
-    /// `None`: off (zero). Default 15 s.
+    /// `None`: off (zero, or the route has a `max_stream_duration`). Default 15 s.
     pub timeout: Option<Duration>,
+    /// Takes the place of `timeout` for gRPC requests.
+    pub grpc_timeout: Option<GrpcTimeout>,
     /// `None`: the connection manager's.
     pub idle_timeout: Option<Option<Duration>>,
     pub max_stream_duration: Option<RouteStreamDuration>,
@@ -164,6 +184,8 @@ pub struct Forward {
     pub hash_policy: Vec<HashPolicy>,
     pub upgrades: Vec<UpgradeConfig>,
     pub internal_redirect: Option<InternalRedirect>,
+    /// As the virtual host's.
+    pub cors: Option<Arc<CorsPolicy>>,
 }
 
 /// `metadata_match` (`envoy.lb`), sorted by key.
@@ -184,6 +206,8 @@ pub struct WeightedClusters {
     pub runtime_key_prefix: Option<Name>,
     /// `header_name`: the choice is taken from this request header's number.
     pub random_value_header: Option<HeaderName>,
+    /// The choice is taken from the hash that the route's `hash_policy` makes.
+    pub use_hash_policy: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -247,6 +271,13 @@ pub enum HostRewrite {
         substitution: String,
     },
     Format(Arc<Format>),
+}
+
+/// `max_grpc_timeout` (zero: the caller's own `grpc-timeout` alone counts) and `grpc_timeout_offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GrpcTimeout {
+    pub max: Duration,
+    pub offset: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -376,7 +407,8 @@ pub struct MirrorPolicy {
     /// `None`: as the request's own decision.
     pub trace_sampled: Option<bool>,
     pub disable_shadow_host_suffix: bool,
-    pub request_headers: HeaderEdits,
+    /// Steps on the copy's head, in order.
+    pub request_headers: Vec<Mutation>,
     pub host_rewrite: Option<Name>,
 }
 
@@ -414,45 +446,6 @@ pub struct UpgradeConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConnectConfig {
     pub allow_post: bool,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct InternalRedirect {
-    pub max_redirects: u32,
-    /// Default 302 only.
-    pub codes: Vec<u16>,
-    pub allow_cross_scheme: bool,
-    pub response_headers_to_copy: Vec<HeaderName>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Redirect {
-    pub scheme: Option<Name>,
-    pub https: bool,
-    pub host: Option<Name>,
-    pub port: Option<u16>,
-    pub path: RedirectPath,
-    pub status: u16,
-    pub strip_query: bool,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum RedirectPath {
-    Keep,
-    /// May hold a query of its own.
-    Path(Name),
-    Prefix(Name),
-    Regex {
-        pattern: RegexPattern,
-        substitution: String,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct DirectResponse {
-    pub status: u16,
-    pub body: Option<DataSource>,
-    pub body_format: Option<crate::resource::http_connection_manager::BodyFormat>,
 }
 
 /// `route.v3.RateLimit`: the actions that make one descriptor.

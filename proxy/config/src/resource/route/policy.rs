@@ -1,9 +1,8 @@
-//! Policies of a route's action: retries, hedging, mirroring, hashing, upgrades, internal redirects, tracing.
+//! Policies of a route's action: retries, hedging, mirroring, hashing, upgrades, tracing.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sidemesh_proto::envoy::config::common::mutation_rules::v3 as mutation;
 use sidemesh_proto::envoy::config::route::v3 as pb;
 use sidemesh_proto::envoy::extensions::retry;
 use sidemesh_proto::envoy::r#type::metadata::v3::metadata_kind;
@@ -12,13 +11,14 @@ use sidemesh_proto::{google, type_url};
 
 use super::action::{cluster_leaf, host_name, subset_match};
 use super::{
-    ConnectConfig, HashPolicy, HashSource, HedgePolicy, InternalRedirect, MirrorPolicy, RateLimitedBackoff,
-    RegexPattern, ResetFormat, RetryOn, RetryPolicy, RouteTracing, SubsetMatch, UpgradeConfig,
+    ConnectConfig, HashPolicy, HashSource, HedgePolicy, MirrorPolicy, RateLimitedBackoff, RegexPattern, ResetFormat,
+    RetryOn, RetryPolicy, RouteTracing, SubsetMatch, UpgradeConfig,
 };
 use crate::matcher::parse as matcher;
 use crate::rejection::{Rejection, Within};
-use crate::resource::core::HeaderEdits;
 use crate::resource::http_connection_manager::{CustomTag, MetadataKind, TagValue};
+use crate::resource::http_filter::cors::{self, CorsPolicy};
+use crate::resource::http_filter::header_mutation::mutation;
 use crate::resource::substitution;
 use crate::value::{Backoff, Name, RuntimeFraction, name};
 use crate::wire::{self, enumeration, flag, non_empty, optional_duration, optional_name, required, uint32};
@@ -27,8 +27,6 @@ const DEFAULT_RETRIES: u32 = 1;
 const DEFAULT_RETRY_BASE: Duration = Duration::from_millis(25);
 const LEAST_RETRY_BASE: Duration = Duration::from_millis(1);
 const DEFAULT_RATE_LIMITED_MAX_INTERVAL: Duration = Duration::from_secs(300);
-/// Statuses that may start an internal redirect.
-const REDIRECT_STATUSES: [u32; 5] = [301, 302, 303, 307, 308];
 
 pub(super) fn optional_retry_policy(
     policy: &Option<pb::RetryPolicy>,
@@ -171,33 +169,16 @@ pub(super) fn mirrors(list: &[pb::route_action::RequestMirrorPolicy]) -> Result<
             fraction: fraction.transpose()?.unwrap_or_else(RuntimeFraction::always),
             trace_sampled: m.trace_sampled.as_ref().map(|v| v.value),
             disable_shadow_host_suffix: m.disable_shadow_host_suffix_append,
-            request_headers: mirror_headers(&m.request_headers_mutations)?,
+            request_headers: wire::each(&m.request_headers_mutations, "request_headers_mutations", mutation)?,
             host_rewrite: optional_name(&host_name(&m.host_rewrite_literal, "host_rewrite_literal")?),
         })
     };
     list.iter().enumerate().map(|(i, m)| one(m).within_index("request_mirror_policies", i)).collect()
 }
 
-/// Removals come first: steps in another order are refused.
-fn mirror_headers(list: &[mutation::HeaderMutation]) -> Result<HeaderEdits, Rejection> {
-    use mutation::header_mutation::Action;
-    let mut edits = HeaderEdits::default();
-    let mut one = |step: &mutation::HeaderMutation| {
-        match &step.action {
-            Some(Action::Append(option)) => edits.add.push(substitution::header_edit(option, "append")?),
-            Some(Action::Remove(header)) if edits.add.is_empty() => {
-                edits.remove.push(substitution::header_removal(header, "remove")?);
-            }
-            Some(Action::Remove(_)) => return Err(Rejection::unsupported("remove", "must come before every append")),
-            Some(Action::RemoveOnMatch(_)) => return Err(Rejection::unsupported("remove_on_match", "use remove")),
-            None => return Err(Rejection::invalid("", "needs one of append, remove")),
-        }
-        Ok(())
-    };
-    for (i, step) in list.iter().enumerate() {
-        one(step).within_index("request_headers_mutations", i)?;
-    }
-    Ok(edits)
+/// The deprecated `cors` of a virtual host or a route.
+pub(super) fn cors(policy: &Option<pb::CorsPolicy>) -> Result<Option<Arc<CorsPolicy>>, Rejection> {
+    policy.as_ref().map(|p| cors::parse_deprecated(p).map(Arc::new)).transpose().within("cors")
 }
 
 pub(super) fn hash_policies(list: &[pb::route_action::HashPolicy]) -> Result<Vec<HashPolicy>, Rejection> {
@@ -275,46 +256,6 @@ pub fn upgrade_config(config: &pb::route_action::UpgradeConfig) -> Result<Upgrad
         None => None,
     };
     Ok(UpgradeConfig { kind, enabled: flag(&config.enabled, true), connect })
-}
-
-pub(super) fn internal_redirect(action: &pb::RouteAction) -> Result<Option<InternalRedirect>, Rejection> {
-    use pb::route_action::InternalRedirectAction as Old;
-    const DEFAULT_STATUS: u16 = 302;
-    #[allow(deprecated)] // Envoy still takes the old pair of fields when there is no policy.
-    let (old, old_max) = (action.internal_redirect_action, uint32(&action.max_internal_redirects));
-    let handled = enumeration::<Old>(old, "internal_redirect_action")? == Old::HandleInternalRedirect;
-    let Some(policy) = &action.internal_redirect_policy else {
-        return Ok(handled.then(|| InternalRedirect {
-            max_redirects: old_max.unwrap_or(1),
-            codes: vec![DEFAULT_STATUS],
-            allow_cross_scheme: false,
-            response_headers_to_copy: Vec::new(),
-        }));
-    };
-    policy_redirect(policy, DEFAULT_STATUS).map(Some).within("internal_redirect_policy")
-}
-
-fn policy_redirect(policy: &pb::InternalRedirectPolicy, default: u16) -> Result<InternalRedirect, Rejection> {
-    if !policy.predicates.is_empty() {
-        return Err(Rejection::unsupported("predicates", "remove them; max_internal_redirects bounds redirects"));
-    }
-    if policy.redirect_response_codes.len() > REDIRECT_STATUSES.len() {
-        return Err(Rejection::invalid("redirect_response_codes", "holds more than 5 codes"));
-    }
-    let valid = policy.redirect_response_codes.iter().filter(|c| REDIRECT_STATUSES.contains(c));
-    let mut codes: Vec<u16> = valid.filter_map(|c| u16::try_from(*c).ok()).collect();
-    if policy.redirect_response_codes.is_empty() {
-        codes.push(default);
-    }
-    let copied = policy.response_headers_to_copy.iter().enumerate();
-    Ok(InternalRedirect {
-        max_redirects: uint32(&policy.max_internal_redirects).unwrap_or(1),
-        codes,
-        allow_cross_scheme: policy.allow_cross_scheme_redirect,
-        response_headers_to_copy: copied
-            .map(|(i, h)| wire::header_name(h, &format!("response_headers_to_copy[{i}]")))
-            .collect::<Result<_, _>>()?,
-    })
 }
 
 pub(super) fn tracing(t: &pb::Tracing) -> Result<RouteTracing, Rejection> {

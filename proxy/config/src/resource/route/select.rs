@@ -3,6 +3,7 @@
 //! Pure: [`RouteConfig::select`] serves the request path, [`RouteConfig::explain`] the command-line tools; both ask the same
 //! [`RouteMatch::check`]. `require_tls` of a virtual host and clusters that do not exist are the caller's business.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ impl RouteConfig {
         let path = matched_path(view, self.ignore_path_parameters);
         let mut lost = Vec::new();
         for route in &host.routes {
-            match route.matcher.check(view, path) {
+            match route.matcher.check(view, &path) {
                 Ok(()) => {
                     return Explanation { virtual_host: Some(host.clone()), lost, route: Some(route.clone()) };
                 }
@@ -62,16 +63,21 @@ impl VirtualHost {
     /// The first route that matches.
     pub fn select(&self, view: &RequestView<'_>, ignore_path_parameters: bool) -> Option<&Arc<Route>> {
         let path = matched_path(view, ignore_path_parameters);
-        self.index.candidates(path, self.routes.len(), |at| {
+        self.index.candidates(&path, self.routes.len(), |at| {
             let route = self.routes.get(at)?;
-            route.matcher.check(view, path).is_ok().then_some(route)
+            route.matcher.check(view, &path).is_ok().then_some(route)
         })
     }
 }
 
-fn matched_path<'v>(view: &RequestView<'v>, ignore_path_parameters: bool) -> &'v str {
+/// The path that matchers see: without the `;parameters` of its segments, where they do not count.
+fn matched_path<'v>(view: &RequestView<'v>, ignore_path_parameters: bool) -> Cow<'v, str> {
     let path = view.path_only();
-    if ignore_path_parameters { path.split(';').next().unwrap_or("") } else { path }
+    if !ignore_path_parameters || !path.contains(';') {
+        return Cow::Borrowed(path);
+    }
+    let segments = path.split('/').map(|segment| segment.split(';').next().unwrap_or(""));
+    Cow::Owned(segments.collect::<Vec<_>>().join("/"))
 }
 
 /// The condition of a route match that failed first; an index points into its list.

@@ -5,7 +5,7 @@ use sidemesh_proto::envoy::config::route::v3 as pb;
 use super::*;
 use crate::matcher::{PeerCertificate, RequestView};
 use crate::rejection::Rejection;
-use crate::value::Runtime;
+use crate::value::{DataSource, Runtime};
 
 fn table(hosts: Value) -> Result<RouteConfig, Rejection> {
     table_with(json!({ "name": "r", "virtual_hosts": hosts }))
@@ -179,7 +179,10 @@ fn ports_and_path_parameters_may_be_ignored() {
     let lax = table_with(json!({ "virtual_hosts": hosts, "ignore_port_in_host_matching": true,
         "ignore_path_parameters_in_path_matching": true }))
     .expect("valid");
-    assert_eq!(Request::default().select(&lax, "shop:80", "/a;p=1?q").as_deref(), Some("a"));
+    for path in ["/a;p=1?q", "/a;", "/;x/../a"] {
+        let expected = (path != "/;x/../a").then_some("a");
+        assert_eq!(Request::default().select(&lax, "shop:80", path).as_deref(), expected, "{path}");
+    }
 }
 
 fn forward(action: Value) -> Result<Forward, Rejection> {
@@ -204,6 +207,75 @@ fn defaults_of_a_forward_are_those_of_envoy() {
         (retry.num_retries, retry.backoff.base, retry.backoff.max),
         (1, Duration::from_millis(25), Duration::from_millis(250))
     );
+}
+
+#[test]
+fn a_stream_duration_takes_the_place_of_the_older_timeouts() {
+    let both = json!({ "cluster": "c", "timeout": "3s", "max_grpc_timeout": "2s", "grpc_timeout_offset": "1s" });
+    let old = forward(both.clone()).expect("valid");
+    assert_eq!(old.timeout, Some(Duration::from_secs(3)));
+    let grpc = GrpcTimeout { max: Duration::from_secs(2), offset: Duration::from_secs(1) };
+    assert_eq!(old.grpc_timeout, Some(grpc));
+    let mut new = both;
+    new["max_stream_duration"] = json!({ "max_stream_duration": "9s" });
+    let new = forward(new).expect("valid");
+    assert_eq!((new.timeout, new.grpc_timeout), (None, None));
+    assert_eq!(new.max_stream_duration.and_then(|d| d.max_stream_duration), Some(Duration::from_secs(9)));
+}
+
+#[test]
+fn redirects_that_are_followed_have_predicates() {
+    let predicate = |name: &str, extra: Value| {
+        let mut config = json!({ "@type": format!("type.googleapis.com/envoy.extensions.internal_redirect.{name}") });
+        for (key, value) in extra.as_object().expect("an object") {
+            config[key] = value.clone();
+        }
+        json!({ "name": "p", "typed_config": config })
+    };
+    let with = |list: Value| forward(json!({ "cluster": "c", "internal_redirect_policy": { "predicates": list } }));
+    let policy = with(json!([
+        predicate("allow_listed_routes.v3.AllowListedRoutesConfig", json!({ "allowed_route_names": ["r"] })),
+        predicate("previous_routes.v3.PreviousRoutesConfig", json!({})),
+        predicate("safe_cross_scheme.v3.SafeCrossSchemeConfig", json!({})),
+    ]));
+    let policy = policy.expect("valid").internal_redirect.expect("given");
+    let listed = RedirectPredicate::AllowListedRoutes(vec!["r".into()]);
+    let expected = [listed, RedirectPredicate::PreviousRoutes, RedirectPredicate::SafeCrossScheme];
+    assert_eq!(policy.predicates, expected);
+    let unknown = json!([{ "name": "p", "typed_config": { "@type": "type.googleapis.com/google.protobuf.Empty" } }]);
+    assert_eq!(
+        with(unknown).expect_err("must be refused").to_string(),
+        "virtual_hosts[0].routes[0].route.internal_redirect_policy.predicates[0].typed_config: not supported: \
+         `google.protobuf.Empty` is not supported; use allow_listed_routes, previous_routes, safe_cross_scheme"
+    );
+}
+
+#[test]
+fn requests_may_be_counted_apart() {
+    let host = |clusters: Value| {
+        table(json!([{ "name": "v", "domains": ["*"], "virtual_clusters": clusters,
+            "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "c" }, "stat_prefix": "all" }] }]))
+    };
+    let headers = json!([{ "name": ":path", "string_match": { "prefix": "/a" } }]);
+    let table = host(json!([{ "name": "a", "headers": headers }])).expect("valid");
+    let host_of = &table.virtual_hosts[0];
+    assert_eq!((&*host_of.virtual_clusters[0].name, host_of.virtual_clusters[0].headers.len()), ("a", 1));
+    assert_eq!(host_of.routes[0].stat_prefix.as_deref(), Some("all"));
+    refused(
+        host(json!([{ "name": "a" }])),
+        "virtual_hosts[0].virtual_clusters[0].headers: invalid: must hold at least one matcher",
+    );
+}
+
+#[test]
+fn deprecated_cors_and_steps_of_mirrors_are_read() {
+    let cors = json!({ "allow_origin_string_match": [{ "exact": "http://a" }], "max_age": "7" });
+    let mutations = json!([{ "append": { "header": { "key": "x-a", "value": "1" } } }, { "remove": "x-b" }]);
+    let forward = forward(json!({ "cluster": "c", "cors": cors,
+        "request_mirror_policies": [{ "cluster": "m", "request_headers_mutations": mutations }] }))
+    .expect("valid");
+    assert_eq!(&*forward.cors.expect("given").max_age, "7");
+    assert!(matches!(forward.mirrors[0].request_headers.as_slice(), [Mutation::Set(_), Mutation::Remove(_)]));
 }
 
 #[test]

@@ -5,12 +5,14 @@ use http::{Method, Version, header};
 use super::Inner;
 use super::exchange::Kind;
 use crate::codec::h1::encode::{self, Encoder};
+use crate::codec::h1::head;
+use crate::codec::h1::spelling::Names;
 use crate::codec::handler::Upgrade;
 use crate::codec::path::path_and_query;
 
 /// Puts the head into the output, and settles how the body is framed.
 pub(super) fn put_head(inner: &mut Inner, head: &Parts) {
-    let case = inner.settings.header_case;
+    let names = Names::of(inner.settings.header_case, &head.extensions);
     let host = head.headers.get(header::HOST).map_or(&b""[..], |value| value.as_bytes());
     let (encoder, length) = framing(inner, head);
     inner.exchange.encoder = encoder;
@@ -29,18 +31,25 @@ pub(super) fn put_head(inner: &mut Inner, head: &Parts) {
         }
     }
     buf.extend_from_slice(b" HTTP/1.1\r\n");
-    encode::put_fields(buf, &head.headers, case);
+    encode::put_fields(buf, &head.headers, names);
     if let Some(length) = length {
-        encode::put_length(buf, length, case);
+        encode::put_length(buf, length, names);
     }
     if matches!(encoder, Encoder::Chunked { .. }) {
-        encode::put_own(buf, "transfer-encoding", b"chunked", case);
+        encode::put_own(buf, "transfer-encoding", b"chunked", names);
     }
     if let Some(Upgrade::Protocol(protocol)) = &inner.exchange.upgrade {
-        encode::put_own(buf, "connection", b"Upgrade", case);
-        encode::put_own(buf, "upgrade", protocol.as_bytes(), case);
+        let connection =
+            head.headers.get(header::CONNECTION).map(|value| value.as_bytes()).filter(|value| is_own(value));
+        encode::put_own(buf, "connection", connection.unwrap_or(b"Upgrade"), names);
+        encode::put_own(buf, "upgrade", protocol.as_bytes(), names);
     }
     buf.extend_from_slice(b"\r\n");
+}
+
+/// A `connection` that says nothing but what holds for the next hop, too.
+fn is_own(value: &[u8]) -> bool {
+    head::tokens(value).all(|t| t.eq_ignore_ascii_case(b"upgrade") || t.eq_ignore_ascii_case(b"keep-alive"))
 }
 
 fn framing(inner: &Inner, head: &Parts) -> (Encoder, Option<u64>) {

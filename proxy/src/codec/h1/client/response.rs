@@ -8,6 +8,7 @@ use crate::codec::SendError;
 use crate::codec::h1::decode::{Chunk, Decoder};
 use crate::codec::h1::encode::parse_length;
 use crate::codec::h1::head::{self, Fault};
+use crate::codec::h1::spelling;
 
 /// A response head.
 pub(super) struct Answered {
@@ -89,6 +90,7 @@ fn interpret(
     *response.status_mut() = status;
     *response.version_mut() = version;
     *response.headers_mut() = headers;
+    spelling::keep(settings.header_case, tokens.headers, tokens.reason, response.extensions_mut());
     Ok(Answered { response, keep_alive: keep_alive && body != Decoder::UntilEnd, body, tunnel })
 }
 
@@ -109,9 +111,10 @@ fn framing(
         return Ok((Decoder::UntilEnd, true));
     }
     if status.is_informational() || status == StatusCode::NO_CONTENT {
-        return match chunked {
-            true => Err(SendError::Protocol("transfer coding in a response without content")),
-            false => Ok((Decoder::Done, false)),
+        return match (chunked, length) {
+            (true, _) => Err(SendError::Protocol("transfer coding in a response without content")),
+            (false, None | Some(0)) => Ok((Decoder::Done, false)),
+            (false, Some(_)) => Err(SendError::Protocol("content-length in a response without content")),
         };
     }
     if chunked && length.is_some() && !settings.allow_chunked_length {

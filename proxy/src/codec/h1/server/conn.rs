@@ -35,8 +35,6 @@ pub(super) struct Conn {
     pub(super) broken: Option<Error>,
     /// Counts requests; bodies and senders of earlier ones are deaf.
     pub(super) current: u64,
-    /// The client waits for `100 Continue`.
-    expects: bool,
     /// The current request may become a tunnel, once its response says so.
     tunnel: Tunneling,
     /// Interim responses may still be sent.
@@ -67,7 +65,6 @@ impl Conn {
             decoder: Decoder::Done,
             broken: None,
             current: 0,
-            expects: false,
             tunnel: Tunneling::No,
             before_response: false,
             body_waker: None,
@@ -79,7 +76,10 @@ impl Conn {
     /// The next request begins.
     pub(super) fn begin(&mut self, decoder: Decoder, expects: bool, tunnel: bool) {
         self.decoder = decoder;
-        self.expects = expects;
+        if expects {
+            // The client goes on at once, as with Envoy; it leaves with the handler's first pause, or the response.
+            self.out.buf(&self.local.buffers).extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
         self.tunnel = if tunnel { Tunneling::Asked } else { Tunneling::No };
         self.broken = None;
         self.before_response = true;
@@ -142,7 +142,7 @@ impl Conn {
 
     /// Throws away what is here of a body that nobody will read; says whether it is complete.
     pub(super) fn discard_body(&mut self) -> bool {
-        if self.expects || self.body_held {
+        if self.body_held {
             // The client may never send it.
             return self.decoder.is_done();
         }
@@ -176,9 +176,6 @@ impl Conn {
                 Ok(Item::More) => {}
                 Err(error) => return self.break_body(error),
             }
-            if let Err(error) = self.send_continue(cx) {
-                return self.break_body(Error::Io(error.kind()));
-            }
             match self.poll_fill(cx) {
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(_)) => {
@@ -206,26 +203,11 @@ impl Conn {
         }
     }
 
-    /// Tells a client that waits for it to go on, now that its body is wanted.
-    fn send_continue(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if std::mem::take(&mut self.expects) && self.before_response {
-            self.out.buf(&self.local.buffers).extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-            // What does not fit now leaves with the response; the loop flushes while the handler runs.
-            if let Poll::Ready(result) = self.out.poll_flush(&mut self.io, cx) {
-                return result;
-            }
-        }
-        Ok(())
-    }
-
     fn inform(&mut self, status: StatusCode, headers: &HeaderMap) {
-        if status == StatusCode::CONTINUE {
-            self.expects = false;
-        }
         let case = self.settings.header_case;
         let buf = self.out.buf(&self.local.buffers);
-        encode::put_status(buf, Version::HTTP_11, status);
-        encode::put_fields(buf, headers, case);
+        encode::put_status(buf, Version::HTTP_11, status, None);
+        encode::put_fields(buf, headers, case.into());
         buf.extend_from_slice(b"\r\n");
     }
 }

@@ -11,7 +11,7 @@ use http::StatusCode;
 use super::conn::Conn;
 use crate::clock::Sleep;
 use crate::codec::drain::UNFINISHED_GRACE;
-use crate::codec::h1::head::Scan;
+use crate::codec::h1::head::{self, Fault, Scan};
 use crate::codec::h1::request::{self, Incoming, Refusal};
 use crate::codec::{Closed, Drain};
 
@@ -20,6 +20,8 @@ const PARK_AFTER: Duration = Duration::from_secs(1);
 
 const HEAD_TIMEOUT: Refusal =
     Refusal { status: StatusCode::REQUEST_TIMEOUT, details: "request_header_timeout", body: "request header timeout" };
+const REQUEST_TIMEOUT: Refusal =
+    Refusal { status: StatusCode::REQUEST_TIMEOUT, details: "request_overall_timeout", body: "request timeout" };
 const STREAM_TIMEOUT: Refusal =
     Refusal { status: StatusCode::REQUEST_TIMEOUT, details: "stream_idle_timeout", body: "stream timeout" };
 
@@ -45,6 +47,7 @@ enum Waiting {
     Idle,
     Duration,
     Head,
+    Request,
     Stream,
     /// The drain waits for the rest of a head no longer.
     Drain,
@@ -126,6 +129,7 @@ impl Wait<'_> {
                     return Poll::Ready(Next::Closed(Closed::Timeout("the maximum connection duration")));
                 }
                 Waiting::Head => return Poll::Ready(Next::Refused(HEAD_TIMEOUT, head_bytes)),
+                Waiting::Request => return Poll::Ready(Next::Refused(REQUEST_TIMEOUT, head_bytes)),
                 Waiting::Stream => return Poll::Ready(Next::Refused(STREAM_TIMEOUT, head_bytes)),
                 Waiting::Drain => return Poll::Ready(Next::Closed(Closed::Drained)),
             }
@@ -141,11 +145,13 @@ impl Wait<'_> {
                     (!self.parked).then(|| self.since + PARK_AFTER).map(|at| (at, Waiting::Park)),
                     after(conn.settings.idle_timeout).map(|at| (at, Waiting::Idle)),
                     self.deadline.map(|at| (at, Waiting::Duration)),
+                    None,
                 ]
             } else {
                 [
                     after(conn.settings.request_headers_timeout).map(|at| (at, Waiting::Head)),
-                    after(conn.settings.write_timeout).map(|at| (at, Waiting::Stream)),
+                    after(conn.settings.request_timeout).map(|at| (at, Waiting::Request)),
+                    after(conn.settings.stream_idle_timeout).map(|at| (at, Waiting::Stream)),
                     self.hurried.map(|since| (since + UNFINISHED_GRACE, Waiting::Drain)),
                 ]
             };
@@ -181,7 +187,7 @@ impl Wait<'_> {
         }
         let bytes = conn.read.len();
         match self.scan.run(&conn.read, conn.settings.limits.head_bytes) {
-            Ok(None) => refuse_early(&conn.read).map(|refusal| Next::Refused(refusal, bytes)),
+            Ok(None) => refuse_early(&conn.read, self.scan.lines()).map(|refusal| Next::Refused(refusal, bytes)),
             Ok(Some(end)) => {
                 let head = conn.read.split_to(end).freeze();
                 Some(match request::parse(&head, self.scan.lines(), &conn.settings) {
@@ -194,11 +200,17 @@ impl Wait<'_> {
     }
 }
 
-/// A first byte that no method has: TLS or garbage, which may never send an end of line.
-fn refuse_early(read: &[u8]) -> Option<Refusal> {
+/// A first byte that no method has, or a first line that starts no request: TLS or another protocol, which may never send the
+/// end of a head.
+fn refuse_early(read: &[u8], lines: usize) -> Option<Refusal> {
+    if lines == 1
+        && let Some(fault) = head::fault_in_start(read)
+    {
+        return Some(fault.into());
+    }
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     match read.first() {
-        Some(&first) if !token(first) => Some(crate::codec::h1::head::Fault::Malformed("invalid method").into()),
+        Some(&first) if !token(first) => Some(Fault::Malformed("invalid method").into()),
         _ => None,
     }
 }

@@ -49,11 +49,16 @@ pub struct Settings {
     pub idle_timeout: Option<Duration>,
     /// `request_headers_timeout`: from the first byte of a head to its last.
     pub request_headers_timeout: Option<Duration>,
-    /// `stream_idle_timeout`, as far as it is the codec's: a head is incomplete, or the client takes no byte of a response, for
-    /// so long.
-    pub write_timeout: Option<Duration>,
+    /// `request_timeout`, as far as it is the codec's: from the first byte of a head to its last.
+    pub request_timeout: Option<Duration>,
+    /// `stream_idle_timeout`, as far as it is the codec's: a head is incomplete for so long.
+    pub stream_idle_timeout: Option<Duration>,
+    /// `stream_flush_timeout`: the client takes no byte of a response for so long.
+    pub flush_timeout: Option<Duration>,
     /// `common_http_protocol_options.max_connection_duration`, with its jitter added.
     pub max_connection_duration: Option<Duration>,
+    /// `http1_safe_max_connection_duration`: the connection ends with a response, not between requests.
+    pub safe_max_connection_duration: bool,
     /// `common_http_protocol_options.max_requests_per_connection`
     pub max_requests_per_connection: Option<u64>,
     /// `delayed_close_timeout`: how long a client may take to read the last response before the connection is cut.
@@ -73,8 +78,11 @@ impl Default for Settings {
             proxy_100_continue: false,
             idle_timeout: Some(Duration::from_secs(3600)),
             request_headers_timeout: None,
-            write_timeout: Some(Duration::from_secs(300)),
+            request_timeout: None,
+            stream_idle_timeout: Some(Duration::from_secs(300)),
+            flush_timeout: Some(Duration::from_secs(300)),
             max_connection_duration: None,
+            safe_max_connection_duration: false,
             max_requests_per_connection: None,
             delayed_close_timeout: Duration::from_secs(1),
         }
@@ -85,12 +93,13 @@ impl Default for Settings {
 pub async fn serve<H: Handler>(io: Io, settings: Rc<Settings>, local: Local, handler: &H, drain: Drain) -> Closed {
     let opened = local.clock.now();
     let deadline = settings.max_connection_duration.and_then(|limit| opened.checked_add(limit));
+    let idle_deadline = deadline.filter(|_| !settings.safe_max_connection_duration);
     let conn = Rc::new(RefCell::new(Conn::new(io, settings, local)));
     // An exchange, with the handler's future in it, lives in a box that is kept from request to request, and freed when the
     // connection idles.
     let mut slot = None;
     let after = loop {
-        let head = match idle::next_head(&conn, &drain, deadline, &mut slot).await {
+        let head = match idle::next_head(&conn, &drain, idle_deadline, &mut slot).await {
             idle::Next::Head(head) => head,
             idle::Next::Refused(refusal, head_bytes) => {
                 break Box::pin(exchange::refuse(&conn, handler, refusal, head_bytes)).await;

@@ -15,6 +15,7 @@ use crate::codec::Closed;
 use crate::codec::body::{Body, Error};
 use crate::codec::h1::encode::{self, Encoder};
 use crate::codec::h1::head;
+use crate::codec::h1::spelling::Names;
 
 /// How the writing ended, if not well.
 enum Failure {
@@ -83,27 +84,34 @@ fn start(conn: &mut Conn, parts: &Parts, exact: Option<u64>, exchange: &Exchange
         || encoder == Encoder::UntilEnd
         || limit.is_some_and(|limit| conn.current + 1 >= limit)
         || asked.into_iter().any(|token| token.eq_ignore_ascii_case(b"close"));
-    let case = conn.settings.header_case;
+    let names = Names::of(conn.settings.header_case, &parts.extensions);
     let buf = conn.out.buf(&conn.local.buffers);
-    encode::put_status(buf, exchange.version, parts.status);
-    encode::put_fields(buf, &parts.headers, case);
+    encode::put_status(buf, exchange.version, parts.status, names.reason());
+    encode::put_fields(buf, &parts.headers, names);
     if let Some(length) = length {
-        encode::put_length(buf, length, case);
+        encode::put_length(buf, length, names);
     }
-    if matches!(encoder, Encoder::Chunked { .. }) {
-        encode::put_own(buf, "transfer-encoding", b"chunked", case);
+    let unknown =
+        exchange.head && length.is_none() && has_content(parts.status) && exchange.version == Version::HTTP_11;
+    if matches!(encoder, Encoder::Chunked { .. }) || unknown {
+        encode::put_own(buf, "transfer-encoding", b"chunked", names);
     }
     if switched {
         let protocol = parts.headers.get(header::UPGRADE).or(exchange.upgrade.as_ref());
-        encode::put_own(buf, "connection", b"Upgrade", case);
-        encode::put_own(buf, "upgrade", protocol.map_or(b"", |value| value.as_bytes()), case);
+        encode::put_own(buf, "connection", b"Upgrade", names);
+        encode::put_own(buf, "upgrade", protocol.map_or(b"", |value| value.as_bytes()), names);
     } else if close && !tunnel {
-        encode::put_own(buf, "connection", b"close", case);
+        encode::put_own(buf, "connection", b"close", names);
     } else if exchange.keep_alive_said {
-        encode::put_own(buf, "connection", b"keep-alive", case);
+        encode::put_own(buf, "connection", b"keep-alive", names);
     }
     buf.extend_from_slice(b"\r\n");
     (encoder, close)
+}
+
+/// Whether a GET's response with this status may have content.
+fn has_content(status: StatusCode) -> bool {
+    !status.is_informational() && status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
 }
 
 /// RFC 9112, section 6: by status and method first, then by what is known of the length.
@@ -173,7 +181,7 @@ impl Pump<'_> {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Failure::Client(Closed::ByPeerInRequest))),
                 Poll::Pending => {
                     if self.stalled.is_none() {
-                        self.stalled = conn.settings.write_timeout.map(|limit| conn.local.timers.after(limit));
+                        self.stalled = conn.settings.flush_timeout.map(|limit| conn.local.timers.after(limit));
                     }
                     if let Some(sleep) = &mut self.stalled
                         && Pin::new(sleep).poll(cx).is_ready()

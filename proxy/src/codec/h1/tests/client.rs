@@ -81,6 +81,8 @@ fn responses() {
         ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", false, ok(200, ""), true),
         ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 12\r\n\r\n", false, ok(304, ""), true),
         ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", false, ok(204, ""), true),
+        ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", false, ok(204, ""), true),
+        ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nabc", false, protocol("content-length in a response without content"), false),
         ("GET", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false, ok(200, ""), true),
         ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi surplus", false, ok(200, "hi"), false),
         ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhi", true, cut(200), false),
@@ -231,7 +233,7 @@ fn proxying_an_upgrade_is_passing_two_bodies() {
             .await
             .unwrap();
         let asked = receive(&mut origin).await.0;
-        assert_eq!(asked, "GET /ws HTTP/1.1\r\nhost: h\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n");
+        assert_eq!(asked, "GET /ws HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
         origin.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: k\r\n\r\nhello").await.unwrap();
         let answer = receive(&mut client).await.0;
         assert!(

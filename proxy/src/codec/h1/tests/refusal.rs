@@ -49,6 +49,9 @@ fn malformed() {
             ("userinfo in target", b"GET http://u@h/ HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
             ("other scheme", b"GET ftp://h/ HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
             ("host nominated", b"GET / HTTP/1.1\r\nHost: h\r\nConnection: host\r\n\r\n", 400, false),
+            ("other protocol", b"SSH-2.0-OpenSSH_9.6\r\n", 400, false),
+            ("connect without port", b"CONNECT h HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
+            ("connect chunked", b"CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\nTransfer-Encoding: chunked\r\n\r\n", 501, false),
             ("connect with path", b"CONNECT /x HTTP/1.1\r\nHost: h\r\n\r\n", 400, false),
         ],
     );

@@ -18,6 +18,7 @@ use h2::Reason;
 use h2::server::{Connection, SendResponse};
 
 use super::Settings as Http2;
+use super::flood::{Guarded, Side};
 use super::keepalive::Pinger;
 use crate::clock::Sleep;
 use crate::codec::handler::Handler;
@@ -40,8 +41,10 @@ pub struct Settings {
     pub max_requests_per_connection: Option<u64>,
     /// `drain_timeout`: between the GOAWAY and the end of a connection without streams.
     pub drain_timeout: Duration,
-    /// `stream_idle_timeout`, as far as it is the codec's: the client takes no byte of a response for so long.
-    pub write_timeout: Option<Duration>,
+    /// `proxy_100_continue`: `expect` is passed on.
+    pub proxy_100_continue: bool,
+    /// `stream_flush_timeout`: the client takes no byte of a response for so long.
+    pub flush_timeout: Option<Duration>,
     /// `delayed_close_timeout`: how long a client may take to read the last frames before the connection is cut.
     pub delayed_close_timeout: Duration,
 }
@@ -54,7 +57,8 @@ impl Default for Settings {
             max_connection_duration: None,
             max_requests_per_connection: None,
             drain_timeout: Duration::from_secs(5),
-            write_timeout: Some(Duration::from_secs(300)),
+            proxy_100_continue: false,
+            flush_timeout: Some(Duration::from_secs(300)),
             delayed_close_timeout: Duration::from_secs(1),
         }
     }
@@ -75,7 +79,7 @@ pub async fn serve<H: Handler>(io: Io, settings: Settings, local: Local, handler
 }
 
 async fn drive<H: Handler>(io: Io, settings: Settings, local: Local, handler: &H, drain: Drain) -> Closed {
-    let io = Gather::new(io, local.buffers.clone());
+    let io = Guarded::new(Gather::new(io, local.buffers.clone()), settings.http2.floods, Side::Server);
     let shared = Rc::new(Shared { settings, local, goodbye: Cell::new(false) });
     let handshake = builder(&settings.http2).handshake::<_, Bytes>(io.clone());
     let closed = match shared.local.timers.timeout(PREFACE_TIMEOUT, handshake).await {
@@ -109,8 +113,8 @@ fn builder(http2: &Http2) -> h2::server::Builder {
 
 /// The connection and its streams, to the end of both.
 async fn run<H: Handler>(
-    connection: Connection<Gather, Bytes>,
-    io: &Gather,
+    connection: Connection<Guarded, Bytes>,
+    io: &Guarded,
     shared: &Rc<Shared>,
     handler: &H,
     drain: &Drain,
@@ -152,7 +156,7 @@ enum Step {
 
 /// The connection without its streams.
 struct Serving<'a> {
-    connection: Connection<Gather, Bytes>,
+    connection: Connection<Guarded, Bytes>,
     shared: Rc<Shared>,
     drain: &'a Drain,
     pinger: Option<Pinger>,
@@ -166,7 +170,7 @@ struct Serving<'a> {
 }
 
 impl<'a> Serving<'a> {
-    fn new(mut connection: Connection<Gather, Bytes>, shared: Rc<Shared>, drain: &'a Drain) -> Self {
+    fn new(mut connection: Connection<Guarded, Bytes>, shared: Rc<Shared>, drain: &'a Drain) -> Self {
         let pinger = match shared.settings.http2.keepalive {
             Some(settings) => connection.ping_pong().map(|pings| Pinger::new(pings, settings, &shared.local)),
             None => None,

@@ -52,8 +52,8 @@ pub(super) async fn run<H: Handler>(
         Ok((request, meta, head)) => (answer(pin!(handler.handle(request, meta)), &respond).await, head),
         Err(refusal) => {
             let response = handler.reject(rejection(refusal));
-            // Envoy resets what exceeds its limits.
-            let response = (refusal != Refusal::TooLarge).then_some(response);
+            // Envoy resets what exceeds its limits or breaks HTTP/2's rules.
+            let response = (refusal == Refusal::Target).then_some(response);
             if response.is_none() {
                 respond.borrow_mut().send_reset(Reason::PROTOCOL_ERROR);
             }
@@ -69,7 +69,8 @@ fn rejection(refusal: Refusal) -> Rejection {
     let (status, details, body) = match refusal {
         Refusal::TooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "http2.too_many_headers", ""),
         Refusal::NoHost => (StatusCode::BAD_REQUEST, "missing_host_header", ""),
-        Refusal::Host => (StatusCode::BAD_REQUEST, "http2.invalid_authority", "Bad Request"),
+        Refusal::Host => (StatusCode::BAD_REQUEST, "http2.invalid_authority", ""),
+        Refusal::Malformed => (StatusCode::BAD_REQUEST, "http2.invalid_header_field", ""),
         Refusal::Target => (StatusCode::BAD_REQUEST, "absolute_path_rejected", ""),
     };
     Rejection {
@@ -78,7 +79,7 @@ fn rejection(refusal: Refusal) -> Rejection {
         body,
         protocol: Protocol::Http2,
         in_request: false,
-        silent: refusal == Refusal::TooLarge,
+        silent: refusal != Refusal::Target,
         head_bytes: 0,
     }
 }
@@ -91,7 +92,12 @@ fn prepare(
     index: u64,
 ) -> Result<(Request<Body>, RequestMeta, bool), Refusal> {
     let (parts, stream) = request.into_parts();
-    let incoming = translate::incoming(parts, &shared.settings.http2)?;
+    let mut incoming = translate::incoming(parts, &shared.settings.http2)?;
+    if !shared.settings.proxy_100_continue && takes_continue(&incoming.parts.headers) {
+        incoming.parts.headers.remove(header::EXPECT);
+        let sender = InformationalSender { respond: respond.clone() };
+        sender.send(StatusCode::CONTINUE, &HeaderMap::new());
+    }
     let body = if stream.is_end_stream() {
         Body::empty()
     } else {
@@ -108,6 +114,11 @@ fn prepare(
     };
     let head = incoming.parts.method == Method::HEAD;
     Ok((Request::from_parts(incoming.parts, body), meta, head))
+}
+
+/// The client waits for word to send its body.
+fn takes_continue(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Drives the handler until it answers (`Some`) or the client resets the stream.
@@ -152,13 +163,31 @@ async fn send(shared: &Shared, response: Response<Body>, respond: &RefCell<SendR
     let failure = pump(shared, &mut upload).await;
     match failure {
         Ok(()) => {}
-        Err(Failure::Body(error)) => upload.reset(error.reason()),
+        Err(Failure::Body(error)) => {
+            next_turn().await;
+            upload.reset(error.reason());
+        }
         Err(Failure::Peer(error)) => {
             let reason = error.reason();
             upload.body_mut().fail(error);
             upload.reset(reason);
         }
     }
+}
+
+/// Lets the connection write what is queued, which a reset would take back.
+async fn next_turn() {
+    // The set of streams comes back to its connection after a stream has woken itself twice.
+    let mut turns = 3;
+    poll_fn(|cx| {
+        if turns == 0 {
+            return Poll::Ready(());
+        }
+        turns -= 1;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
 }
 
 /// Moves the body, and watches for a reset and for a client that takes nothing.
@@ -176,7 +205,7 @@ async fn pump(shared: &Shared, upload: &mut Upload) -> Result<(), Failure> {
             return Poll::Pending;
         }
         if stalled.is_none() {
-            stalled = shared.settings.write_timeout.map(|limit| shared.local.timers.after(limit));
+            stalled = shared.settings.flush_timeout.map(|limit| shared.local.timers.after(limit));
         }
         match &mut stalled {
             Some(sleep) => {
