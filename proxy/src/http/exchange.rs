@@ -59,8 +59,6 @@ pub struct Exchange {
     pub operation: Option<Box<str>>,
     /// Tells the client the operation (`decorator.propagate`).
     pub tells_operation: bool,
-    /// The request's share of its route's retry budget.
-    pub budget: Option<super::forward::Claim>,
     /// Held until the retry that is under way is over.
     pub retry_permit: Option<RetryPermit>,
     /// A host port that was stripped for matching and goes back on a CONNECT.
@@ -117,7 +115,6 @@ impl Exchange {
             attempt_span: None,
             operation: None,
             tells_operation: false,
-            budget: None,
             retry_permit: None,
             stripped_host: None,
             response_headers: HeaderMap::new(),

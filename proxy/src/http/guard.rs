@@ -15,6 +15,7 @@ use super::finish::Outcome;
 use super::upload::Upload;
 use crate::body::{Body, Error, HttpBody};
 use crate::clock::{Clock, Sleep};
+use crate::codec::Protocol;
 use crate::upstream::{Cluster, Host};
 
 /// Which limit ended a stream.
@@ -106,9 +107,22 @@ pub struct Limits {
     pub per_try_idle: Option<Duration>,
     pub cluster: Rc<Cluster>,
     pub host: Rc<Host>,
+    /// The protocol of the upstream connection.
+    pub protocol: Option<Protocol>,
 }
 
 impl Limits {
+    /// Counts a limit that has cut the body off, where the upstream is to blame.
+    fn count(&self, limit: Limit) {
+        let stats = self.cluster.stats();
+        match limit {
+            Limit::Route => stats.upstream_rq_timeout.inc(),
+            Limit::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
+            _ => return,
+        }
+        self.cluster.on_timeout(&self.host, self.protocol);
+    }
+
     pub fn any(&self, x: &Exchange) -> bool {
         self.route.is_some()
             || self.per_try_idle.is_some()
@@ -191,9 +205,7 @@ impl Guard {
                         self.started = now;
                         continue;
                     }
-                    if matches!(limit, Limit::Route | Limit::PerTryIdle) {
-                        self.limits.cluster.on_timeout(&self.limits.host);
-                    }
+                    self.limits.count(limit);
                     self.outcome.set(Some(limit));
                     return Poll::Ready(Error::Timeout(limit.as_str()));
                 }

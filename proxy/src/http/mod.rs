@@ -68,7 +68,6 @@ pub struct ConnectionManager {
     host_rules: HostRules,
     server_name: HeaderValue,
     date: finish::DateCache,
-    budgets: forward::Budgets,
     h1: Rc<h1::server::Settings>,
     h2: h2::server::Settings,
     /// Whether anything reads request or response heads after the answer: access logs or spans.
@@ -132,7 +131,6 @@ impl ConnectionManager {
             },
             server_name: HeaderValue::from_str(&config.server_name).unwrap_or(HeaderValue::from_static("sidemesh")),
             date: finish::DateCache::default(),
-            budgets: forward::Budgets::default(),
             h1: Rc::new(h1_settings(&config)),
             h2: h2_settings(&config),
             keeps_heads,

@@ -39,7 +39,7 @@ fn cut(x: &mut Exchange, limit: Limit) {
     let stats = x.manager.stats.clone();
     let (flag, details) = match limit {
         Limit::Route | Limit::PerTry => (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout"),
-        Limit::PerTryIdle => (ResponseFlags::STREAM_IDLE_TIMEOUT, "upstream_per_try_idle_timeout"),
+        Limit::PerTryIdle => (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream_per_try_idle_timeout"),
         Limit::StreamIdle => {
             stats.downstream_rq_idle_timeout.inc();
             (ResponseFlags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout")
@@ -106,7 +106,6 @@ fn complete(x: &mut Exchange) {
         x.info.timing.downstream_rx_end = Some(x.info.start);
     }
     x.retry_permit = None;
-    x.budget = None;
     let manager = x.manager.clone();
     let stats = &manager.stats;
     stats.downstream_rq_active.dec();

@@ -164,7 +164,8 @@ pub async fn connect(x: &mut Exchange, plan: &mut Plan) -> Answer {
             let mut response = Response::new(body);
             *response.status_mut() = StatusCode::OK;
             x.info.details = "via_upstream".into();
-            let limits = Limits { route: None, per_try_idle: None, cluster: plan.cluster.clone(), host };
+            let limits =
+                Limits { route: None, per_try_idle: None, cluster: plan.cluster.clone(), host, protocol: None };
             Answer::Upstream(response, Box::new(limits))
         }
         Err(error) => Answer::Local(LocalReply::upstream_failure(&error, false)),

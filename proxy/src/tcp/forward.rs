@@ -75,7 +75,7 @@ impl Session<'_> {
             if at < weight {
                 return Some((
                     entry.name.clone(),
-                    merged(config.metadata_match.as_ref(), entry.metadata_match.as_ref()),
+                    SubsetMatch::merged(config.metadata_match.as_ref(), entry.metadata_match.as_ref()),
                 ));
             }
             at -= weight;
@@ -163,11 +163,13 @@ impl Session<'_> {
         let config = &self.forward.config;
         let local = &self.forward.worker.local;
         let tools = Tools { buffers: &local.buffers, timers: &local.timers, clock: &local.clock };
+        let guard = &connected.upstream.guard;
         let pair = copy::pair(io, &mut connected.upstream.io, config.idle_timeout, tools, &self.copied);
         let copying = async {
             tokio::select! {
                 biased;
                 end = pair => end,
+                () = guard.told_to_close() => End::Complete,
                 never = self.log_at_intervals() => match never {},
             }
         };
@@ -225,18 +227,5 @@ impl Session<'_> {
             let context = LogContext::of(&self.info, worker.local.clock.now());
             worker.log.log(logs, &context, &snapshot.runtime, worker.local.random.next_u64());
         }
-    }
-}
-
-/// The weight entry's keys win over the filter's.
-fn merged(filter: Option<&Arc<SubsetMatch>>, entry: Option<&Arc<SubsetMatch>>) -> Option<Arc<SubsetMatch>> {
-    match (filter, entry) {
-        (Some(filter), Some(entry)) => {
-            let mut all = entry.0.clone();
-            all.extend(filter.0.iter().filter(|(k, _)| !entry.0.iter().any(|(e, _)| e == k)).cloned());
-            all.sort_by(|a, b| a.0.cmp(&b.0));
-            Some(Arc::new(SubsetMatch(all)))
-        }
-        (filter, entry) => entry.or(filter).cloned(),
     }
 }

@@ -8,13 +8,15 @@ macro_rules! flags {
     ($($(#[$doc:meta])* $name:ident = $bit:literal, $short:literal, $long:literal;)*) => {
         impl ResponseFlags {
             $($(#[$doc])* pub const $name: ResponseFlags = ResponseFlags(1 << $bit);)*
-            /// Every flag: value, short and long name, in the order Envoy prints them.
+            /// Every flag: value, short and long name, in the order they come about: spent retries
+            /// before what they were spent on.
             pub const ALL: &'static [(ResponseFlags, &'static str, &'static str)] = &[$((ResponseFlags::$name, $short, $long)),*];
         }
     };
 }
 
 flags! {
+    UPSTREAM_RETRY_LIMIT_EXCEEDED = 15, "URX", "UpstreamRetryLimitExceeded";
     FAILED_LOCAL_HEALTH_CHECK = 0, "LH", "FailedLocalHealthCheck";
     NO_HEALTHY_UPSTREAM = 1, "UH", "NoHealthyUpstream";
     UPSTREAM_REQUEST_TIMEOUT = 2, "UT", "UpstreamRequestTimeout";
@@ -30,7 +32,6 @@ flags! {
     UNAUTHORIZED_EXTERNAL_SERVICE = 12, "UAEX", "UnauthorizedExternalService";
     RATE_LIMIT_SERVICE_ERROR = 13, "RLSE", "RateLimitServiceError";
     DOWNSTREAM_CONNECTION_TERMINATION = 14, "DC", "DownstreamConnectionTermination";
-    UPSTREAM_RETRY_LIMIT_EXCEEDED = 15, "URX", "UpstreamRetryLimitExceeded";
     STREAM_IDLE_TIMEOUT = 16, "SI", "StreamIdleTimeout";
     INVALID_ENVOY_REQUEST_HEADERS = 17, "IH", "InvalidEnvoyRequestHeaders";
     DOWNSTREAM_PROTOCOL_ERROR = 18, "DPE", "DownstreamProtocolError";
@@ -56,7 +57,7 @@ impl ResponseFlags {
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
-    /// The flags' short names (`UF,URX`), `-` for none.
+    /// The flags' short names (`URX,UF`), `-` for none.
     pub fn short(self) -> String {
         self.names(|(_, short, _)| short)
     }

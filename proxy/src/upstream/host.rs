@@ -62,6 +62,7 @@ pub enum Health {
 pub struct HostCounters {
     pub cx_total: Counter,
     pub cx_active: Gauge,
+    pub cx_dialling: Gauge,
     pub cx_connect_fail: Counter,
     pub rq_total: Counter,
     pub rq_success: Counter,
@@ -181,6 +182,12 @@ impl HostState {
     /// Requests in flight, over all workers.
     pub fn active_requests(&self) -> u64 {
         self.shards.iter().filter_map(OnceLock::get).map(|c| c.rq_active.get()).sum::<i64>().max(0) as u64
+    }
+
+    /// Connections that are open or being made, over all workers.
+    pub fn claimed_connections(&self) -> u64 {
+        let of = |c: &Arc<HostCounters>| c.cx_active.get() + c.cx_dialling.get();
+        self.shards.iter().filter_map(OnceLock::get).map(of).sum::<i64>().max(0) as u64
     }
 
     /// Open connections, over all workers.

@@ -1,3 +1,5 @@
+mod properties;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use sidemesh_config::resource::cluster::{
 use sidemesh_config::value::{Address, Label, Metadata, name};
 
 use super::*;
+use crate::upstream::hash;
 use crate::upstream::host::{HostState, flag};
 use crate::upstream::tests::{cluster_config, endpoint, retry_policy};
 

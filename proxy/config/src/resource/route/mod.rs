@@ -29,7 +29,6 @@ use crate::matcher::metadata::MetadataMatcher;
 use crate::matcher::path::{PathMatcher, UriTemplate};
 use crate::matcher::query::QueryMatcher;
 use crate::matcher::string::StringMatcher;
-use crate::resource::cluster::RetryBudget;
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::FilterOverrides;
 use crate::value::{Backoff, DataSource, Metadata, Name, RuntimeFraction};
@@ -168,6 +167,21 @@ pub struct Forward {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SubsetMatch(pub Vec<(Name, serde_json::Value)>);
 
+impl SubsetMatch {
+    /// What `entry` (a weighted cluster's) asks, and what `base` asks beyond that.
+    pub fn merged(base: Option<&Arc<SubsetMatch>>, entry: Option<&Arc<SubsetMatch>>) -> Option<Arc<SubsetMatch>> {
+        match (base, entry) {
+            (Some(base), Some(entry)) => {
+                let mut all = entry.0.clone();
+                all.extend(base.0.iter().filter(|(k, _)| !entry.0.iter().any(|(e, _)| e == k)).cloned());
+                all.sort_by(|a, b| a.0.cmp(&b.0));
+                Some(Arc::new(SubsetMatch(all)))
+            }
+            (base, entry) => entry.or(base).cloned(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum ClusterChoice {
     Cluster(Name),
@@ -282,8 +296,6 @@ pub struct RetryPolicy {
     pub host_selection_retry_max_attempts: u32,
     /// `previous_priorities`: after this many attempts the priority is excluded.
     pub previous_priorities: Option<u32>,
-    /// Ours (TrafficPolicy): a budget of its own for this route.
-    pub budget: Option<RetryBudget>,
 }
 
 /// `retry_on` conditions as a bit set.
