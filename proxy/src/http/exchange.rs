@@ -28,7 +28,7 @@ use crate::live::Current;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::format;
 use crate::telemetry::stream_info::{LogContext, RequestHead, StreamInfo};
-use crate::upstream::RetryPermit;
+use crate::upstream::{Cluster, RetryPermit};
 
 pub struct Exchange {
     pub manager: Rc<ConnectionManager>,
@@ -59,6 +59,8 @@ pub struct Exchange {
     pub operation: Option<Box<str>>,
     /// Tells the client the operation (`decorator.propagate`).
     pub tells_operation: bool,
+    /// The cluster that answered, where it keeps the sizes of messages.
+    pub sized: Option<Rc<Cluster>>,
     /// Held until the retry that is under way is over.
     pub retry_permit: Option<RetryPermit>,
     /// A host port that was stripped for matching and goes back on a CONNECT.
@@ -115,6 +117,7 @@ impl Exchange {
             attempt_span: None,
             operation: None,
             tells_operation: false,
+            sized: None,
             retry_permit: None,
             stripped_host: None,
             response_headers: HeaderMap::new(),

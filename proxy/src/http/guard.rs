@@ -29,6 +29,8 @@ pub enum Limit {
     StreamIdle,
     /// `max_stream_duration`.
     Duration,
+    /// The cluster's `max_stream_duration`.
+    Upstream,
     /// The connection manager's `request_timeout`.
     Request,
 }
@@ -41,6 +43,7 @@ impl Limit {
             Limit::PerTryIdle => "the per-try idle timeout",
             Limit::StreamIdle => "the stream idle timeout",
             Limit::Duration => "the longest stream duration",
+            Limit::Upstream => "the longest upstream stream duration",
             Limit::Request => "the request timeout",
         }
     }
@@ -105,6 +108,8 @@ pub struct Limits {
     /// The route's timeout; it starts with the end of the request.
     pub route: Option<Duration>,
     pub per_try_idle: Option<Duration>,
+    /// When the upstream stream must be over.
+    pub stream_ends: Option<Instant>,
     pub cluster: Rc<Cluster>,
     pub host: Rc<Host>,
     /// The protocol of the upstream connection.
@@ -112,12 +117,21 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Counts a body that breaks the protocol: for HTTP/1 also one that ends before it is complete.
+    fn count_error(&self, error: &Error) {
+        let http1 = self.protocol.is_some_and(|p| p != Protocol::Http2);
+        if matches!(error, Error::Malformed(_) | Error::TooLarge(_)) || (http1 && *error == Error::Closed) {
+            self.cluster.stats().upstream_cx_protocol_error.inc();
+        }
+    }
+
     /// Counts a limit that has cut the body off, where the upstream is to blame.
     fn count(&self, limit: Limit) {
         let stats = self.cluster.stats();
         match limit {
             Limit::Route => stats.upstream_rq_timeout.inc(),
             Limit::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
+            Limit::Upstream => return stats.upstream_rq_max_duration_reached.inc(),
             _ => return,
         }
         self.cluster.on_timeout(&self.host, self.protocol);
@@ -126,6 +140,7 @@ impl Limits {
     pub fn any(&self, x: &Exchange) -> bool {
         self.route.is_some()
             || self.per_try_idle.is_some()
+            || self.stream_ends.is_some()
             || x.idle.is_some()
             || x.duration_ends.is_some()
             || self.cluster.weighs_reports()
@@ -187,7 +202,8 @@ impl Guard {
             .then(|| self.limits.route.and_then(|t| self.started.max(active).checked_add(t)))
             .flatten()
             .map(|at| (at, Limit::Route));
-        [route, idle, per_try, duration, pending].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let stream = self.limits.stream_ends.map(|at| (at, Limit::Upstream));
+        [route, idle, per_try, duration, stream, pending].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
@@ -225,6 +241,9 @@ impl HttpBody for Guard {
         match guard.body.poll_next(cx) {
             Poll::Ready(frame) => {
                 guard.active = guard.clock.now();
+                if let Some(Err(error)) = &frame {
+                    guard.limits.count_error(error);
+                }
                 if let Some(Ok(frame)) = &frame
                     && let Some(trailers) = frame.trailers_ref()
                 {

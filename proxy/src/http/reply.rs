@@ -121,6 +121,13 @@ impl LocalReply {
             .flags(&[ResponseFlags::UPSTREAM_REQUEST_TIMEOUT])
     }
 
+    /// The cluster's `max_stream_duration`.
+    pub fn upstream_max_duration() -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_max_stream_duration_reached", "timeout.upstream_duration")
+            .body("upstream max stream duration reached")
+            .flags(&[ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED])
+    }
+
     pub fn per_try_idle_timeout() -> Self {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_per_try_idle_timeout", "timeout.per_try_idle")
             .body("upstream request timeout")

@@ -112,7 +112,8 @@ impl Cluster {
                 connection.send(head, body, options.send, release).await
             }
             Lease::Http2(connection, guard) => {
-                let release = SharedRelease::new(pool, guard, exchange);
+                let limits = self.settings.borrow().limits;
+                let release = SharedRelease::new(pool, clock.clone(), limits, guard, exchange);
                 connection.send(head, body, options.send, Some(release)).await
             }
         };

@@ -82,8 +82,11 @@ impl Cluster {
         match error {
             AttemptError::Send(SendError::Refused) => {}
             AttemptError::Send(SendError::Reset(_)) => stats.upstream_rq_rx_reset.inc(),
-            AttemptError::Send(SendError::Protocol(_) | SendError::TooLarge(_)) if http2 => {
-                stats.upstream_rq_tx_reset.inc()
+            AttemptError::Send(SendError::Protocol(_) | SendError::TooLarge(_) | SendError::PartialResponse) => {
+                stats.upstream_cx_protocol_error.inc();
+                if http2 {
+                    stats.upstream_rq_tx_reset.inc();
+                }
             }
             AttemptError::Send(_) if !http2 => {}
             _ => stats.upstream_rq_pending_failure_eject.inc(),

@@ -25,7 +25,7 @@ use super::host::{Health, Host};
 use super::outlier::{At, Outcome, Verdict, When};
 use super::pool::HostPools;
 use super::shared::{Membership, Registry, SharedCluster};
-use super::stats::{ClusterStats, OutlierStats};
+use super::stats::{ClusterStats, OutlierStats, SizeStats, TimeStats};
 use super::transport::{Settings, is_same_transport};
 use crate::telemetry::stats::Scope;
 use crate::tls;
@@ -55,9 +55,11 @@ pub struct PickContext<'a> {
 pub struct Cluster {
     pub(super) shared: Arc<SharedCluster>,
     pub(super) worker: Rc<Worker>,
-    registry: Arc<Registry>,
+    pub(super) registry: Arc<Registry>,
     pub(super) stats: Arc<ClusterStats>,
     outlier_stats: OnceCell<Arc<OutlierStats>>,
+    pub(super) sizes: OnceCell<Arc<SizeStats>>,
+    pub(super) times: OnceCell<Arc<TimeStats>>,
     entry: RefCell<Rc<Arc<ClusterEntry>>>,
     config: RefCell<Rc<Arc<Config>>>,
     pub(super) breakers: breaker::Handle,
@@ -99,6 +101,8 @@ impl Cluster {
             config: RefCell::new(Rc::new(config)),
             breakers: Rc::new(shared.breakers.clone()),
             outlier_stats: OnceCell::new(),
+            sizes: OnceCell::new(),
+            times: OnceCell::new(),
             seen: Cell::new(0),
             pools: RefCell::default(),
             originals: RefCell::default(),

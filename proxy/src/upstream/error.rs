@@ -82,10 +82,10 @@ impl AttemptError {
             Self::Connect(_) | Self::Tls(_) => "remote connection failure",
             Self::Send(error) => match error {
                 SendError::NotSent | SendError::ClosedBeforeResponse { .. } => "connection termination",
-                SendError::PartialResponse | SendError::Io(_) => "connection termination",
+                SendError::Io(_) => "connection termination",
                 SendError::Refused => "remote refused stream reset",
                 SendError::Reset(_) => "remote reset",
-                SendError::Protocol(_) | SendError::TooLarge(_) => "protocol error",
+                SendError::PartialResponse | SendError::Protocol(_) | SendError::TooLarge(_) => "protocol error",
                 SendError::RequestBody(_) => "local reset",
             },
         }
@@ -105,12 +105,9 @@ impl AttemptError {
             Self::Overflow(_) => "UO",
             Self::ConnectTimeout | Self::Connect(_) | Self::Tls(_) => "UF",
             Self::Send(error) => match error {
-                SendError::NotSent
-                | SendError::ClosedBeforeResponse { .. }
-                | SendError::PartialResponse
-                | SendError::Io(_) => "UC",
+                SendError::NotSent | SendError::ClosedBeforeResponse { .. } | SendError::Io(_) => "UC",
                 SendError::Refused | SendError::Reset(_) => "UR",
-                SendError::Protocol(_) | SendError::TooLarge(_) => "UPE",
+                SendError::PartialResponse | SendError::Protocol(_) | SendError::TooLarge(_) => "UPE",
                 SendError::RequestBody(_) => "LR",
             },
         }

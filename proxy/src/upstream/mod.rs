@@ -35,6 +35,7 @@ mod stats;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tracked;
 mod transport;
 mod view;
 

@@ -119,6 +119,26 @@ crate::stats_group! {
 }
 
 crate::stats_group! {
+    /// `track_cluster_stats.request_response_sizes`: bytes, and numbers of headers.
+    pub struct SizeStats {
+        upstream_rq_headers_size: Histogram,
+        upstream_rq_headers_count: Histogram,
+        upstream_rq_body_size: Histogram,
+        upstream_rs_headers_size: Histogram,
+        upstream_rs_headers_count: Histogram,
+        upstream_rs_body_size: Histogram,
+    }
+}
+
+crate::stats_group! {
+    /// `track_cluster_stats.timeout_budgets`: percent of the time allowed that was used.
+    pub struct TimeStats {
+        upstream_rq_timeout_budget_percent_used: Histogram,
+        upstream_rq_timeout_budget_per_try_percent_used: Histogram,
+    }
+}
+
+crate::stats_group! {
     /// Counted by whoever ejects, per cluster with outlier detection.
     pub struct OutlierStats {
         ejections_active: Gauge = "outlier_detection.ejections_active",

@@ -135,6 +135,7 @@ impl Waiting {
             after(Some(active), x.idle).map(|at| (at, Limit::StreamIdle)),
             after(Some(x.info.start), request).map(|at| (at, Limit::Request)),
             x.duration_ends.map(|at| (at, Limit::Duration)),
+            after(Some(self.started), timeouts.stream).map(|at| (at, Limit::Upstream)),
         ]
         .into_iter()
         .flatten()
@@ -155,7 +156,7 @@ pub async fn back_off(x: &Exchange, plan: &Plan, wait: Duration) -> Option<Limit
         }
         match waiting.poll(x, plan, cx) {
             // No attempt is under way whose time could be over.
-            Poll::Ready(Limit::PerTry | Limit::PerTryIdle) | Poll::Pending => Poll::Pending,
+            Poll::Ready(Limit::PerTry | Limit::PerTryIdle | Limit::Upstream) | Poll::Pending => Poll::Pending,
             Poll::Ready(limit) => Poll::Ready(Some(limit)),
         }
     })

@@ -88,7 +88,8 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
 fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>) -> Plan {
     let policy = forward.retry.as_ref().or_else(|| x.info.vhost.as_ref()?.retry_policy.as_ref()).cloned();
     let retry = Retry::new(policy.as_ref(), &x.view());
-    let timeouts = Timeouts::new(x, forward, policy.as_deref());
+    let mut timeouts = Timeouts::new(x, forward, policy.as_deref());
+    timeouts.stream = cluster.config().protocol.common.max_stream_duration;
     retry::strip(&mut x.parts.headers);
     let hash = if forward.hash_policy.is_empty() { None } else { hash_policy::hash(x, &forward.hash_policy) };
     x.info.upstream.cluster_metadata = cluster.entry().cluster.metadata.clone();
@@ -224,6 +225,12 @@ fn after_limit(x: &mut Exchange, plan: &mut Plan, limit: Limit, host: &Rc<Host>)
         Limit::PerTry => stats.upstream_rq_per_try_timeout.inc(),
         Limit::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
         Limit::Route => {}
+        Limit::Upstream => {
+            stats.upstream_rq_max_duration_reached.inc();
+            let random = x.manager.worker.local.random.next_u64();
+            let verdict = plan.retry.as_mut()?.after_try_timeout(false, random);
+            return permitted(x, plan, verdict);
+        }
         Limit::StreamIdle | Limit::Duration | Limit::Request => return None,
     }
     plan.cluster.on_timeout(host, x.info.upstream.protocol);
@@ -315,6 +322,7 @@ pub fn out_of_time(x: &Exchange, limit: Limit) -> LocalReply {
             stats.downstream_rq_idle_timeout.inc();
             LocalReply::stream_idle(x.timeout_status())
         }
+        Limit::Upstream => LocalReply::upstream_max_duration(),
         Limit::Duration => {
             stats.downstream_rq_max_duration_reached.inc();
             LocalReply::max_duration(x.timeout_status())
@@ -333,6 +341,12 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     let from = x.request_ended().unwrap_or(x.info.start);
     let took = now.saturating_duration_since(from);
     charge(x, &plan.cluster, status, Some(took));
+    let tracked = plan.cluster.config().tracked;
+    if tracked.sizes || tracked.timeout_budgets {
+        let limits = [plan.timeouts.route, plan.timeouts.per_try];
+        plan.cluster.track_head(&x.parts.headers, response.headers(), took, limits);
+        x.sized = tracked.sizes.then(|| plan.cluster.clone());
+    }
     plan.cluster.on_load_report(&host, response.headers());
     if x.info.upstream.attempts > 1 && status < 500 {
         plan.cluster.stats().upstream_rq_retry_success.inc();
@@ -360,6 +374,7 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     let limits = Limits {
         route: plan.timeouts.route,
         per_try_idle: plan.timeouts.per_try_idle,
+        stream_ends: plan.timeouts.stream.and_then(|limit| x.info.timing.upstream_tx_begin?.checked_add(limit)),
         cluster: plan.cluster.clone(),
         host,
         protocol: x.info.upstream.protocol,

@@ -16,6 +16,8 @@ pub struct Timeouts {
     /// From the start of an attempt to its response head.
     pub per_try: Option<Duration>,
     pub per_try_idle: Option<Duration>,
+    /// The cluster's `max_stream_duration`: of each attempt, to the end of its response.
+    pub stream: Option<Duration>,
     /// A hedge leaves the whole route timeout to each attempt.
     pub hedged: bool,
     /// `x-envoy-upstream-rq-timeout-alt-response`: the caller wants 204 instead of 504.
@@ -29,6 +31,7 @@ impl Timeouts {
             route: forward.timeout,
             per_try: policy.and_then(|p| p.per_try_timeout),
             per_try_idle: policy.and_then(|p| p.per_try_idle_timeout),
+            stream: None,
             hedged: forward
                 .hedge
                 .or_else(|| x.info.vhost.as_ref()?.hedge_policy)

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sidemesh_config::resource::cluster::HealthCheck;
+use sidemesh_config::resource::cluster::{HealthCheck, HealthChecker};
 use sidemesh_config::resource::endpoint::Endpoint;
 use sidemesh_config::resource::tls::{UpstreamTls, UpstreamTransport};
 use sidemesh_config::value::{Address, Locality};
@@ -183,8 +183,22 @@ impl Checked {
         }
     }
 
+    /// Whether the check had an answer whose service name was looked at.
+    fn compares_names(&self, found: Found) -> bool {
+        let HealthChecker::Http(http) = &self.check.checker else { return false };
+        let answered = match found {
+            Found::Healthy { .. } => true,
+            Found::Unhealthy { status, .. } => http.expects(status),
+            _ => false,
+        };
+        http.service_name.is_some() && answered
+    }
+
     fn apply(&self, machine: &mut Machine, found: Found) -> Transition {
         let step = machine.handle(&self.check, &self.state, found);
+        if self.compares_names(found) {
+            self.stats.hc_verify_cluster.inc();
+        }
         match found {
             Found::Healthy { .. } => self.stats.hc_success.inc(),
             Found::Network | Found::Timeout => {

@@ -182,6 +182,9 @@ impl Probe {
         };
         head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        if let Ok(timeout) = HeaderValue::try_from(format!("{}m", self.check.timeout.as_millis())) {
+            head.headers.insert("grpc-timeout", timeout);
+        }
         apply(&mut head, metadata);
         let message = GrpcRequest { service: service.to_owned() }.encode_to_vec();
         let mut frame = vec![0u8];
@@ -279,12 +282,7 @@ fn judge(http: &HttpHealthCheck, response: &Response<Body>) -> Found {
     let status = response.status().as_u16();
     let headers = response.headers();
     let has = |name: &str| headers.contains_key(name);
-    let expected = if http.expected_statuses.is_empty() {
-        status == 200
-    } else {
-        http.expected_statuses.iter().any(|r| r.contains(&status))
-    };
-    if !expected {
+    if !http.expects(status) {
         return if http.retriable_statuses.iter().any(|r| r.contains(&status)) {
             Found::Retriable { status }
         } else {

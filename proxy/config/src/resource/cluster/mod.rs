@@ -43,6 +43,7 @@ pub struct Cluster {
     pub close_connections_on_host_health_failure: bool,
     /// `connection_pool_per_downstream_connection`: upstream connections are not shared between clients.
     pub pool_per_downstream: bool,
+    pub tracked: Tracked,
     /// `per_upstream_preconnect_ratio`: so many connections are held for each request in flight; 1 to 3, default 1.
     pub preconnect_ratio: f64,
     pub protocol: UpstreamProtocol,
@@ -54,6 +55,13 @@ pub struct Cluster {
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// TCP connections are closed this many at a time (`max_downstream...` does not apply); `None`: no limit.
     pub max_requests_per_connection: Option<u32>,
+}
+
+/// `track_cluster_stats`: histograms that are kept where they are asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tracked {
+    pub timeout_budgets: bool,
+    pub sizes: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -332,6 +340,16 @@ pub struct HttpHealthCheck {
     pub send: Vec<u8>,
     pub receive: Vec<Vec<u8>>,
     pub response_buffer_size: u64,
+}
+
+impl HttpHealthCheck {
+    /// Whether an answer with `status` is a healthy one.
+    pub fn expects(&self, status: u16) -> bool {
+        match self.expected_statuses.as_slice() {
+            [] => status == 200,
+            ranges => ranges.iter().any(|r| r.contains(&status)),
+        }
+    }
 }
 
 /// How requests are carried to the cluster's hosts.

@@ -13,7 +13,7 @@ use super::policy::{balancing, sorted_fields};
 use super::protocol::upstream_protocol;
 use super::{
     BindConfig, CircuitBreakers, Cluster, Discovery, HealthChecker, LbPolicy, RetryBudget, TcpKeepalive, Thresholds,
-    TransportMatch, UpstreamVersion,
+    Tracked, TransportMatch, UpstreamVersion,
 };
 use crate::rejection::{Rejection, Within};
 use crate::resource::tls::{self, UpstreamTransport};
@@ -56,6 +56,7 @@ pub fn parse(cluster: &pb::Cluster) -> Result<Cluster, Rejection> {
             .within("outlier_detection")?,
         health_checks: wire::each(&cluster.health_checks, "health_checks", |h| health_check(h).map(Arc::new))?,
         ignore_health_on_host_removal: cluster.ignore_health_on_host_removal,
+        tracked: tracked(cluster),
         pool_per_downstream: cluster.connection_pool_per_downstream_connection,
         preconnect_ratio: preconnect_ratio(cluster.preconnect_policy.as_ref()).within("preconnect_policy")?,
         close_connections_on_host_health_failure: cluster.close_connections_on_host_health_failure,
@@ -90,6 +91,14 @@ fn refuse_unsupported(cluster: &pb::Cluster) -> Result<(), Rejection> {
         }
     }
     Ok(())
+}
+
+fn tracked(cluster: &pb::Cluster) -> Tracked {
+    let asked = cluster.track_cluster_stats.unwrap_or_default();
+    Tracked {
+        timeout_budgets: asked.timeout_budgets || cluster.track_timeout_budgets,
+        sizes: asked.request_response_sizes,
+    }
 }
 
 fn preconnect_ratio(policy: Option<&pb::cluster::PreconnectPolicy>) -> Result<f64, Rejection> {

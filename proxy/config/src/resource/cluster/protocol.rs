@@ -35,20 +35,13 @@ pub(super) fn upstream_protocol(cluster: &pb::Cluster) -> Result<UpstreamProtoco
             return Err(Rejection::unsupported("typed_extension_protocol_options", reason));
         }
     }
-    let protocol = match cluster.typed_extension_protocol_options.get(HTTP_OPTIONS) {
+    match cluster.typed_extension_protocol_options.get(HTTP_OPTIONS) {
         Some(any) => {
             let path = format!("typed_extension_protocol_options[{HTTP_OPTIONS}]");
             let options = wire::unpack::<upstreams::HttpProtocolOptions>(any, &path)?;
-            http_protocol_options(&options).within(&path)?
+            http_protocol_options(&options).within(&path)
         }
-        None => deprecated_options(cluster)?,
-    };
-    match protocol.common.max_stream_duration {
-        Some(_) => Err(Rejection::unsupported(
-            "common_http_protocol_options.max_stream_duration",
-            "set max_stream_duration on the route",
-        )),
-        None => Ok(protocol),
+        None => deprecated_options(cluster),
     }
 }
 

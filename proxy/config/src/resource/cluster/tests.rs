@@ -141,10 +141,6 @@ fn what_nothing_acts_on_is_refused() {
         "health_checks[0].http_health_check.request_headers_to_add[1].header.value: not supported: a health check has no \
          request for % operators to read; give plain text",
     );
-    refused(
-        json!({ "common_http_protocol_options": { "max_stream_duration": "1s" } }),
-        "common_http_protocol_options.max_stream_duration: not supported: set max_stream_duration on the route",
-    );
     let formatter = json!({ "stateful_formatter": { "name": "preserve_case" } });
     refused(
         json!({ "http_protocol_options": { "header_key_format": formatter } }),
