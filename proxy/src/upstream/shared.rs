@@ -254,11 +254,12 @@ impl SharedCluster {
 
     /// Tells workers at once that something has changed.
     pub fn touch(&self) {
+        self.members().iter().for_each(|(_, _, host)| host.show());
         self.generation.fetch_add(1, Ordering::Release);
         self.changed.send_replace(());
     }
 
-    /// Tells workers that health or weights have changed: at once the first time, together with what follows within the
+    /// Tells workers that hosts' health has changed: at once the first time, together with what follows within the
     /// cluster's `update_merge_window` after that. `now` is in milliseconds on the registry's clock.
     pub fn touch_health(&self, now: u64) {
         let window = self.merge_window().as_millis() as u64;
@@ -393,14 +394,9 @@ impl SharedCluster {
             }
         }
         let (assignment, hosts) = with_kept(assignment, hosts, kept);
-        let same_hosts = known.is_empty() && old.len() == hosts.iter().map(Vec::len).sum::<usize>();
         self.members.store(Arc::new(Membership { assignment, hosts }));
-        // A change of membership is never put off.
-        if same_hosts && !old.is_empty() {
-            self.touch_health(self.millis(now));
-        } else {
-            self.tell(self.millis(now));
-        }
+        // What discovery says is never put off.
+        self.tell(self.millis(now));
     }
 
     fn new_host(&self, config: &Config, endpoint: &Endpoint, now: Instant) -> Arc<HostState> {

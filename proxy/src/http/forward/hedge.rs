@@ -10,6 +10,7 @@ use std::task::Poll;
 use sidemesh_config::resource::route::Forward;
 
 use super::attempt::{self, Outcome, Waiting};
+use super::retry::Verdict;
 use super::{Plan, after_failure, after_response, begin_attempt, charge, permitted, pick, settle};
 use crate::body::Body;
 use crate::http::exchange::Exchange;
@@ -51,9 +52,10 @@ pub async fn run(x: &mut Exchange, forward: &Forward, plan: &mut Plan) -> Answer
                 plan.cluster.on_slow(&host);
                 let random = x.manager.worker.local.random.next_u64();
                 let verdict = plan.retry.as_mut().map(|r| r.after_try_timeout(true, random));
-                // Without another hedge the attempts in flight have the rest of the route's time.
-                plan.timeouts.per_try =
-                    plan.timeouts.per_try.filter(|_| plan.retry.as_ref().is_some_and(|r| r.left() > 0));
+                if !matches!(verdict, Some(Verdict::Again(_))) {
+                    // Without another hedge the attempts in flight have the rest of the route's time.
+                    plan.timeouts.per_try = None;
+                }
                 verdict.is_some_and(|v| permitted(x, plan, v).is_some())
             }
             Outcome::Response(response) => {

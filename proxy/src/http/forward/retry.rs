@@ -118,10 +118,6 @@ impl Retry {
         self.policy.as_ref()
     }
 
-    pub fn left(&self) -> u32 {
-        self.remaining
-    }
-
     /// After a response head.
     pub fn after_response(&mut self, status: u16, headers: &HeaderMap, now: SystemTime, random: u64) -> Verdict {
         if !self.wants_response(status, headers) {

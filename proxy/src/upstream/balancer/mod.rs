@@ -138,7 +138,7 @@ impl Balancer {
             hosts.filter_map(address).collect()
         });
         let known = addresses.iter().filter_map(|address| by_address.get(address));
-        let usable = |host: &&Rc<Host>| host.state().health() != Health::Unhealthy;
+        let usable = |host: &&Rc<Host>| host.state().shown_health() != Health::Unhealthy;
         known.filter(usable).find(|host| !tried.iter().any(|t| t.address() == host.address())).cloned()
     }
 

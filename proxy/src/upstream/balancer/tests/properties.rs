@@ -120,6 +120,7 @@ proptest! {
                 let host = host_with((priority * 10 + i) as u16 + 1, 1, serde_json::json!({}), priority as u32);
                 let flags = [0, flag::DEGRADED_EDS, flag::FAILED_EDS][*health as usize];
                 host.state().change_flags(flags, 0);
+                host.state().show();
                 host
             });
             members(priority as u32, "", 0, hosts.collect())
