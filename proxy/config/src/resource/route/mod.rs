@@ -167,21 +167,6 @@ pub struct Forward {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SubsetMatch(pub Vec<(Name, serde_json::Value)>);
 
-impl SubsetMatch {
-    /// What `entry` (a weighted cluster's) asks, and what `base` asks beyond that.
-    pub fn merged(base: Option<&Arc<SubsetMatch>>, entry: Option<&Arc<SubsetMatch>>) -> Option<Arc<SubsetMatch>> {
-        match (base, entry) {
-            (Some(base), Some(entry)) => {
-                let mut all = entry.0.clone();
-                all.extend(base.0.iter().filter(|(k, _)| !entry.0.iter().any(|(e, _)| e == k)).cloned());
-                all.sort_by(|a, b| a.0.cmp(&b.0));
-                Some(Arc::new(SubsetMatch(all)))
-            }
-            (base, entry) => entry.or(base).cloned(),
-        }
-    }
-}
-
 #[derive(Debug, Clone, PartialEq)]
 pub enum ClusterChoice {
     Cluster(Name),
