@@ -30,6 +30,11 @@ impl Fraction {
         Fraction { numerator, denominator: 100 }
     }
 
+    /// Whether every draw falls inside.
+    pub const fn is_always(&self) -> bool {
+        self.numerator >= self.denominator
+    }
+
     /// Whether the draw `random` (any 64 random bits) falls inside the fraction.
     pub fn hit(&self, random: u64) -> bool {
         random % u64::from(self.denominator) < u64::from(self.numerator)

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 use sidemesh_config::resource::ResourceKind;
-use sidemesh_config::resource::cluster::{Cluster, Discovery};
-use sidemesh_config::value::Address;
+use sidemesh_config::resource::cluster::Cluster;
+use sidemesh_config::value::{Address, Name};
 
 use super::Handle;
 use super::route::{Answer, Query};
@@ -43,12 +43,17 @@ fn text(cluster: &ClusterView, via_api: bool, page: &mut String) {
         line(&format!("{priority}_priority::max_retries"), &view.limits.max_retries);
     }
     line("added_via_api", &via_api);
-    if let Discovery::Eds { service_name, .. } = &cluster.entry.cluster.discovery {
+    if let Some(service_name) = eds_service_name(&cluster.entry.cluster) {
         line("eds_service_name", service_name);
     }
     for host in &cluster.hosts {
         host_text(name, host, page);
     }
+}
+
+/// The name EDS is asked for, where it is not the cluster's own.
+fn eds_service_name(cluster: &Cluster) -> Option<&Name> {
+    cluster.eds_name().filter(|name| **name != cluster.name)
 }
 
 fn host_text(name: &str, host: &HostView, page: &mut String) {
@@ -70,7 +75,7 @@ fn host_text(name: &str, host: &HostView, page: &mut String) {
     line("region", &&*host.locality.region);
     line("zone", &&*host.locality.zone);
     line("sub_zone", &&*host.locality.sub_zone);
-    line("canary", &false);
+    line("canary", &host.is_canary());
     line("priority", &host.priority);
     line("success_rate", &rate(host.success_rate));
     line("local_origin_success_rate", &rate(host.local_origin_success_rate));
@@ -92,7 +97,7 @@ fn as_json(view: &ClusterView, via_api: bool) -> Value {
     if via_api {
         status["added_via_api"] = json!(true);
     }
-    if let Discovery::Eds { service_name, .. } = &cluster.discovery {
+    if let Some(service_name) = eds_service_name(cluster) {
         status["eds_service_name"] = json!(&**service_name);
     }
     status

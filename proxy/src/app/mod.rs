@@ -148,7 +148,12 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
     let ends = [span_queue.end(), record_queue.end()];
     let zone = loaded.bootstrap.cluster_manager.local_cluster_name.clone();
     let zone = zone.map(|cluster| upstream::LocalZone { cluster, locality: loaded.node.locality.clone() });
-    let clusters = upstream::Registry::new(count, shared.stats.clone(), zone);
+    let outlier_log = loaded.bootstrap.cluster_manager.outlier_event_log.clone();
+    let around = upstream::Surroundings {
+        local: zone,
+        outlier_log: outlier_log.map(|path| upstream::EventLog::new(writer.clone(), path)),
+    };
+    let clusters = upstream::Registry::new(count, shared.stats.clone(), around);
     let control = upstream::Control::new(clusters.clone(), Local::new(Random::from_entropy()));
     let equipment = workers::Equipment {
         shared: shared.clone(),

@@ -31,7 +31,7 @@ impl Bench {
             Shared::new(Arc::new(Live::default()), stats.clone(), Default::default(), Arc::new(Node::default()));
         let log = Logger::new(Writer::start().expect("a thread"), Arc::default());
         let worker = Worker::new(0, 1, shared.clone(), log, export::queue().0);
-        let upstream = Upstream::new(worker.clone(), crate::upstream::Registry::new(1, stats, None));
+        let upstream = Upstream::new(worker.clone(), crate::upstream::Registry::new(1, stats, Default::default()));
         Bench { sockets: Sockets::new(1), listeners: Listeners::new(worker, upstream, DRAIN_TIME), shared }
     }
 

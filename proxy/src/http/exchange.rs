@@ -29,7 +29,7 @@ use crate::live::Current;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::format;
 use crate::telemetry::stream_info::{LogContext, RequestHead, StreamInfo};
-use crate::upstream::RetryPermit;
+use crate::upstream::{Cluster, RetryPermit};
 
 pub struct Exchange {
     pub manager: Rc<ConnectionManager>,
@@ -62,8 +62,8 @@ pub struct Exchange {
     pub operation: Option<Box<str>>,
     /// Tells the client the operation (`decorator.propagate`).
     pub tells_operation: bool,
-    /// The request's share of its route's retry budget.
-    pub budget: Option<super::forward::Claim>,
+    /// The cluster that answered, where it keeps the sizes of messages.
+    pub sized: Option<Rc<Cluster>>,
     /// Held until the retry that is under way is over.
     pub retry_permit: Option<RetryPermit>,
     /// A host port that was stripped for matching and goes back on a CONNECT.
@@ -125,7 +125,7 @@ impl Exchange {
             attempt_span: None,
             operation: None,
             tells_operation: false,
-            budget: None,
+            sized: None,
             retry_permit: None,
             stripped_host: None,
             response_headers: HeaderMap::new(),

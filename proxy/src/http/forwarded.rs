@@ -32,7 +32,7 @@ const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
 
 /// Removed from requests of callers that are not internal.
-const INTERNAL_ONLY: [HeaderName; 14] = [
+const INTERNAL_ONLY: [HeaderName; 15] = [
     X_ENVOY_RETRIABLE_STATUS_CODES,
     X_ENVOY_RETRIABLE_HEADER_NAMES,
     X_ENVOY_RETRY_ON,
@@ -46,6 +46,7 @@ const INTERNAL_ONLY: [HeaderName; 14] = [
     X_ENVOY_FORCE_TRACE,
     X_ENVOY_IP_TAGS,
     X_ENVOY_ORIGINAL_URL,
+    X_ENVOY_ORIGINAL_PATH,
     X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
 ];
 

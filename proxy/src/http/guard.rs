@@ -15,6 +15,7 @@ use super::finish::Outcome;
 use super::upload::Upload;
 use crate::body::{Body, Error, HttpBody};
 use crate::clock::{Clock, Sleep};
+use crate::codec::Protocol;
 use crate::upstream::{Cluster, Host};
 
 /// Which limit ended a stream.
@@ -28,10 +29,10 @@ pub enum Limit {
     StreamIdle,
     /// `max_stream_duration`.
     Duration,
+    /// The longest that one attempt may last: the cluster's `max_stream_duration`, or what the caller says.
+    Upstream,
     /// The connection manager's `request_timeout`.
     Request,
-    /// The longest that one attempt may last.
-    Upstream,
 }
 
 impl Limit {
@@ -42,8 +43,8 @@ impl Limit {
             Limit::PerTryIdle => "the per-try idle timeout",
             Limit::StreamIdle => "the stream idle timeout",
             Limit::Duration => "the longest stream duration",
-            Limit::Request => "the request timeout",
             Limit::Upstream => "the longest upstream stream duration",
+            Limit::Request => "the request timeout",
         }
     }
 }
@@ -111,9 +112,31 @@ pub struct Limits {
     pub upstream_ends: Option<Instant>,
     pub cluster: Rc<Cluster>,
     pub host: Rc<Host>,
+    /// The protocol of the upstream connection.
+    pub protocol: Option<Protocol>,
 }
 
 impl Limits {
+    /// Counts a body that breaks the protocol: for HTTP/1 also one that ends before it is complete.
+    fn count_error(&self, error: &Error) {
+        let http1 = self.protocol.is_some_and(|p| p != Protocol::Http2);
+        if matches!(error, Error::Malformed(_) | Error::TooLarge(_)) || (http1 && *error == Error::Closed) {
+            self.cluster.stats().upstream_cx_protocol_error.inc();
+        }
+    }
+
+    /// Counts a limit that has cut the body off, where the upstream is to blame.
+    fn count(&self, limit: Limit) {
+        let stats = self.cluster.stats();
+        match limit {
+            Limit::Route => stats.upstream_rq_timeout.inc(),
+            Limit::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
+            Limit::Upstream => return stats.upstream_rq_max_duration_reached.inc(),
+            _ => return,
+        }
+        self.cluster.on_timeout(&self.host, self.protocol);
+    }
+
     pub fn any(&self, x: &Exchange) -> bool {
         self.route.is_some()
             || self.per_try_idle.is_some()
@@ -198,9 +221,7 @@ impl Guard {
                         self.started = now;
                         continue;
                     }
-                    if matches!(limit, Limit::Route | Limit::PerTryIdle) {
-                        self.limits.cluster.on_timeout(&self.limits.host);
-                    }
+                    self.limits.count(limit);
                     self.outcome.set(Some(limit));
                     return Poll::Ready(Error::Timeout(limit.as_str()));
                 }
@@ -220,6 +241,9 @@ impl HttpBody for Guard {
         match guard.body.poll_next(cx) {
             Poll::Ready(frame) => {
                 guard.active = guard.clock.now();
+                if let Some(Err(error)) = &frame {
+                    guard.limits.count_error(error);
+                }
                 if let Some(Ok(frame)) = &frame
                     && let Some(trailers) = frame.trailers_ref()
                 {

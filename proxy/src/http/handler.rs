@@ -53,7 +53,8 @@ async fn answer(x: &mut Exchange) -> Answer {
     loop {
         match route_and_act(x).await {
             // An internal redirect: the request it has become takes the same way from here.
-            Answer::Again(_) => {
+            Answer::Again(response) => {
+                record::redirected(x, response.status().as_u16());
                 if let Some(refused) = normalize_path(x) {
                     return refused;
                 }

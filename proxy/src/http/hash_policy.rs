@@ -1,11 +1,14 @@
 //! The request's hash for consistent balancing (`hash_policy` of a route): headers, cookies, the client's address, query
 //! parameters. xxHash64, as Envoy computes it, so that affinity survives a mixed fleet.
 
+use std::borrow::Cow;
+
 use http::HeaderValue;
 use sidemesh_config::matcher::cookie::cookie;
 use sidemesh_config::matcher::header::HeaderName as AnyHeader;
 use sidemesh_config::matcher::query::parameter;
 use sidemesh_config::resource::route::{HashPolicy, HashSource};
+use smallvec::SmallVec;
 
 use super::exchange::Exchange;
 use crate::upstream::hash;
@@ -60,24 +63,20 @@ fn of_header(
     name: &AnyHeader,
     rewrite: Option<&(sidemesh_config::resource::route::RegexPattern, String)>,
 ) -> Option<u64> {
-    let mut values: Vec<&[u8]> = match name {
+    let values: SmallVec<[&[u8]; 2]> = match name {
         AnyHeader::Header(name) => x.parts.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect(),
         pseudo => x.header(pseudo).into_iter().map(str::as_bytes).collect(),
     };
-    match (values.as_slice(), rewrite) {
-        ([], _) => None,
-        ([one], None) => Some(hash::of(one)),
-        ([one], Some((pattern, with))) => {
-            let text = std::str::from_utf8(one).ok()?;
-            Some(hash::of(pattern.0.replace_all(text, with.as_str()).as_bytes()))
-        }
-        _ => {
-            // Several values count whatever their order.
-            values.sort_unstable();
-            let joined: Vec<u8> = values.concat();
-            Some(hash::of(&joined))
-        }
-    }
+    let rewritten = |value: &'_ [u8]| -> Option<Vec<u8>> {
+        let (pattern, with) = rewrite?;
+        let text = std::str::from_utf8(value).ok()?;
+        Some(pattern.0.replace_all(text, with.as_str()).into_owned().into_bytes())
+    };
+    let mut values: SmallVec<[Cow<'_, [u8]>; 2]> =
+        values.into_iter().map(|v| rewritten(v).map_or(Cow::Borrowed(v), Cow::Owned)).collect();
+    // Several values count whatever their order, each with the hash of those before it as its seed.
+    values.sort_unstable();
+    values.iter().fold(None, |seed, value| Some(hash::seeded(value, seed.unwrap_or(0))))
 }
 
 /// What a generated cookie is made from: both ends of the connection.

@@ -114,6 +114,7 @@ async fn send(cluster: Rc<Cluster>, head: http::request::Parts, upload: Option<R
         send: SendOptions::default(),
         downstream: None,
         protocol: Some(crate::codec::Protocol::Http11),
+        connection: None,
     };
     let info = AttemptInfo::default();
     if let Ok(response) = cluster.request(&host, &head, body, options, &info).await {

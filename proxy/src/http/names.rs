@@ -27,6 +27,7 @@ names! {
     X_ENVOY_RETRIABLE_HEADER_NAMES = "x-envoy-retriable-header-names";
     X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT = "x-envoy-hedge-on-per-try-timeout";
     X_ENVOY_IS_TIMEOUT_RETRY = "x-envoy-is-timeout-retry";
+    X_ENVOY_UPSTREAM_STREAM_DURATION_MS = "x-envoy-upstream-stream-duration-ms";
     X_ENVOY_UPSTREAM_ALT_STAT_NAME = "x-envoy-upstream-alt-stat-name";
     X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS = "x-envoy-upstream-rq-timeout-ms";
     X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS = "x-envoy-upstream-rq-per-try-timeout-ms";
@@ -39,6 +40,8 @@ names! {
     X_ENVOY_ORIGINAL_HOST = "x-envoy-original-host";
     X_ENVOY_UPSTREAM_SERVICE_TIME = "x-envoy-upstream-service-time";
     X_ENVOY_ATTEMPT_COUNT = "x-envoy-attempt-count";
+    X_ENVOY_DROP_OVERLOAD = "x-envoy-drop-overload";
+    X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD = "x-envoy-unconditional-drop-overload";
     X_ENVOY_OVERLOADED = "x-envoy-overloaded";
     X_ENVOY_RATELIMITED = "x-envoy-ratelimited";
     X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL = "x-envoy-immediate-health-check-fail";

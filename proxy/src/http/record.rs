@@ -35,12 +35,28 @@ pub fn ended(x: &mut Exchange, end: End, limit: Option<Limit>) {
     complete(x);
 }
 
+/// The exchange becomes another request, by an internal redirect: what it was is logged.
+pub fn redirected(x: &mut Exchange, status: u16) {
+    x.info.status = status;
+    x.info.details = "internal_redirect".into();
+    let manager = x.manager.clone();
+    let logs = &manager.config.access_logs;
+    if !logs.is_empty() {
+        x.info.timing.downstream_tx_end = Some(x.now());
+        manager.worker.log.log(logs, &x.log_context(), &x.config.runtime, x.random.rotate_left(32));
+        x.info.timing.downstream_tx_end = None;
+    }
+    x.info.status = 0;
+    x.info.details = "".into();
+    x.info.upstream.attempts = 0;
+}
+
 /// A limit cut the body off.
 fn cut(x: &mut Exchange, limit: Limit) {
     let stats = x.manager.stats.clone();
     let (flag, details) = match limit {
         Limit::Route | Limit::PerTry => (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout"),
-        Limit::PerTryIdle => (ResponseFlags::STREAM_IDLE_TIMEOUT, "upstream_per_try_idle_timeout"),
+        Limit::PerTryIdle => (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream_per_try_idle_timeout"),
         Limit::StreamIdle => {
             stats.downstream_rq_idle_timeout.inc();
             (ResponseFlags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout")
@@ -49,10 +65,10 @@ fn cut(x: &mut Exchange, limit: Limit) {
             stats.downstream_rq_max_duration_reached.inc();
             (ResponseFlags::DURATION_TIMEOUT, "max_duration_timeout")
         }
-        Limit::Request => (ResponseFlags::STREAM_IDLE_TIMEOUT, "request_overall_timeout"),
         Limit::Upstream => {
             (ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "upstream_max_stream_duration_reached")
         }
+        Limit::Request => (ResponseFlags::STREAM_IDLE_TIMEOUT, "request_overall_timeout"),
     };
     stats.downstream_rq_tx_reset.inc();
     x.flag(flag);
@@ -78,6 +94,10 @@ fn broke(x: &mut Exchange, error: &Error) {
     let (flag, reason) = match error {
         Error::Reset(_) => (ResponseFlags::UPSTREAM_REMOTE_RESET, "remote reset"),
         Error::Malformed(_) | Error::TooLarge(_) => (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol error"),
+        // HTTP/1 has no other word for a body that ends before it is complete.
+        Error::Closed if x.info.upstream.protocol.is_some_and(|p| p != Protocol::Http2) => {
+            (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol error")
+        }
         Error::Canceled => return gone(x),
         _ => (ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, "connection termination"),
     };
@@ -110,7 +130,9 @@ fn complete(x: &mut Exchange) {
         x.info.timing.downstream_rx_end = Some(x.info.start);
     }
     x.retry_permit = None;
-    x.budget = None;
+    if let Some(cluster) = x.sized.take() {
+        cluster.track_bodies(x.info.request_body_bytes, x.info.response_body_bytes);
+    }
     let manager = x.manager.clone();
     let stats = &manager.stats;
     stats.downstream_rq_active.dec();

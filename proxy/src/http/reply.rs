@@ -99,13 +99,20 @@ impl LocalReply {
     }
 
     pub fn no_host(error: &PickError) -> Self {
-        let reply = Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream", "upstream.no_host");
+        let reply = |details, code| Self::new(StatusCode::SERVICE_UNAVAILABLE, details, code);
+        let yes = HeaderValue::from_static("true");
         match error {
-            PickError::Dropped(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "drop_overload", "upstream.dropped")
+            PickError::Dropped { unconditional: true } => reply("unconditional_drop_overload", "upstream.dropped")
+                .body("unconditional drop overload")
+                .flags(&[ResponseFlags::UNCONDITIONAL_DROP_OVERLOAD])
+                .header(X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD, yes),
+            PickError::Dropped { unconditional: false } => reply("drop_overload", "upstream.dropped")
                 .body("drop overload")
                 .flags(&[ResponseFlags::DROP_OVERLOAD])
-                .header(X_ENVOY_OVERLOADED, HeaderValue::from_static("true")),
-            _ => reply.body("no healthy upstream").flags(&[ResponseFlags::NO_HEALTHY_UPSTREAM]),
+                .header(X_ENVOY_DROP_OVERLOAD, yes),
+            PickError::NoHealthyHost | PickError::NoDestination => reply("no_healthy_upstream", "upstream.no_host")
+                .body("no healthy upstream")
+                .flags(&[ResponseFlags::NO_HEALTHY_UPSTREAM]),
         }
     }
 
@@ -123,7 +130,7 @@ impl LocalReply {
     pub fn per_try_idle_timeout() -> Self {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_per_try_idle_timeout", "timeout.per_try_idle")
             .body("upstream request timeout")
-            .flags(&[ResponseFlags::STREAM_IDLE_TIMEOUT])
+            .flags(&[ResponseFlags::UPSTREAM_REQUEST_TIMEOUT])
     }
 
     pub fn stream_idle(status: StatusCode) -> Self {

@@ -162,8 +162,14 @@ pub async fn connect(x: &mut Exchange, plan: &mut Plan) -> Answer {
             let mut response = Response::new(body);
             *response.status_mut() = StatusCode::OK;
             x.info.details = "via_upstream".into();
-            let cluster = plan.cluster.clone();
-            let limits = Limits { route: None, per_try_idle: None, upstream_ends: None, cluster, host };
+            let limits = Limits {
+                route: None,
+                per_try_idle: None,
+                upstream_ends: None,
+                cluster: plan.cluster.clone(),
+                host,
+                protocol: None,
+            };
             Answer::Upstream(response, Box::new(limits))
         }
         Err(error) => Answer::Local(LocalReply::upstream_failure(&error, false)),

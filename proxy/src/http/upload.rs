@@ -35,6 +35,8 @@ struct State {
     kept_bytes: usize,
     /// How much may be kept; zero once nothing is.
     limit: usize,
+    /// How much was asked to be kept for further readers: more than that is not read again.
+    replayable: usize,
     overflowed: bool,
     /// What is kept is no longer all that came.
     lossy: bool,
@@ -58,6 +60,7 @@ impl Upload {
                 kept: Vec::new(),
                 kept_bytes: 0,
                 limit: 0,
+                replayable: 0,
                 overflowed: false,
                 lossy: false,
                 readers: 0,
@@ -90,13 +93,15 @@ impl Upload {
 
     /// Keeps up to `limit` bytes for further readers. Call before the first read.
     pub fn keep(&self, limit: usize) {
-        self.state.borrow_mut().limit = limit;
+        let mut state = self.state.borrow_mut();
+        state.limit = limit;
+        state.replayable = limit;
     }
 
     /// Whether the body can be read from its start again.
     pub fn is_replayable(&self) -> bool {
         let state = self.state.borrow();
-        !state.overflowed && (state.limit > 0 || state.readers == 0)
+        !state.overflowed && state.kept_bytes <= state.replayable && (state.limit > 0 || state.readers == 0)
     }
 
     /// Stops keeping, unless somebody waits for the whole: what is kept goes once every reader is past it.

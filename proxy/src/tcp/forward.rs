@@ -83,7 +83,7 @@ impl Session<'_> {
             if at < weight {
                 return Some((
                     entry.name.clone(),
-                    merged(config.metadata_match.as_ref(), entry.metadata_match.as_ref()),
+                    SubsetMatch::merged(config.metadata_match.as_ref(), entry.metadata_match.as_ref()),
                 ));
             }
             at -= weight;
@@ -216,13 +216,16 @@ impl Session<'_> {
         let tools = Tools { buffers: &local.buffers, timers: &local.timers, clock: &local.clock };
         let copied = self.copied.clone();
         let start = self.connection.start;
+        let guard = connected.upstream.guard.as_ref();
         let pair = copy::pair(io, &mut connected.upstream.io, config.idle_timeout, tools, &copied);
         let copying = async {
             let mut pair = std::pin::pin!(pair);
+            let mut told = std::pin::pin!(told_to_close(guard));
             loop {
                 tokio::select! {
                     biased;
                     end = &mut pair => return end,
+                    () = &mut told => return End::Complete,
                     () = flush_interval(config.access_log_flush_interval, &local.timers) => self.log(Moment::Periodic),
                 }
             }
@@ -282,23 +285,18 @@ impl Session<'_> {
     }
 }
 
+/// Completes when the host's connections are to be closed; never for a session that has no connection of its own.
+async fn told_to_close(guard: Option<&ConnectionGuard>) {
+    match guard {
+        Some(guard) => guard.told_to_close().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Never completes without an interval.
 async fn flush_interval(every: Option<Duration>, timers: &Timers) {
     match every {
         Some(every) => timers.after(every).await,
         None => std::future::pending().await,
-    }
-}
-
-/// The weight entry's keys win over the filter's.
-fn merged(filter: Option<&Arc<SubsetMatch>>, entry: Option<&Arc<SubsetMatch>>) -> Option<Arc<SubsetMatch>> {
-    match (filter, entry) {
-        (Some(filter), Some(entry)) => {
-            let mut all = entry.0.clone();
-            all.extend(filter.0.iter().filter(|(k, _)| !entry.0.iter().any(|(e, _)| e == k)).cloned());
-            all.sort_by(|a, b| a.0.cmp(&b.0));
-            Some(Arc::new(SubsetMatch(all)))
-        }
-        (filter, entry) => entry.or(filter).cloned(),
     }
 }

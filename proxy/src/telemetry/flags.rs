@@ -1,14 +1,23 @@
 //! Response flags: what went wrong with a request, as Envoy names it.
 
-/// A set of response flags.
+/// A set of response flags, which remembers in which order they were set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ResponseFlags(u32);
+pub struct ResponseFlags {
+    bits: u32,
+    /// The numbers of the flags plus one, [`WIDTH`] bits each, the first lowest.
+    order: u32,
+}
+
+/// Bits that a flag's number takes in [`ResponseFlags`]'s order.
+const WIDTH: u32 = 5;
+/// So many flags are remembered in order; more than three have not been seen together.
+const REMEMBERED: u32 = u32::BITS / WIDTH;
 
 macro_rules! flags {
     ($($(#[$doc:meta])* $name:ident = $bit:literal, $short:literal, $long:literal;)*) => {
         impl ResponseFlags {
-            $($(#[$doc])* pub const $name: ResponseFlags = ResponseFlags(1 << $bit);)*
-            /// Every flag: value, short and long name, in the order Envoy prints them.
+            $($(#[$doc])* pub const $name: ResponseFlags = ResponseFlags { bits: 1 << $bit, order: $bit + 1 };)*
+            /// Every flag: value, short and long name.
             pub const ALL: &'static [(ResponseFlags, &'static str, &'static str)] = &[$((ResponseFlags::$name, $short, $long)),*];
         }
     };
@@ -47,16 +56,30 @@ flags! {
 }
 
 impl ResponseFlags {
-    pub fn insert(&mut self, flag: ResponseFlags) {
-        self.0 |= flag.0;
+    /// Adds `flags`, in their order, behind those that are set.
+    pub fn insert(&mut self, flags: ResponseFlags) {
+        for number in flags.numbers() {
+            let bit = 1 << (number - 1);
+            let filled = (u32::BITS - self.order.leading_zeros()).div_ceil(WIDTH);
+            if self.bits & bit == 0 && filled < REMEMBERED {
+                self.order |= number << (WIDTH * filled);
+            }
+            self.bits |= bit;
+        }
     }
+
+    /// The numbers of the flags plus one, in the order they were set.
+    fn numbers(self) -> impl Iterator<Item = u32> {
+        (0..REMEMBERED).map(move |place| (self.order >> (WIDTH * place)) & ((1 << WIDTH) - 1)).take_while(|n| *n != 0)
+    }
+
     pub fn has(self, flag: ResponseFlags) -> bool {
-        self.0 & flag.0 != 0
+        self.bits & flag.bits != 0
     }
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self.bits == 0
     }
-    /// The flags' short names (`UF,URX`), `-` for none.
+    /// The flags' short names (`URX,UF`), `-` for none.
     pub fn short(self) -> String {
         self.names(|(_, short, _)| short)
     }
@@ -73,7 +96,28 @@ impl ResponseFlags {
         if self.is_empty() {
             return "-".to_owned();
         }
-        let names: Vec<_> = Self::ALL.iter().filter(|(f, _, _)| self.has(*f)).map(pick).collect();
+        let named = |number: u32| Self::ALL.iter().find(|(flag, _, _)| flag.bits == 1 << (number - 1)).map(&pick);
+        let names: Vec<_> = self.numbers().filter_map(named).collect();
         names.join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_named_in_the_order_they_were_set() {
+        let (spent, failed) =
+            (ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED, ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+        let mut flags = ResponseFlags::default();
+        assert_eq!(flags.short(), "-");
+        [spent, failed, spent].into_iter().for_each(|f| flags.insert(f));
+        assert_eq!((flags.short(), flags.has(failed)), ("URX,UF".to_owned(), true));
+        let mut flags = failed;
+        flags.insert(spent);
+        assert_eq!(flags.short(), "UF,URX");
+        ResponseFlags::ALL.iter().for_each(|(f, _, _)| flags.insert(*f));
+        assert!(ResponseFlags::ALL.iter().all(|(f, _, _)| flags.has(*f)));
     }
 }

@@ -22,11 +22,12 @@ use super::host::Host;
 use super::info::{AttemptInfo, ConnectionFacts};
 use super::outlier::Outcome;
 use super::pool::{
-    ConnectionGuard, Dialling, Exchange, Handover, Http1Release, Key, Lease, Mode, Opened, Pool, SharedRelease,
+    Client, ConnectionGuard, Dialling, Exchange, Handover, Http1Release, Key, Lease, Mode, Opened, Pool, SharedRelease,
 };
 use super::transport;
 use crate::body::Body;
 use crate::codec::{Protocol, SendOptions, h1, h2};
+use crate::connection::ConnectionInfo;
 use crate::io::Io;
 
 /// How an attempt is made.
@@ -38,6 +39,8 @@ pub struct AttemptOptions<'a> {
     pub downstream: Option<&'a Downstream>,
     /// The protocol the request came by, for `use_downstream_protocol_config`.
     pub protocol: Option<Protocol>,
+    /// The connection the request came by, for `connection_pool_per_downstream_connection`.
+    pub connection: Option<&'a Rc<ConnectionInfo>>,
 }
 
 /// A downstream connection as an upstream PROXY protocol header tells of it.
@@ -88,16 +91,20 @@ impl Cluster {
             match breaker::claim(&self.breakers, &config.circuit_breakers, options.priority, Overflow::Requests) {
                 Ok(permit) => permit,
                 Err(overflow) => {
-                    self.stats().upstream_rq_pending_overflow.inc();
+                    self.stats().upstream_rq_active_overflow.inc();
                     self.give_back(&pool, lease);
                     return Err(overflow.into());
                 }
             };
+        self.judge(host, Outcome::Connected);
         let exchange = Exchange::new(permit, host.clone(), self.clone());
         info.set_connection(lease.guard().facts());
         let now = clock.coarse();
         info.pool_ready.set(Some(now));
         info.sent_start.set(Some(now));
+        if config.preconnect_ratio > 1.0 {
+            self.preconnect(host, &pool, &key);
+        }
         let response = match lease {
             Lease::Http1(connection, guard) => {
                 let limits = self.settings.borrow().limits;
@@ -105,7 +112,8 @@ impl Cluster {
                 connection.send(head, body, options.send, release).await
             }
             Lease::Http2(connection, guard) => {
-                let release = SharedRelease::new(pool, guard, exchange);
+                let limits = self.settings.borrow().limits;
+                let release = SharedRelease::new(pool, clock.clone(), limits, guard, exchange);
                 connection.send(head, body, options.send, Some(release)).await
             }
         };
@@ -114,7 +122,7 @@ impl Cluster {
         Ok(response)
     }
 
-    fn give_back(&self, pool: &Rc<Pool>, lease: Lease) {
+    pub(super) fn give_back(&self, pool: &Rc<Pool>, lease: Lease) {
         match lease {
             Lease::Http1(connection, guard) => {
                 let limits = self.settings.borrow().limits;
@@ -128,7 +136,8 @@ impl Cluster {
         let config = self.config();
         let proxied = matches!(config.transport_for(host.endpoint()), UpstreamTransport::ProxyProtocol { .. });
         let told = options.downstream.filter(|_| proxied).map(|c| (c.remote, c.local));
-        Key { priority: options.priority, mode: transport::mode(&config, options.protocol), server_name, told }
+        let client = options.connection.filter(|_| config.pool_per_downstream).map(Client::new);
+        Key { priority: options.priority, mode: transport::mode(&config, options.protocol), server_name, told, client }
     }
 
     /// The server name that `auto_sni` takes from the request: its host, without port, unless that is an address.
@@ -198,13 +207,13 @@ impl Cluster {
     }
 
     /// Leave to make one more connection. A pool without any always has it, so that nobody starves.
-    fn may_dial(&self, pool: &Pool, host: &Host, priority: Priority) -> Option<Permit> {
+    pub(super) fn may_dial(&self, pool: &Pool, host: &Host, priority: Priority) -> Option<Permit> {
         if pool.mode.get() != Mode::Http1 && pool.is_dialling() {
             return None;
         }
         let limits = &self.config().circuit_breakers;
         let per_host = limits.per_host_max_connections.map_or(u64::MAX, u64::from);
-        if host.state().active_connections() < per_host {
+        if host.state().claimed_connections() < per_host {
             match breaker::claim(&self.breakers, limits, priority, Overflow::Connections) {
                 Ok(permit) => return Some(permit),
                 Err(_) => self.stats().upstream_cx_overflow.inc(),
@@ -216,7 +225,7 @@ impl Cluster {
     }
 
     /// Makes a connection for the pool. `None`: it is shared, and in the pool.
-    async fn dial_into(
+    pub(super) async fn dial_into(
         self: &Rc<Self>,
         pool: &Rc<Pool>,
         host: &Rc<Host>,
@@ -226,7 +235,7 @@ impl Cluster {
         permit: Permit,
     ) -> Result<Option<Lease>, AttemptError> {
         let shared = pool.mode.get() != Mode::Http1;
-        let dialling = Dialling::new(pool, shared);
+        let dialling = Dialling::new(pool, host.clone(), shared);
         let dialled = self.dial(host, key.server_name.as_ref(), Some(pool.mode.get()), options.downstream, info).await;
         let dialled = match dialled {
             Ok(dialled) => dialled,
@@ -321,7 +330,6 @@ impl Cluster {
             Ok(_) => {
                 info.connect_end.set(Some(end));
                 self.stats().upstream_cx_connect_ms.record_duration(end.saturating_duration_since(start));
-                self.judge(host, Outcome::Connected);
             }
             Err(error) => {
                 host.counters().cx_connect_fail.inc();
@@ -355,7 +363,7 @@ impl Cluster {
         let dialled = match owner.dial(host, None, None, downstream, info).await {
             Ok(dialled) => dialled,
             Err(error) => {
-                owner.judge(host, Outcome::ConnectFailed);
+                owner.judge(host, Outcome::Failed);
                 return Err(error);
             }
         };
@@ -364,7 +372,8 @@ impl Cluster {
         info.set_connection(&facts);
         let at = owner.worker.local.clock.coarse();
         let opened = Opened { permit, host: host.clone(), cluster: owner.clone(), facts, at };
-        Ok(TcpUpstream { io: dialled.io, guard: Some(ConnectionGuard::new(opened, None)) })
+        let failure = owner.host_pools(host).failure.clone();
+        Ok(TcpUpstream { io: dialled.io, guard: Some(ConnectionGuard::of_session(opened, failure)) })
     }
 }
 

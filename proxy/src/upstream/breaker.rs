@@ -75,6 +75,11 @@ impl Breakers {
         }
     }
 
+    /// Whether the limit on `which` is reached. A limit of zero that nobody has run into is not.
+    pub fn is_open(&self, limits: &CircuitBreakers, priority: Priority, which: Overflow) -> bool {
+        self.at(priority).count(which).load(Relaxed) > 0 && self.remaining(limits, priority, which) == 0
+    }
+
     /// How many more of `which` may be claimed now.
     pub fn remaining(&self, limits: &CircuitBreakers, priority: Priority, which: Overflow) -> u32 {
         let in_use = self.at(priority);
@@ -90,27 +95,17 @@ pub fn claim(
     which: Overflow,
 ) -> Result<Permit, Overflow> {
     let limit = limit(thresholds(limits, priority), breakers.at(priority), which);
-    claim_below(breakers, limit, priority, which)
-}
-
-/// Claims a retry under a budget of the caller's own.
-pub fn claim_retry(breakers: &Handle, budget: &RetryBudget, priority: Priority) -> Result<Permit, Overflow> {
-    let limit = budget_limit(budget, breakers.at(priority));
-    claim_below(breakers, limit, priority, Overflow::Retries)
+    let count = breakers.at(priority).count(which);
+    match count.fetch_update(Relaxed, Relaxed, |n| (n < limit).then(|| n + 1)) {
+        Ok(_) => Ok(Permit { breakers: breakers.clone(), priority, which }),
+        Err(_) => Err(which),
+    }
 }
 
 /// Claims without a limit: the first connection to a host is always allowed.
 pub fn claim_always(breakers: &Handle, priority: Priority, which: Overflow) -> Permit {
     breakers.at(priority).count(which).fetch_add(1, Relaxed);
     Permit { breakers: breakers.clone(), priority, which }
-}
-
-fn claim_below(breakers: &Handle, limit: u32, priority: Priority, which: Overflow) -> Result<Permit, Overflow> {
-    let count = breakers.at(priority).count(which);
-    match count.fetch_update(Relaxed, Relaxed, |n| (n < limit).then(|| n + 1)) {
-        Ok(_) => Ok(Permit { breakers: breakers.clone(), priority, which }),
-        Err(_) => Err(which),
-    }
 }
 
 pub fn thresholds(limits: &CircuitBreakers, priority: Priority) -> &Thresholds {
@@ -137,3 +132,6 @@ fn budget_limit(budget: &RetryBudget, in_use: &InUse) -> u32 {
     let active = in_use.requests.load(Relaxed).saturating_add(in_use.pending.load(Relaxed));
     ((f64::from(active) * budget.percent / 100.0) as u32).max(budget.min_concurrency)
 }
+
+#[cfg(test)]
+mod tests;

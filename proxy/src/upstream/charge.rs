@@ -3,20 +3,19 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::Response;
 use http::request::Parts;
-use sidemesh_config::resource::cluster::RetryBudget;
+use http::{HeaderMap, HeaderName, Response};
 use sidemesh_config::resource::route::Priority;
 
 use super::breaker::{self, Overflow, Permit};
 use super::cluster::Cluster;
 use super::error::AttemptError;
 use super::grpc;
-use super::host::Host;
+use super::host::{Host, flag};
 use super::info::AttemptInfo;
 use super::outlier::Outcome;
 use crate::body::Body;
-use crate::codec::SendError;
+use crate::codec::{Protocol, SendError};
 
 /// A retry's share of its limit; held until the attempt is over.
 #[derive(Debug)]
@@ -42,6 +41,7 @@ impl Cluster {
                 } else {
                     counters.rq_success.inc()
                 }
+                self.heed_health(host, response.headers());
                 match grpc::outcome(head, response) {
                     Some(status) => Outcome::Status(status),
                     None => return,
@@ -53,19 +53,44 @@ impl Cluster {
                 if let Some(detail) = error.detail() {
                     info.set_failure(detail.into());
                 }
-                match error {
-                    AttemptError::Send(_) => {
-                        self.stats().upstream_rq_rx_reset.inc();
-                        Outcome::Failed
-                    }
-                    _ => {
-                        self.stats().upstream_rq_pending_failure_eject.inc();
-                        Outcome::ConnectFailed
-                    }
-                }
+                self.count_failure(error, info);
+                Outcome::Failed
             }
         };
         self.judge(host, outcome);
+    }
+
+    /// A host under active health checks may say with any answer that it has failed: it is out at once.
+    fn heed_health(&self, host: &Host, headers: &HeaderMap) {
+        const IMMEDIATE: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
+        if self.config().health_checks.is_empty() || !headers.contains_key(IMMEDIATE) {
+            return;
+        }
+        let was_failed = host.state().flags() & flag::FAILED_ACTIVE_HC != 0;
+        if host.state().change_flags(flag::FAILED_ACTIVE_HC | flag::EXCLUDED_IMMEDIATE_HC, 0) {
+            if !was_failed {
+                self.stats().hc_passive_failure.inc();
+            }
+            self.shared.touch_health(self.now());
+        }
+    }
+
+    /// Counts how an attempt failed. HTTP/1 has no resets of its own: there a request ends with its connection.
+    fn count_failure(&self, error: &AttemptError, info: &AttemptInfo) {
+        let http2 = info.connection().is_some_and(|c| c.protocol == Some(Protocol::Http2));
+        let stats = self.stats();
+        match error {
+            AttemptError::Send(SendError::Refused) => {}
+            AttemptError::Send(SendError::Reset(_)) => stats.upstream_rq_rx_reset.inc(),
+            AttemptError::Send(SendError::Protocol(_) | SendError::TooLarge(_) | SendError::PartialResponse) => {
+                stats.upstream_cx_protocol_error.inc();
+                if http2 {
+                    stats.upstream_rq_tx_reset.inc();
+                }
+            }
+            AttemptError::Send(_) if !http2 => {}
+            _ => stats.upstream_rq_pending_failure_eject.inc(),
+        }
     }
 
     /// A gRPC answer's status came in its trailers.
@@ -75,12 +100,18 @@ impl Cluster {
 
     /// The caller has waited too long for `host` (the request's or one try's time is over). Which timeout it was is the
     /// caller's to count.
-    pub fn on_timeout(self: &Rc<Self>, host: &Host) {
-        let owner = self.owner(host);
+    pub fn on_timeout(self: &Rc<Self>, host: &Host, protocol: Option<Protocol>) {
         host.counters().rq_timeout.inc();
         host.counters().rq_error.inc();
-        owner.stats().upstream_rq_tx_reset.inc();
-        owner.judge(host, Outcome::Timeout);
+        if protocol == Some(Protocol::Http2) {
+            self.owner(host).stats().upstream_rq_tx_reset.inc();
+        }
+        self.on_slow(host);
+    }
+
+    /// An attempt that goes on has already taken too long.
+    pub fn on_slow(self: &Rc<Self>, host: &Host) {
+        self.owner(host).judge(host, Outcome::Timeout);
     }
 
     /// Counts an answer given on behalf of the cluster, also one made here.
@@ -94,16 +125,7 @@ impl Cluster {
     /// Leave for one more retry, under the cluster's limit. Counts either outcome.
     pub fn try_retry(&self, priority: Priority) -> Result<RetryPermit, Overflow> {
         let limits = &self.config().circuit_breakers;
-        self.retry_claimed(breaker::claim(&self.breakers, limits, priority, Overflow::Retries))
-    }
-
-    /// The same under a budget of the route's own.
-    pub fn try_retry_within(&self, priority: Priority, budget: &RetryBudget) -> Result<RetryPermit, Overflow> {
-        self.retry_claimed(breaker::claim_retry(&self.breakers, budget, priority))
-    }
-
-    fn retry_claimed(&self, claimed: Result<Permit, Overflow>) -> Result<RetryPermit, Overflow> {
-        match claimed {
+        match breaker::claim(&self.breakers, limits, priority, Overflow::Retries) {
             Ok(permit) => {
                 self.stats().upstream_rq_retry.inc();
                 Ok(RetryPermit { _permit: permit })

@@ -15,17 +15,17 @@ use sidemesh_config::resource::endpoint::Endpoint;
 use sidemesh_config::resource::route::{Priority, RetryPolicy};
 use sidemesh_config::resource::tls::UpstreamTls;
 use sidemesh_config::snapshot::{ByName, ClusterEntry, Snapshot};
-use sidemesh_config::value::{Address, Label, Locality, Name};
+use sidemesh_config::value::{Address, Name};
 
 use super::aggregate::Aggregate;
 use super::balancer::{self, Balancer, Chance, Members};
 use super::breaker;
 use super::error::PickError;
 use super::host::{Health, Host};
-use super::outlier::{At, Outcome, Verdict};
+use super::outlier::{At, Outcome, Verdict, When};
 use super::pool::HostPools;
 use super::shared::{Membership, Registry, SharedCluster};
-use super::stats::{ClusterStats, OutlierStats};
+use super::stats::{ClusterStats, OutlierStats, SizeStats, TimeStats};
 use super::transport::{Settings, is_same_transport};
 use crate::telemetry::stats::Scope;
 use crate::telemetry::tls::TlsStats;
@@ -41,6 +41,8 @@ pub struct PickContext<'a> {
     pub subset: &'a balancer::Labels,
     /// Where an ORIGINAL_DST cluster is to connect: see [`Cluster::original_destination`].
     pub destination: Option<SocketAddr>,
+    /// The hosts that the request wants, the best first: see [`Cluster::wanted`].
+    pub wanted: &'a [SocketAddr],
     pub retry: Option<&'a RetryPolicy>,
     /// Hosts of earlier attempts, oldest first.
     pub tried: &'a [Rc<Host>],
@@ -54,10 +56,12 @@ pub struct PickContext<'a> {
 pub struct Cluster {
     pub(super) shared: Arc<SharedCluster>,
     pub(super) worker: Rc<Worker>,
-    registry: Arc<Registry>,
-    stats: Arc<ClusterStats>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) stats: Arc<ClusterStats>,
     outlier_stats: OnceCell<Arc<OutlierStats>>,
     tls_stats: OnceCell<Arc<TlsStats>>,
+    pub(super) sizes: OnceCell<Arc<SizeStats>>,
+    pub(super) times: OnceCell<Arc<TimeStats>>,
     entry: RefCell<Rc<Arc<ClusterEntry>>>,
     config: RefCell<Rc<Arc<Config>>>,
     pub(super) breakers: breaker::Handle,
@@ -66,7 +70,7 @@ pub struct Cluster {
     view: RefCell<View>,
     pub(super) settings: RefCell<Rc<Settings>>,
     pools: RefCell<HashMap<Address, Rc<HostPools>>>,
-    originals: RefCell<HashMap<SocketAddr, Rc<Host>>>,
+    pub(super) originals: RefCell<HashMap<SocketAddr, Rc<Host>>>,
     pub(super) aggregate: RefCell<Aggregate>,
     secrets: RefCell<ByName<Arc<sidemesh_config::resource::secret::Secret>>>,
     clients: RefCell<Vec<(Arc<UpstreamTls>, Option<Rc<tls::Client>>)>>,
@@ -100,6 +104,8 @@ impl Cluster {
             breakers: Rc::new(shared.breakers.clone()),
             outlier_stats: OnceCell::new(),
             tls_stats: OnceCell::new(),
+            sizes: OnceCell::new(),
+            times: OnceCell::new(),
             seen: Cell::new(0),
             pools: RefCell::default(),
             originals: RefCell::default(),
@@ -249,6 +255,9 @@ impl Cluster {
                 if all || failed {
                     closing.push(pools.clone());
                 }
+                if failed {
+                    pools.failure.notify_waiters();
+                }
                 true
             }
         });
@@ -285,28 +294,37 @@ impl Cluster {
 
     /// Chooses a host. Does not wait.
     pub fn pick(&self, context: &PickContext<'_>) -> Result<Rc<Host>, PickError> {
-        let random = &self.worker.local.random;
-        for (category, share) in &self.view.borrow().members.assignment.policy.drop_overloads {
-            if share.hit(random.next_u64()) {
-                self.stats.upstream_rq_drop_overload.inc();
-                return Err(PickError::Dropped(category.clone()));
-            }
+        if context.tried.is_empty() {
+            self.shed()?;
         }
         let config = self.config();
         match &config.discovery {
             Discovery::OriginalDst(_) => self.original(context.destination),
             Discovery::Aggregate(_) => self.pick_from_children(context, &config),
             _ => {
-                let picked = self.balancer().pick(&request(context), &self.chance());
-                self.picked(picked)
+                let balancer = self.balancer();
+                if let Some(host) = balancer.wanted(context.wanted, context.tried) {
+                    return Ok(host);
+                }
+                self.picked(balancer.pick(&request(context), &self.chance()))
             }
         }
     }
 
-    pub(super) fn picked(&self, picked: balancer::Picked) -> Result<Rc<Host>, PickError> {
-        if picked.panic {
-            self.stats.lb_healthy_panic.inc();
+    /// `drop_overloads`: a share of the requests is turned away before a host is chosen.
+    fn shed(&self) -> Result<(), PickError> {
+        let random = &self.worker.local.random;
+        for (_, share) in &self.view.borrow().members.assignment.policy.drop_overloads {
+            if share.hit(random.next_u64()) {
+                self.stats.upstream_rq_drop_overload.inc();
+                return Err(PickError::Dropped { unconditional: share.is_always() });
+            }
         }
+        Ok(())
+    }
+
+    pub(super) fn picked(&self, picked: balancer::Picked) -> Result<Rc<Host>, PickError> {
+        self.stats.record_pick(&picked);
         picked.host.ok_or_else(|| {
             self.stats.upstream_cx_none_healthy.inc();
             PickError::NoHealthyHost
@@ -323,55 +341,9 @@ impl Cluster {
         }
     }
 
-    /// Where an ORIGINAL_DST cluster is to connect: the address in the configured header, else `connection` (the connection's own
-    /// original destination); with the configured port, if there is one.
-    pub fn original_destination(
-        &self,
-        headers: &http::HeaderMap,
-        connection: Option<SocketAddr>,
-    ) -> Option<SocketAddr> {
-        let config = self.config();
-        let Discovery::OriginalDst(original) = &config.discovery else { return None };
-        let mut address = match &original.header {
-            Some(name) => match headers.get(name) {
-                None => connection?,
-                Some(value) => match value.to_str().ok().and_then(|v| v.parse().ok()) {
-                    Some(address) => address,
-                    None => {
-                        self.stats.original_dst_host_invalid.inc();
-                        return None;
-                    }
-                },
-            },
-            None => connection?,
-        };
-        if let Some(port) = original.port_override {
-            address.set_port(port);
-        }
-        Some(address)
-    }
-
-    fn original(&self, destination: Option<SocketAddr>) -> Result<Rc<Host>, PickError> {
-        let address = destination.ok_or(PickError::NoDestination)?;
-        if let Some(host) = self.originals.borrow().get(&address) {
-            return Ok(host.clone());
-        }
-        let state = self.shared.original(address).ok_or(PickError::NoHealthyHost)?;
-        let endpoint = Endpoint {
-            address: Address::Socket(address),
-            additional_addresses: Vec::new(),
-            hostname: Label::default(),
-            weight: 1,
-            health: Default::default(),
-            metadata: None,
-            health_check_port: None,
-            health_check_address: None,
-            health_check_hostname: Label::default(),
-            disable_active_health_check: true,
-        };
-        let host = Rc::new(Host::new(Arc::new(endpoint), Rc::new(Locality::default()), 0, state, self.worker.index));
-        self.originals.borrow_mut().insert(address, host.clone());
-        Ok(host)
+    /// Milliseconds on the registry's clock.
+    pub(super) fn now(&self) -> u64 {
+        self.registry.millis(self.worker.local.clock.coarse())
     }
 
     /// Charges an outcome to a host.
@@ -389,9 +361,13 @@ impl Cluster {
         }
         let scope = || Scope::Cluster(config.stat_name.clone());
         self.outlier_stats.get_or_init(|| self.registry.stats.shard(scope())).record(verdict);
+        if let Some(log) = &self.registry.outlier_log {
+            let when = When { millis: at.now, wall: self.worker.local.clock.system() };
+            log.judged(self.name(), host.state(), verdict, None, when);
+        }
         if let Verdict::Ejected(cause) = verdict {
             tracing::info!(cluster = %self.name(), host = %host.address(), ?cause, "host ejected");
-            self.shared.touch();
+            self.shared.touch_health(at.now);
         }
     }
 

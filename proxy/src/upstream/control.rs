@@ -20,16 +20,16 @@ use sidemesh_config::snapshot::{ByName, Snapshot};
 use sidemesh_config::value::Name;
 
 use super::breaker::Overflow;
-use super::host::Health;
-use super::outlier::At;
+use super::host::{Health, HostState};
+use super::outlier::{At, Judged, When};
 use super::shared::{Registry, SharedCluster};
 use super::stats::{MembershipStats, OutlierStats};
 use super::{discovery, health};
 use crate::codec::Local;
 use crate::telemetry::stats::Scope;
 
-/// How often gauges that follow live state are brought up to date.
-const GAUGES_EVERY: Duration = Duration::from_millis(500);
+/// How often the gauges of circuit breakers are brought up to date.
+const GAUGES_EVERY: Duration = Duration::from_millis(100);
 
 /// A task that ends when this is dropped.
 pub struct Task(tokio::task::JoinHandle<()>);
@@ -80,8 +80,15 @@ impl Context {
     }
 
     /// A host has come back from its ejection.
-    pub(super) fn count_return(&self, shared: &SharedCluster) {
+    pub(super) fn count_return(&self, shared: &SharedCluster, host: &HostState) {
         self.outlier_stats(shared).ejections_active.dec();
+        if let Some(log) = &self.registry.outlier_log {
+            log.returned(&shared.name, host, self.when(shared));
+        }
+    }
+
+    fn when(&self, shared: &SharedCluster) -> When {
+        When { millis: shared.millis(self.local.clock.now()), wall: self.local.clock.system() }
     }
 }
 
@@ -90,7 +97,6 @@ struct Running {
     shared: Arc<SharedCluster>,
     config: Arc<Config>,
     stats: Arc<MembershipStats>,
-    gauged: Cell<u64>,
     /// Removes endpoints that are not updated in time.
     stale: RefCell<Option<Task>>,
     _tasks: Vec<Task>,
@@ -201,15 +207,17 @@ impl Control {
             }
             None => shared.unchecked(),
         }
+        tasks.push(Task::spawn(merge(context.clone(), shared.clone())));
         if let Some(outlier) = &config.outlier {
             tasks.push(Task::spawn(sweep(context.clone(), shared.clone(), outlier.clone())));
         }
-        let running = Running { shared, config, stats, gauged: Cell::new(0), stale: RefCell::default(), _tasks: tasks };
+        tasks.push(Task::spawn(count_members(shared.clone(), stats.clone())));
+        let running = Running { shared, config, stats, stale: RefCell::default(), _tasks: tasks };
         if matches!(running.config.discovery, Discovery::Eds { .. }) {
             running.stats.update_attempt.inc();
         }
         running.gauge();
-        if running.stats.membership_total.get() > 0 {
+        if !running.shared.members().is_empty() {
             running.count_update();
         }
         running.watch_staleness(&self.context);
@@ -228,9 +236,8 @@ impl Control {
 }
 
 impl Running {
-    /// Hosts have changed; those of EDS came with an update.
+    /// Hosts of EDS came with an update.
     fn count_update(&self) {
-        self.stats.membership_change.inc();
         if matches!(self.config.discovery, Discovery::Eds { .. }) {
             self.stats.update_attempt.inc();
             self.stats.update_success.inc();
@@ -252,24 +259,12 @@ impl Running {
         });
     }
 
-    /// Brings the gauges up to date with live state.
+    /// Brings the gauges of the circuit breakers up to date.
     fn gauge(&self) {
         let stats = &self.stats;
-        let generation = self.shared.generation();
-        if self.gauged.replace(generation) != generation {
-            let members = self.shared.members();
-            let count = |health| members.iter().filter(|(_, _, h)| h.health() == health).count() as i64;
-            stats.membership_total.set(members.len() as i64);
-            stats.membership_healthy.set(count(Health::Healthy));
-            stats.membership_degraded.set(count(Health::Degraded));
-            stats.membership_excluded.set(members.iter().filter(|(_, _, h)| h.is_excluded()).count() as i64);
-            stats.max_host_weight.set(members.iter().map(|(_, e, _)| i64::from(e.weight)).max().unwrap_or(0));
-            stats.hc_healthy.set(count(Health::Healthy));
-            stats.hc_degraded.set(count(Health::Degraded));
-        }
+        let breakers = self.shared.breakers.clone();
         let limits = &self.config.circuit_breakers;
-        let left = |priority, which| self.shared.breakers.remaining(limits, priority, which);
-        let open = |priority, which| i64::from(left(priority, which) == 0);
+        let open = |priority, which| i64::from(breakers.is_open(limits, priority, which));
         use Overflow::{Connections, Pending, Requests, Retries};
         stats.cx_open.set(open(Priority::Default, Connections));
         stats.rq_open.set(open(Priority::Default, Requests));
@@ -279,13 +274,51 @@ impl Running {
         stats.high_rq_open.set(open(Priority::High, Requests));
         stats.high_rq_pending_open.set(open(Priority::High, Pending));
         stats.high_rq_retry_open.set(open(Priority::High, Retries));
+        let left = |priority, which| breakers.remaining(limits, priority, which).into();
         if limits.default.track_remaining {
-            stats.remaining_cx.set(left(Priority::Default, Connections).into());
-            stats.remaining_rq.set(left(Priority::Default, Requests).into());
-            stats.remaining_pending.set(left(Priority::Default, Pending).into());
-            stats.remaining_retries.set(left(Priority::Default, Retries).into());
+            stats.remaining_cx.set(left(Priority::Default, Connections));
+            stats.remaining_rq.set(left(Priority::Default, Requests));
+            stats.remaining_pending.set(left(Priority::Default, Pending));
+            stats.remaining_retries.set(left(Priority::Default, Retries));
+        }
+        if limits.high.track_remaining {
+            stats.high_remaining_cx.set(left(Priority::High, Connections));
+            stats.high_remaining_rq.set(left(Priority::High, Requests));
+            stats.high_remaining_pending.set(left(Priority::High, Pending));
+            stats.high_remaining_retries.set(left(Priority::High, Retries));
         }
     }
+}
+
+/// Keeps the gauges of membership and health up to date.
+async fn count_members(shared: Arc<SharedCluster>, stats: Arc<MembershipStats>) {
+    let mut changed = shared.subscribe();
+    let mut seen = shared.members();
+    let mut first = true;
+    loop {
+        changed.mark_unchanged();
+        let members = shared.members();
+        if (first && !members.is_empty()) || !members.has_hosts_of(&seen) {
+            stats.membership_change.inc();
+        }
+        first = false;
+        let count = |health| members.iter().filter(|(_, _, h)| h.health() == health).count() as i64;
+        stats.membership_total.set(members.len() as i64);
+        stats.membership_healthy.set(count(Health::Healthy));
+        stats.membership_degraded.set(count(Health::Degraded));
+        stats.membership_excluded.set(members.iter().filter(|(_, _, h)| h.is_excluded()).count() as i64);
+        stats.max_host_weight.set(members.iter().map(|(_, e, _)| i64::from(e.weight)).max().unwrap_or(0));
+        stats.hc_healthy.set(count(Health::Healthy));
+        stats.hc_degraded.set(count(Health::Degraded));
+        seen = members;
+        if changed.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn merge(context: Rc<Context>, shared: Arc<SharedCluster>) {
+    shared.tell_merged(|| shared.millis(context.local.clock.now())).await;
 }
 
 async fn clean_originals(shared: Arc<SharedCluster>, every: Duration) {
@@ -310,17 +343,20 @@ async fn sweep(context: Rc<Context>, shared: Arc<SharedCluster>, config: Arc<Out
             continue;
         }
         let stats = context.outlier_stats(&shared);
-        for (index, verdict) in &swept.judged {
+        for Judged { host, verdict, rates } in &swept.judged {
             stats.record(*verdict);
-            tracing::info!(cluster = %shared.name, host = %hosts[*index].address, ?verdict, "host judged by its success rate");
+            if let Some(log) = &context.registry.outlier_log {
+                log.judged(&shared.name, &hosts[*host], *verdict, Some(*rates), context.when(&shared));
+            }
+            tracing::info!(cluster = %shared.name, host = %hosts[*host].address, ?verdict, "host judged by its success rate");
         }
         for index in &swept.returned {
-            stats.ejections_active.dec();
+            context.count_return(&shared, &hosts[*index]);
             let host = &hosts[*index];
             tracing::info!(cluster = %shared.name, host = %host.address, times = host.ejections.count.load(Relaxed), "host returned");
         }
         if swept.changed() {
-            shared.touch();
+            shared.touch_health(at.now);
         }
     }
 }

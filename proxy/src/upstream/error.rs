@@ -2,8 +2,6 @@
 
 use std::rc::Rc;
 
-use sidemesh_config::value::Name;
-
 use super::breaker::Overflow;
 use crate::codec::SendError;
 use crate::telemetry::flags::ResponseFlags;
@@ -16,16 +14,17 @@ pub enum PickError {
     /// The cluster takes the request's original destination, and there is none (or it is not an address).
     #[error("no healthy upstream")]
     NoDestination,
-    /// The endpoints' `drop_overloads` told so; the category is named.
-    #[error("drop overload: {0}")]
-    Dropped(Name),
+    /// The endpoints' `drop_overloads` told so: of all requests, or by chance.
+    #[error("drop overload")]
+    Dropped { unconditional: bool },
 }
 
 impl PickError {
     pub fn flag(&self) -> ResponseFlags {
         match self {
             PickError::NoHealthyHost | PickError::NoDestination => ResponseFlags::NO_HEALTHY_UPSTREAM,
-            PickError::Dropped(_) => ResponseFlags::DROP_OVERLOAD,
+            PickError::Dropped { unconditional: true } => ResponseFlags::UNCONDITIONAL_DROP_OVERLOAD,
+            PickError::Dropped { unconditional: false } => ResponseFlags::DROP_OVERLOAD,
         }
     }
 }

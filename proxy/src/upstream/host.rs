@@ -57,11 +57,22 @@ pub enum Health {
     Unhealthy,
 }
 
+fn health_of(flags: u32) -> Health {
+    if flags & flag::UNHEALTHY != 0 {
+        Health::Unhealthy
+    } else if flags & flag::DEGRADED != 0 {
+        Health::Degraded
+    } else {
+        Health::Healthy
+    }
+}
+
 /// Counts of one host as one worker sees them. One writer.
 #[derive(Debug, Default)]
 pub struct HostCounters {
     pub cx_total: Counter,
     pub cx_active: Gauge,
+    pub cx_dialling: Gauge,
     pub cx_connect_fail: Counter,
     pub rq_total: Counter,
     pub rq_success: Counter,
@@ -82,6 +93,8 @@ pub struct HostState {
     pub cluster: Name,
     pub address: Address,
     flags: AtomicU32,
+    /// The flags as workers were last told of them: what they balance by.
+    shown: AtomicU32,
     /// Milliseconds on the registry's clock since when the host is in use and healthy, plus one; zero: not yet.
     healthy_since: AtomicU64,
     /// Client-side weight in thousandths, from load reports; zero: none.
@@ -100,6 +113,7 @@ impl HostState {
             cluster,
             address,
             flags: AtomicU32::new(flags),
+            shown: AtomicU32::new(flags),
             healthy_since: AtomicU64::new(0),
             reported_weight: AtomicU64::new(0),
             reported_since: AtomicU64::new(0),
@@ -119,20 +133,31 @@ impl HostState {
         (old & !clear) | set != old
     }
 
-    pub fn health(&self) -> Health {
+    /// From now on workers are to balance by the flags as they are.
+    pub(super) fn show(&self) {
         let flags = self.flags();
-        if flags & flag::UNHEALTHY != 0 {
-            Health::Unhealthy
-        } else if flags & flag::DEGRADED != 0 {
-            Health::Degraded
-        } else {
-            Health::Healthy
+        if self.shown.load(Relaxed) != flags {
+            self.shown.store(flags, Relaxed);
         }
+    }
+
+    pub fn health(&self) -> Health {
+        health_of(self.flags())
+    }
+
+    /// The health that workers balance by.
+    pub fn shown_health(&self) -> Health {
+        health_of(self.shown.load(Relaxed))
     }
 
     /// Whether the host is left out of the count of hosts that healthy ones are compared with.
     pub fn is_excluded(&self) -> bool {
         self.flags() & flag::EXCLUDED != 0
+    }
+
+    /// The same as workers know it.
+    pub fn shown_excluded(&self) -> bool {
+        self.shown.load(Relaxed) & flag::EXCLUDED != 0
     }
 
     pub fn is_ejected(&self) -> bool {
@@ -181,6 +206,12 @@ impl HostState {
     /// Requests in flight, over all workers.
     pub fn active_requests(&self) -> u64 {
         self.shards.iter().filter_map(OnceLock::get).map(|c| c.rq_active.get()).sum::<i64>().max(0) as u64
+    }
+
+    /// Connections that are open or being made, over all workers.
+    pub fn claimed_connections(&self) -> u64 {
+        let of = |c: &Arc<HostCounters>| c.cx_active.get() + c.cx_dialling.get();
+        self.shards.iter().filter_map(OnceLock::get).map(of).sum::<i64>().max(0) as u64
     }
 
     /// Open connections, over all workers.

@@ -26,13 +26,16 @@ pub mod hash;
 mod health;
 mod host;
 mod info;
+mod named;
 mod outlier;
 mod pool;
+mod preconnect;
 mod shared;
 mod stats;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tracked;
 mod transport;
 mod view;
 
@@ -54,14 +57,16 @@ pub use control::Control;
 pub use error::{AttemptError, PickError};
 pub use host::{Host, HostState, flag};
 pub use info::{AttemptInfo, ConnectionFacts};
+pub use named::Naming;
+pub use outlier::EventLog;
 pub use pool::ConnectionGuard;
-pub use shared::{LocalZone, Registry, SharedCluster};
+pub use shared::{LocalZone, Registry, SharedCluster, Surroundings};
 pub use stats::ClusterStats;
 pub use tcp::{TcpConnected, TcpContext, TcpError};
 pub use view::{BreakerView, ClusterView, HostView};
 
 /// How often idle connections are looked at.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
+const SWEEP_EVERY: Duration = Duration::from_millis(200);
 /// Aggregates of aggregates are followed so deep.
 const MAX_AGGREGATE_DEPTH: usize = 8;
 

@@ -8,18 +8,18 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use sidemesh_config::resource::cluster::{Cluster as Config, Discovery};
 use sidemesh_config::resource::endpoint::{AssignmentPolicy, Endpoint, LoadAssignment, LocalityEndpoints};
 use sidemesh_config::snapshot::{ByName, ClusterEntry, Snapshot};
 use sidemesh_config::value::{Address, Locality, Name};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::breaker::Breakers;
 use super::host::{Health, HostState, eds_flags, flag};
-use super::outlier::Detector;
+use super::outlier::{Detector, EventLog};
 use crate::telemetry::stats;
 
 /// Hosts of ORIGINAL_DST clusters kept per cluster; requests to further destinations are refused until idle ones are cleaned up.
@@ -39,7 +39,15 @@ pub struct Registry {
     pub stats: Arc<stats::Registry>,
     pub workers: usize,
     pub local: Option<LocalZone>,
+    pub outlier_log: Option<EventLog>,
     epoch: Instant,
+}
+
+/// What a process's clusters share beyond their own configuration. The default is nothing.
+#[derive(Default)]
+pub struct Surroundings {
+    pub local: Option<LocalZone>,
+    pub outlier_log: Option<EventLog>,
 }
 
 /// Live state of one cluster.
@@ -48,6 +56,7 @@ pub struct SharedCluster {
     entry: ArcSwap<ClusterEntry>,
     members: ArcSwap<Membership>,
     generation: AtomicU64,
+    merging: Merging,
     pub breakers: Arc<Breakers>,
     pub detector: Detector,
     original: Mutex<HashMap<SocketAddr, Arc<HostState>>>,
@@ -57,6 +66,15 @@ pub struct SharedCluster {
     traffic: AtomicBool,
     workers: usize,
     epoch: Instant,
+}
+
+/// When workers were last told of a change of hosts, for `update_merge_window`.
+#[derive(Debug, Default)]
+struct Merging {
+    /// Milliseconds on the registry's clock, plus one; zero: not yet.
+    told: AtomicU64,
+    put_off: AtomicBool,
+    wake: Notify,
 }
 
 /// How far a new cluster is.
@@ -97,6 +115,12 @@ impl Membership {
             .flat_map(|(l, states)| l.endpoints.iter().zip(states).map(move |(e, s)| (l, e, s)))
     }
 
+    /// Whether these are the same hosts as in `other`, in the same order.
+    pub fn has_hosts_of(&self, other: &Membership) -> bool {
+        let hosts = || self.hosts.iter().flatten().zip(other.hosts.iter().flatten());
+        self.len() == other.len() && hosts().all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+
     pub fn len(&self) -> usize {
         self.hosts.iter().map(Vec::len).sum()
     }
@@ -107,9 +131,10 @@ impl Membership {
 }
 
 impl Registry {
-    pub fn new(workers: usize, stats: Arc<stats::Registry>, local: Option<LocalZone>) -> Arc<Registry> {
+    pub fn new(workers: usize, stats: Arc<stats::Registry>, around: Surroundings) -> Arc<Registry> {
         let epoch = tokio::time::Instant::now().into_std();
-        Arc::new(Registry { clusters: Mutex::default(), stats, workers: workers.max(1), local, epoch })
+        let Surroundings { local, outlier_log } = around;
+        Arc::new(Registry { clusters: Mutex::default(), stats, workers: workers.max(1), local, outlier_log, epoch })
     }
 
     /// Milliseconds since the registry was made.
@@ -200,6 +225,7 @@ impl SharedCluster {
             name,
             entry: ArcSwap::new(entry),
             generation: AtomicU64::new(1),
+            merging: Merging::default(),
             breakers: Arc::default(),
             detector: Detector::default(),
             original: Mutex::default(),
@@ -226,10 +252,53 @@ impl SharedCluster {
         self.generation.load(Ordering::Relaxed)
     }
 
-    /// Tells workers that membership or health has changed.
+    /// Tells workers at once that something has changed.
     pub fn touch(&self) {
+        self.members().iter().for_each(|(_, _, host)| host.show());
         self.generation.fetch_add(1, Ordering::Release);
         self.changed.send_replace(());
+    }
+
+    /// Tells workers that hosts' health has changed: at once the first time, together with what follows within the
+    /// cluster's `update_merge_window` after that. `now` is in milliseconds on the registry's clock.
+    pub fn touch_health(&self, now: u64) {
+        let window = self.merge_window().as_millis() as u64;
+        let told = self.merging.told.load(Ordering::Relaxed);
+        // While the cluster warms up nobody has a view of it yet.
+        if window == 0 || !self.ready.borrow().is_ready() {
+            return self.touch();
+        }
+        if told == 0 || (now + 1).saturating_sub(told) > window {
+            return self.tell(now);
+        }
+        if !self.merging.put_off.swap(true, Ordering::Relaxed) {
+            self.merging.wake.notify_one();
+        }
+        self.changed.send_replace(());
+    }
+
+    /// Tells workers at once; the merge window starts anew.
+    fn tell(&self, now: u64) {
+        self.merging.put_off.store(false, Ordering::Relaxed);
+        if self.ready.borrow().is_ready() {
+            self.merging.told.store(now + 1, Ordering::Relaxed);
+        }
+        self.touch();
+    }
+
+    fn merge_window(&self) -> Duration {
+        self.entry.load().cluster.lb_common.update_merge_window
+    }
+
+    /// Tells of what was put off, each time its window is over. Completes never.
+    pub(super) async fn tell_merged(&self, millis: impl Fn() -> u64) {
+        loop {
+            self.merging.wake.notified().await;
+            tokio::time::sleep(self.merge_window()).await;
+            if self.merging.put_off.load(Ordering::Relaxed) {
+                self.tell(millis());
+            }
+        }
     }
 
     /// Hears of each change that [`SharedCluster::touch`] tells.
@@ -326,7 +395,8 @@ impl SharedCluster {
         }
         let (assignment, hosts) = with_kept(assignment, hosts, kept);
         self.members.store(Arc::new(Membership { assignment, hosts }));
-        self.touch();
+        // What discovery says is never put off.
+        self.tell(self.millis(now));
     }
 
     fn new_host(&self, config: &Config, endpoint: &Endpoint, now: Instant) -> Arc<HostState> {

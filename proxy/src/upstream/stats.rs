@@ -1,5 +1,6 @@
 //! What is counted of a cluster, under Envoy's names (`cluster.NAME.…`). Every thread that counts has a shard of its own.
 
+use super::balancer::{Picked, Via, ZoneUse};
 use super::outlier::{Cause, Verdict};
 
 crate::stats_group! {
@@ -34,6 +35,7 @@ crate::stats_group! {
         upstream_rq_pending_total: Counter,
         upstream_rq_pending_active: Gauge,
         upstream_rq_pending_overflow: Counter,
+        upstream_rq_active_overflow: Counter,
         upstream_rq_pending_failure_eject: Counter,
         upstream_rq_cancelled: Counter,
         upstream_rq_maintenance_mode: Counter,
@@ -51,14 +53,24 @@ crate::stats_group! {
         upstream_rq_retry_overflow: Counter,
         upstream_rq_0rtt: Counter,
         upstream_rq_drop_overload: Counter,
-        upstream_rq: CodeCounters,
+        upstream_rq: SeenCodes,
+        /// Answers that were discarded for another attempt.
+        retry_rq: SeenCodes = "retry.upstream_rq",
         upstream_rq_time: Histogram,
         upstream_internal_redirect_failed_total: Counter,
         upstream_internal_redirect_succeeded_total: Counter,
         retry_or_shadow_abandoned: Counter,
         lb_healthy_panic: Counter,
+        hc_passive_failure: Counter = "health_check.passive_failure",
         lb_subsets_selected: Counter,
         lb_subsets_fallback: Counter,
+        lb_subsets_fallback_panic: Counter,
+        lb_zone_routing_all_directly: Counter,
+        lb_zone_routing_sampled: Counter,
+        lb_zone_routing_cross_zone: Counter,
+        lb_zone_no_capacity_left: Counter,
+        lb_zone_cluster_too_small: Counter,
+        lb_local_cluster_not_ok: Counter,
         bind_errors: Counter,
         original_dst_host_invalid: Counter,
     }
@@ -81,7 +93,6 @@ crate::stats_group! {
         hc_attempt: Counter = "health_check.attempt",
         hc_success: Counter = "health_check.success",
         hc_failure: Counter = "health_check.failure",
-        hc_passive_failure: Counter = "health_check.passive_failure",
         hc_network_failure: Counter = "health_check.network_failure",
         hc_verify_cluster: Counter = "health_check.verify_cluster",
         hc_healthy: Gauge = "health_check.healthy",
@@ -94,10 +105,36 @@ crate::stats_group! {
         remaining_rq: Gauge = "circuit_breakers.default.remaining_rq",
         remaining_pending: Gauge = "circuit_breakers.default.remaining_pending",
         remaining_retries: Gauge = "circuit_breakers.default.remaining_retries",
+        cx_pool_open: Gauge = "circuit_breakers.default.cx_pool_open",
         high_cx_open: Gauge = "circuit_breakers.high.cx_open",
         high_rq_open: Gauge = "circuit_breakers.high.rq_open",
         high_rq_pending_open: Gauge = "circuit_breakers.high.rq_pending_open",
         high_rq_retry_open: Gauge = "circuit_breakers.high.rq_retry_open",
+        high_remaining_cx: Gauge = "circuit_breakers.high.remaining_cx",
+        high_remaining_rq: Gauge = "circuit_breakers.high.remaining_rq",
+        high_remaining_pending: Gauge = "circuit_breakers.high.remaining_pending",
+        high_remaining_retries: Gauge = "circuit_breakers.high.remaining_retries",
+        high_cx_pool_open: Gauge = "circuit_breakers.high.cx_pool_open",
+    }
+}
+
+crate::stats_group! {
+    /// `track_cluster_stats.request_response_sizes`: bytes, and numbers of headers.
+    pub struct SizeStats {
+        upstream_rq_headers_size: Histogram,
+        upstream_rq_headers_count: Histogram,
+        upstream_rq_body_size: Histogram,
+        upstream_rs_headers_size: Histogram,
+        upstream_rs_headers_count: Histogram,
+        upstream_rs_body_size: Histogram,
+    }
+}
+
+crate::stats_group! {
+    /// `track_cluster_stats.timeout_budgets`: percent of the time allowed that was used.
+    pub struct TimeStats {
+        upstream_rq_timeout_budget_percent_used: Histogram,
+        upstream_rq_timeout_budget_per_try_percent_used: Histogram,
     }
 }
 
@@ -125,14 +162,37 @@ crate::stats_group! {
     }
 }
 
+impl ClusterStats {
+    /// Counts what was unusual about choosing a host.
+    pub fn record_pick(&self, picked: &Picked) {
+        if picked.panic {
+            self.lb_healthy_panic.inc();
+        }
+        match picked.subset {
+            Some(Via::Criteria) => self.lb_subsets_selected.inc(),
+            Some(Via::Fallback) if picked.host.is_some() => self.lb_subsets_fallback.inc(),
+            Some(Via::Panic) if picked.host.is_some() => self.lb_subsets_fallback_panic.inc(),
+            _ => {}
+        }
+        match picked.zone {
+            None => {}
+            Some(ZoneUse::AllDirectly) => self.lb_zone_routing_all_directly.inc(),
+            Some(ZoneUse::Sampled) => self.lb_zone_routing_sampled.inc(),
+            Some(ZoneUse::CrossZone) => self.lb_zone_routing_cross_zone.inc(),
+            Some(ZoneUse::NoCapacityLeft) => self.lb_zone_no_capacity_left.inc(),
+            Some(ZoneUse::TooSmall) => self.lb_zone_cluster_too_small.inc(),
+            Some(ZoneUse::LocalClusterNotOk) => self.lb_local_cluster_not_ok.inc(),
+        }
+    }
+}
+
 impl OutlierStats {
     /// Counts what was decided about a host.
     pub fn record(&self, verdict: Verdict) {
         let (cause, enforced) = match verdict {
             Verdict::Nothing => return,
-            Verdict::Overflow(_) => return self.ejections_overflow.inc(),
             Verdict::Ejected(cause) => (cause, true),
-            Verdict::Spared(cause) => (cause, false),
+            Verdict::Spared(cause) | Verdict::Overflow(cause) => (cause, false),
         };
         let (on, seen) = match cause {
             Cause::Consecutive5xx => (&self.enforced_5xx, &self.detected_5xx),
@@ -144,6 +204,9 @@ impl OutlierStats {
             Cause::FailurePercentageLocal => (&self.enforced_percentage_local, &self.detected_percentage_local),
         };
         seen.inc();
+        if let Verdict::Overflow(_) = verdict {
+            return self.ejections_overflow.inc();
+        }
         self.ejections_total.inc();
         if enforced {
             on.inc();

@@ -10,7 +10,8 @@ use sidemesh_config::resource::route::{Priority, SubsetMatch};
 use sidemesh_config::snapshot::Snapshot;
 
 use super::{
-    AttemptError, AttemptInfo, AttemptOptions, Cluster, Downstream, Host, PickContext, PickError, TcpUpstream, Upstream,
+    AttemptError, AttemptInfo, AttemptOptions, Cluster, Downstream, Host, Naming, PickContext, PickError, TcpUpstream,
+    Upstream,
 };
 use crate::codec::{SendOptions, Upgrade, connect};
 use crate::connection::ConnectionInfo;
@@ -112,10 +113,14 @@ impl Upstream {
         let cluster = self.cluster(snapshot, cluster).ok_or(TcpError::NoCluster)?;
         let connection = context.connection;
         let original: Option<SocketAddr> = connection.local_restored.then_some(connection.local);
+        let headers = http::HeaderMap::new();
+        let metadata = [&connection.metadata, &connection.metadata];
+        let naming = Naming { headers: &headers, metadata, connection: original };
         let pick = PickContext {
             hash: context.hash,
             subset: context.metadata_match.map_or(&[], |m| &m.0),
-            destination: cluster.original_destination(&http::HeaderMap::new(), original),
+            destination: cluster.original_destination(&naming),
+            wanted: &cluster.wanted(&naming),
             ..PickContext::default()
         };
         let host = cluster.pick(&pick)?;

@@ -1,5 +1,6 @@
 //! The whole upstream side of one worker against origins on the loopback.
 
+mod changes;
 mod harness;
 mod http;
 mod limits;
@@ -53,6 +54,5 @@ pub(super) fn retry_policy() -> RetryPolicy {
         omit_hosts: Vec::new(),
         host_selection_retry_max_attempts: 1,
         previous_priorities: None,
-        budget: None,
     }
 }

@@ -80,6 +80,13 @@ impl HostView {
         }
     }
 
+    /// The endpoint's `envoy.lb` metadata call it a canary.
+    pub fn is_canary(&self) -> bool {
+        let metadata = self.endpoint.as_ref().and_then(|e| e.metadata.as_deref());
+        let lb = metadata.and_then(|m| m.0.get("envoy.lb"));
+        lb.and_then(|lb| lb.get("canary")).and_then(|c| c.as_bool()).unwrap_or(false)
+    }
+
     /// `healthy`, or the flags that are set: `/failed_eds_health/…`.
     pub fn health_flags(&self) -> String {
         let names: String =

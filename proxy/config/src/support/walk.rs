@@ -46,6 +46,15 @@ impl<'a> Path<'a> {
         text
     }
 
+    /// Whether this is the configuration of one of a list of load-balancing policies.
+    fn is_policy(&self) -> bool {
+        let above = |path: &Self| path.parent.copied();
+        let extension = above(self).filter(|p| matches!(p.step, Step::Field("typed_extension_config")));
+        let list = extension.and_then(|p| above(&p));
+        matches!(self.step, Step::Field("typed_config"))
+            && list.is_some_and(|p| matches!(p.step, Step::Item("policies", _)))
+    }
+
     fn malformed(&self, reason: &str) -> Rejection {
         Rejection::malformed(self.text(), reason)
     }
@@ -196,6 +205,8 @@ fn any(bytes: &[u8], path: &Path<'_>, hints: &mut Vec<Hint>) -> Result<(), Rejec
     match super::message(name) {
         Some(found) => message(found, payload, path, hints),
         None if name.starts_with("google.protobuf.") => Ok(()),
+        // Of a list of policies the first known one counts: the parser decides.
+        None if path.is_policy() => Ok(()),
         None if name.ends_with(".TypedStruct") => Err(Rejection::unsupported(
             path.text(),
             format!("`{name}` is not supported; give the extension's own type"),

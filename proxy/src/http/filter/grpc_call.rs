@@ -109,6 +109,7 @@ pub async fn send(
             send: SendOptions { informational: None, upgrade: None, scheme: Scheme::Http },
             downstream: None,
             protocol: Some(Protocol::Http2),
+            connection: None,
         };
         let info = AttemptInfo::default();
         let response =

@@ -1,7 +1,6 @@
 //! One attempt within the limits that hold before the answer's head, and the pauses between attempts.
 
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -17,7 +16,7 @@ use crate::codec::{Scheme, SendOptions};
 use crate::http::exchange::Exchange;
 use crate::http::guard::Limit;
 use crate::http::record;
-use crate::upstream::{AttemptError, AttemptInfo, AttemptOptions, Cluster, Downstream, Host};
+use crate::upstream::{AttemptError, AttemptInfo, AttemptOptions, Cluster, Downstream, Host, Naming};
 
 /// What came of an attempt.
 pub enum Outcome {
@@ -38,6 +37,7 @@ pub async fn run(x: &Exchange, plan: &Plan, host: &Rc<Host>, info: &AttemptInfo)
         send: send_options(x, &plan.cluster),
         downstream: downstream.as_ref(),
         protocol: Some(x.protocol),
+        connection: Some(&x.info.connection),
     };
     let mut request = pin!(plan.cluster.request(host, &x.parts, body, options, info));
     let mut waiting = Waiting::new(x, plan);
@@ -86,10 +86,14 @@ pub fn downstream(x: &Exchange, cluster: &Cluster) -> Option<Downstream> {
     })
 }
 
-/// Where an `ORIGINAL_DST` cluster sends the request.
-pub fn destination(x: &Exchange, cluster: &Cluster) -> Option<SocketAddr> {
+/// Where the request may name its host itself.
+pub fn naming(x: &Exchange) -> Naming<'_> {
     let connection = &x.info.connection;
-    cluster.original_destination(&x.parts.headers, connection.local_restored.then_some(connection.local))
+    Naming {
+        headers: &x.parts.headers,
+        metadata: [&x.info.metadata, &connection.metadata],
+        connection: connection.local_restored.then_some(connection.local),
+    }
 }
 
 /// The limits that run while an attempt waits for its head. The timer may go off early; then the limits are looked at again.

@@ -10,7 +10,8 @@ use std::task::Poll;
 use sidemesh_config::resource::route::Forward;
 
 use super::attempt::{self, Outcome, Waiting};
-use super::{Plan, after_failure, after_response, begin_attempt, permitted, pick, settle};
+use super::retry::Verdict;
+use super::{Plan, after_failure, after_response, begin_attempt, charge, permitted, pick, settle};
 use crate::body::Body;
 use crate::http::exchange::Exchange;
 use crate::http::finish::Answer;
@@ -49,13 +50,13 @@ pub async fn run(x: &mut Exchange, forward: &Forward, plan: &mut Plan) -> Answer
         plan.timed_out = matches!(outcome, Outcome::Limit(Limit::PerTry));
         start = match &outcome {
             Outcome::Limit(Limit::PerTry) => {
-                plan.cluster.stats().upstream_rq_per_try_timeout.inc();
-                plan.cluster.on_timeout(&host);
+                plan.cluster.on_slow(&host);
                 let random = x.manager.worker.local.random.next_u64();
                 let verdict = plan.retry.as_mut().map(|r| r.after_try_timeout(true, random));
-                // Without another hedge the attempts in flight have the rest of the route's time.
-                plan.timeouts.per_try =
-                    plan.timeouts.per_try.filter(|_| plan.retry.as_ref().is_some_and(|r| r.left() > 0));
+                if !matches!(verdict, Some(Verdict::Again(_))) {
+                    // Without another hedge the attempts in flight have the rest of the route's time.
+                    plan.timeouts.per_try = None;
+                }
                 verdict.is_some_and(|v| permitted(x, plan, v).is_some())
             }
             Outcome::Response(response) => {
@@ -79,8 +80,24 @@ pub async fn run(x: &mut Exchange, forward: &Forward, plan: &mut Plan) -> Answer
                     None => false,
                 }
             }
-            Outcome::Limit(_) => return settle(x, forward, plan, host, outcome),
+            Outcome::Limit(limit) => {
+                if *limit == Limit::Route {
+                    out_of_time(x, plan, &racers);
+                }
+                return settle(x, forward, plan, host, outcome);
+            }
         };
+    }
+}
+
+/// The route's time is over: every attempt in flight has timed out. What is charged for one of them comes with the answer.
+fn out_of_time(x: &Exchange, plan: &Plan, racers: &[Racer]) {
+    for racer in racers {
+        plan.cluster.on_timeout(&racer.host, racer.info.connection().and_then(|c| c.protocol));
+    }
+    for _ in racers.iter().skip(1) {
+        plan.cluster.stats().upstream_rq_timeout.inc();
+        charge(x, &plan.cluster, x.timeout_status().as_u16(), None);
     }
 }
 
@@ -91,8 +108,15 @@ fn racer(x: &Exchange, plan: &Plan, host: &Rc<Host>) -> Racer {
     let (head, send, of, record) =
         (x.parts.clone(), attempt::send_options(x, &plan.cluster), host.clone(), info.clone());
     let downstream = attempt::downstream(x, &plan.cluster);
+    let connection = x.info.connection.clone();
     let future = Box::pin(async move {
-        let options = AttemptOptions { priority, send, downstream: downstream.as_ref(), protocol: Some(protocol) };
+        let options = AttemptOptions {
+            priority,
+            send,
+            downstream: downstream.as_ref(),
+            protocol: Some(protocol),
+            connection: Some(&connection),
+        };
         match cluster.request(&of, &head, body, options, &record).await {
             Ok(response) => Outcome::Response(response),
             Err(error) => Outcome::Failed(error),

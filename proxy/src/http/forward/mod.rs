@@ -9,7 +9,6 @@
 //! client in [`super::reply`], what a connection is in `upstream`.
 
 mod attempt;
-mod budget;
 mod head;
 mod hedge;
 mod redirect;
@@ -24,7 +23,6 @@ use sidemesh_config::resource::route::{Forward, Priority};
 use smallvec::SmallVec;
 
 pub use attempt::{downstream, note};
-pub use budget::{Budgets, Claim};
 pub use head::{apply, edit_request};
 pub(super) use timeout::Timeouts;
 
@@ -36,9 +34,9 @@ use super::reply::LocalReply;
 use super::{hash_policy, mirror, route, route_stats, upgrade};
 use crate::body::Body;
 use crate::telemetry::flags::ResponseFlags;
-use crate::upstream::{AttemptError, AttemptInfo, Cluster, Host, PickContext};
+use crate::upstream::{AttemptError, AttemptInfo, Cluster, Host, PickContext, PickError};
 use attempt::Outcome;
-use retry::{Failure, Retry, Verdict};
+use retry::{Failure, Pause, Retry, Verdict};
 
 /// What is decided about a request before its first attempt.
 pub(super) struct Plan {
@@ -97,7 +95,6 @@ fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>) -> Plan {
     let longest = cluster.config().protocol.common.max_stream_duration;
     let timeouts = Timeouts::new(x, forward, policy.as_deref(), longest);
     retry::strip(&mut x.parts.headers);
-    x.budget = policy.as_ref().and_then(|p| Some(x.manager.budgets.claim(p, p.budget?)));
     let hash = if forward.hash_policy.is_empty() { None } else { hash_policy::hash(x, &forward.hash_policy) };
     x.info.upstream.cluster_metadata = cluster.entry().cluster.metadata.clone();
     Plan {
@@ -168,19 +165,32 @@ async fn run(x: &mut Exchange, forward: &Forward, plan: &mut Plan) -> Answer {
 }
 
 /// Chooses the next host.
-pub(super) fn pick(x: &Exchange, plan: &Plan) -> Result<Rc<Host>, LocalReply> {
+pub(super) fn pick(x: &mut Exchange, plan: &Plan) -> Result<Rc<Host>, LocalReply> {
     let subset = x.selected.as_ref().and_then(|s| {
         let weighted = s.weighted().and_then(|w| w.metadata_match.clone());
         weighted.or_else(|| s.forward()?.metadata_match.clone())
     });
+    let naming = attempt::naming(x);
+    let wanted = plan.cluster.wanted(&naming);
     let context = PickContext {
         hash: plan.hash,
         subset: subset.as_ref().map_or(&[][..], |s| &s.0),
-        destination: attempt::destination(x, &plan.cluster),
+        destination: plan.cluster.original_destination(&naming),
+        wanted: &wanted,
         retry: plan.retry.as_ref().and_then(|r| r.policy()).map(|p| &**p),
         tried: &plan.tried,
     };
-    plan.cluster.pick(&context).map_err(|error| LocalReply::no_host(&error))
+    plan.cluster.pick(&context).map_err(|error| {
+        // Looking for a host is an attempt, also where there is none.
+        if !matches!(error, PickError::Dropped { .. }) {
+            x.info.upstream.attempts += 1;
+        }
+        let mut reply = LocalReply::no_host(&error);
+        if x.manager.suppresses() {
+            reply.headers = None;
+        }
+        reply
+    })
 }
 
 /// What is new in the head of every attempt.
@@ -200,8 +210,13 @@ fn after_response(x: &mut Exchange, plan: &mut Plan, response: &Response<Body>) 
     let local = &x.manager.worker.local;
     let retry = plan.retry.as_mut()?;
     let (now, random) = (local.clock.system(), local.random.next_u64());
-    let verdict = retry.after_response(response.status().as_u16(), response.headers(), now, random);
-    permitted(x, plan, verdict)
+    let status = response.status().as_u16();
+    let verdict = retry.after_response(status, response.headers(), now, random);
+    let wait = permitted(x, plan, verdict)?;
+    if x.manager.router.dynamic_stats {
+        plan.cluster.stats().retry_rq.record(status);
+    }
+    Some(wait)
 }
 
 fn after_failure(x: &mut Exchange, plan: &mut Plan, error: &AttemptError, sent: bool) -> Option<Duration> {
@@ -225,9 +240,15 @@ fn after_limit(x: &mut Exchange, plan: &mut Plan, limit: Limit, host: &Rc<Host>)
         Limit::PerTry => stats.upstream_rq_per_try_timeout.inc(),
         Limit::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
         Limit::Route => {}
-        Limit::StreamIdle | Limit::Duration | Limit::Request | Limit::Upstream => return None,
+        Limit::Upstream => {
+            let random = x.manager.worker.local.random.next_u64();
+            stats.upstream_rq_max_duration_reached.inc();
+            let verdict = plan.retry.as_mut()?.after_try_timeout(false, random);
+            return permitted(x, plan, verdict);
+        }
+        Limit::StreamIdle | Limit::Duration | Limit::Request => return None,
     }
-    plan.cluster.on_timeout(host);
+    plan.cluster.on_timeout(host, x.info.upstream.protocol);
     if limit == Limit::Route {
         return None;
     }
@@ -238,31 +259,29 @@ fn after_limit(x: &mut Exchange, plan: &mut Plan, limit: Limit, host: &Rc<Host>)
 
 /// A verdict to send again still needs the body, a permit and the budget.
 fn permitted(x: &mut Exchange, plan: &mut Plan, verdict: Verdict) -> Option<Duration> {
-    let wait = match verdict {
+    let pause = match verdict {
         Verdict::Keep => return None,
         Verdict::Exhausted => {
             plan.cluster.stats().upstream_rq_retry_limit_exceeded.inc();
             x.flag(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
             return None;
         }
-        Verdict::Again(wait) => wait,
+        Verdict::Again(pause) => pause,
     };
     if x.upload.as_ref().is_some_and(|u| !u.is_replayable()) {
         plan.cluster.stats().retry_or_shadow_abandoned.inc();
-        return None;
-    }
-    if let Some(budget) = &mut x.budget
-        && !budget.retry()
-    {
-        plan.cluster.stats().upstream_rq_retry_overflow.inc();
-        x.flag(ResponseFlags::UPSTREAM_OVERFLOW);
         return None;
     }
     x.retry_permit = None;
     match plan.cluster.try_retry(plan.priority) {
         Ok(permit) => {
             x.retry_permit = Some(permit);
-            Some(wait)
+            let stats = plan.cluster.stats();
+            match pause {
+                Pause::Told(_) => stats.upstream_rq_retry_backoff_ratelimited.inc(),
+                Pause::Exponential(_) => stats.upstream_rq_retry_backoff_exponential.inc(),
+            }
+            Some(pause.length())
         }
         Err(_) => {
             x.flag(ResponseFlags::UPSTREAM_OVERFLOW);
@@ -338,15 +357,18 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     let from = x.request_ended().unwrap_or(x.info.start);
     let took = now.saturating_duration_since(from);
     charge(x, &plan.cluster, status, Some(took));
+    let tracked = plan.cluster.config().tracked;
+    if tracked.sizes || tracked.timeout_budgets {
+        let limits = [plan.timeouts.route, plan.timeouts.per_try];
+        plan.cluster.track_head(&x.parts.headers, response.headers(), took, limits);
+        x.sized = tracked.sizes.then(|| plan.cluster.clone());
+    }
     plan.cluster.on_load_report(&host, response.headers());
     if x.info.upstream.attempts > 1 && status < 500 {
         plan.cluster.stats().upstream_rq_retry_success.inc();
     }
     // The retry is over with the head of its answer, however long the body takes.
     x.retry_permit = None;
-    if let Some(budget) = &mut x.budget {
-        budget.retried();
-    }
     if let Some(policy) = &forward.internal_redirect
         && redirect::follow(x, policy, &response, plan)
     {
@@ -371,6 +393,7 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
         upstream_ends: plan.timeouts.upstream.and_then(|t| plan.started.checked_add(t)),
         cluster: plan.cluster.clone(),
         host,
+        protocol: x.info.upstream.protocol,
     };
     Answer::Upstream(response, Box::new(limits))
 }

@@ -1,6 +1,6 @@
 //! Whether a request is sent again, and after how long (`route.v3.RetryPolicy` and the `x-envoy-retry-*` request headers).
 //!
-//! Pure: outcomes of attempts, headers, the time and random bits in, verdicts out. Permits (circuit breaker, budgets) are
+//! Pure: outcomes of attempts, headers, the time and random bits in, verdicts out. Permits (the circuit breaker's) are
 //! asked for by the loop after a verdict; what is safe to send again whatever the policy says (never sent, refused
 //! unprocessed) is the pools' business.
 
@@ -46,7 +46,23 @@ pub enum Verdict {
     /// It would be sent again, had it retries left.
     Exhausted,
     /// Send again after this long.
-    Again(Duration),
+    Again(Pause),
+}
+
+/// The pause before another attempt, by what decided it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    Exponential(Duration),
+    /// The upstream said when (`rate_limited_retry_back_off`).
+    Told(Duration),
+}
+
+impl Pause {
+    pub fn length(self) -> Duration {
+        match self {
+            Pause::Exponential(length) | Pause::Told(length) => length,
+        }
+    }
 }
 
 const DEFAULT_BACKOFF: Backoff = Backoff { base: Duration::from_millis(25), max: Duration::from_millis(250) };
@@ -102,10 +118,6 @@ impl Retry {
         self.policy.as_ref()
     }
 
-    pub fn left(&self) -> u32 {
-        self.remaining
-    }
-
     /// After a response head.
     pub fn after_response(&mut self, status: u16, headers: &HeaderMap, now: SystemTime, random: u64) -> Verdict {
         if !self.wants_response(status, headers) {
@@ -127,8 +139,8 @@ impl Retry {
     /// After the per-try timeout; a hedge goes out at once.
     pub fn after_try_timeout(&mut self, hedge: bool, random: u64) -> Verdict {
         if hedge {
-            return match self.spend(Some(Duration::ZERO), random) {
-                Verdict::Again(_) => Verdict::Again(Duration::ZERO),
+            return match self.spend(None, random) {
+                Verdict::Again(_) => Verdict::Again(Pause::Exponential(Duration::ZERO)),
                 other => other,
             };
         }
@@ -180,11 +192,11 @@ impl Retry {
         self.remaining -= 1;
         Verdict::Again(match told {
             // Half as much again, so that not all callers come back at one moment.
-            Some(told) => told + below(told / 2, random),
+            Some(told) => Pause::Told(told + below(told / 2, random)),
             None => {
                 let now = self.interval;
                 self.interval = (now * 2).min(self.backoff.max);
-                below(now, random).min(self.backoff.max)
+                Pause::Exponential(below(now, random).min(self.backoff.max))
             }
         })
     }
@@ -195,7 +207,7 @@ fn below(limit: Duration, random: u64) -> Duration {
     Duration::from_nanos(((u128::from(random) * limit.as_nanos()) >> 64) as u64)
 }
 
-/// Takes the headers that ask for retries out of the request.
+/// Takes the headers that speak to the router alone out of the request.
 pub fn strip(headers: &mut HeaderMap) {
     if !any_envoy(headers) {
         return;
@@ -207,6 +219,8 @@ pub fn strip(headers: &mut HeaderMap) {
         X_ENVOY_RETRIABLE_HEADER_NAMES,
         X_ENVOY_RETRIABLE_STATUS_CODES,
         X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
+        X_ENVOY_UPSTREAM_ALT_STAT_NAME,
+        X_ENVOY_UPSTREAM_STREAM_DURATION_MS,
     ] {
         headers.remove(name);
     }

@@ -81,7 +81,7 @@ fn routing<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
         Operator::VirtualHostName => nonempty(&info.vhost.as_deref()?.name),
         Operator::VirtualClusterName => nonempty(info.virtual_cluster.as_deref()?),
         Operator::UpstreamCluster | Operator::UpstreamClusterRaw => nonempty(info.cluster.as_deref()?),
-        Operator::UpstreamHost { part } => info.upstream.remote.map(|a| address(a, *part)),
+        Operator::UpstreamHost { part } => upstream_host(info).map(|a| address(a, *part)),
         Operator::UpstreamHostName { with_port } => upstream_host_name(info, *with_port),
         Operator::UpstreamRemoteAddress(part) => info.upstream.remote.map(|a| address(a, *part)),
         Operator::UpstreamLocalAddress(part) => info.upstream.local.map(|a| address(a, *part)),
@@ -301,6 +301,14 @@ fn network(ip: IpAddr, bits: u8) -> String {
         ),
     };
     format!("{masked}/{bits}")
+}
+
+/// The endpoint's own address, also where the connection went to another of its addresses.
+fn upstream_host(info: &StreamInfo) -> Option<SocketAddr> {
+    match info.upstream.endpoint.as_deref().map(|e| &e.address) {
+        Some(sidemesh_config::value::Address::Socket(address)) => Some(*address),
+        _ => info.upstream.remote,
+    }
 }
 
 fn upstream_host_name<'a>(info: &'a StreamInfo, with_port: bool) -> Option<Field<'a>> {

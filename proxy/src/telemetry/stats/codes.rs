@@ -17,6 +17,24 @@ pub struct CodeCounters {
     counts: [AtomicU64; SLOTS],
 }
 
+/// As [`CodeCounters`], but nothing is shown before it has been counted once.
+#[derive(Debug, Default)]
+pub struct SeenCodes(CodeCounters);
+
+impl SeenCodes {
+    /// Counts one answer. The calling thread must be the only writer.
+    pub fn record(&self, status: u16) {
+        self.0.record(status);
+    }
+
+    pub(super) fn each(&self, prefix: &str, each: &mut dyn FnMut(&str, Visit<'_>)) {
+        self.0.each(prefix, &mut |name, value| match value {
+            Visit::Counter(0) => {}
+            value => each(name, value),
+        });
+    }
+}
+
 const CLASS_NAMES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl CodeCounters {

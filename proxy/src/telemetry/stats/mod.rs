@@ -16,7 +16,7 @@ mod tests;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-pub use codes::CodeCounters;
+pub use codes::{CodeCounters, SeenCodes};
 pub use group::{Group, Metric, Visit};
 pub use histogram::{BUCKETS_MS, Histogram, HistogramValue};
 pub use registry::{Registry, Sample, Value};

@@ -109,7 +109,7 @@ impl HostSet {
 impl LocalityHosts {
     fn new(members: &Members) -> Self {
         let of = |health: Health| {
-            let excluded_too = |h: &&Rc<Host>| h.state().health() == health && !h.state().is_excluded();
+            let excluded_too = |h: &&Rc<Host>| h.state().shown_health() == health && !h.state().shown_excluded();
             Group::new(members.hosts.iter().filter(excluded_too).cloned().collect())
         };
         LocalityHosts {
@@ -118,7 +118,7 @@ impl LocalityHosts {
             all: Group::new(members.hosts.clone()),
             healthy: of(Health::Healthy),
             degraded: of(Health::Degraded),
-            excluded: members.hosts.iter().filter(|h| h.state().is_excluded()).count(),
+            excluded: members.hosts.iter().filter(|h| h.state().shown_excluded()).count(),
         }
     }
 

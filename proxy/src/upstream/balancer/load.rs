@@ -128,7 +128,7 @@ fn worth(set: &HostSet, usable: &[std::rc::Rc<Host>], policy: LoadPolicy) -> u32
     let (part, whole) = if policy.weighted {
         let sum = |hosts: &[std::rc::Rc<Host>]| hosts.iter().map(|h| u64::from(h.weight())).sum::<u64>();
         let excluded: u64 =
-            set.all.hosts.iter().filter(|h| h.state().is_excluded()).map(|h| u64::from(h.weight())).sum();
+            set.all.hosts.iter().filter(|h| h.state().shown_excluded()).map(|h| u64::from(h.weight())).sum();
         (sum(usable), sum(&set.all.hosts) - excluded)
     } else {
         (usable.len() as u64, set.counted() as u64)

@@ -23,20 +23,22 @@ mod zone;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use sidemesh_config::resource::cluster::{Cluster as Config, LbPolicy, LocalityLb, SubsetConfig};
 use sidemesh_config::resource::endpoint::AssignmentPolicy;
 use sidemesh_config::resource::route::RetryPolicy;
-use sidemesh_config::value::{Fraction, Locality, Name};
+use sidemesh_config::value::{Address, Fraction, Locality, Name};
 
-use super::host::Host;
+use super::host::{Health, Host};
 use crate::clock::Random;
 pub use hosts::{Group, HostSet, Members};
 pub use load::{Availability, LoadPolicy, PriorityLoad};
 pub use reported::{LoadReport, weight_of_report};
-pub use subset::Labels;
+pub use subset::{Labels, Via};
+pub use zone::ZoneUse;
 
 /// Subsets kept per worker and cluster; a route's criteria beyond that are filtered anew for each request.
 const MAX_SUBSETS: usize = 4096;
@@ -61,10 +63,14 @@ pub struct Request<'a> {
 }
 
 /// A host, and what was unusual about choosing it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Picked {
     pub host: Option<Rc<Host>>,
     pub panic: bool,
+    /// How the subset was chosen, with subsets.
+    pub subset: Option<Via>,
+    /// What zone-aware routing did, where it was asked.
+    pub zone: Option<ZoneUse>,
 }
 
 /// How many proxies of this proxy's own service run in each locality: its own first.
@@ -78,6 +84,7 @@ pub struct Balancer {
     own: Option<OwnZones>,
     whole: View,
     subsets: RefCell<HashMap<u64, Vec<Subset>>>,
+    by_address: OnceCell<HashMap<SocketAddr, Rc<Host>>>,
 }
 
 /// The labels of a subset and its hosts, if any.
@@ -99,7 +106,7 @@ struct Level {
 impl Balancer {
     pub fn new(config: Arc<Config>, policy: AssignmentPolicy, members: Vec<Members>, own: Option<OwnZones>) -> Self {
         let whole = View::new(&config, &policy, &members, own.as_ref());
-        Balancer { config, policy, members, own, whole, subsets: RefCell::default() }
+        Balancer { config, policy, members, own, whole, subsets: RefCell::default(), by_address: OnceCell::new() }
     }
 
     /// The hosts by priority.
@@ -117,15 +124,37 @@ impl Balancer {
         &self.whole.load
     }
 
+    /// The first of the addresses that is a usable host not tried before.
+    pub fn wanted(&self, addresses: &[SocketAddr], tried: &[Rc<Host>]) -> Option<Rc<Host>> {
+        if addresses.is_empty() {
+            return None;
+        }
+        let by_address = self.by_address.get_or_init(|| {
+            let hosts = self.members.iter().flat_map(|m| &m.hosts);
+            let address = |host: &Rc<Host>| match host.address() {
+                Address::Socket(address) => Some((*address, host.clone())),
+                _ => None,
+            };
+            hosts.filter_map(address).collect()
+        });
+        let known = addresses.iter().filter_map(|address| by_address.get(address));
+        let usable = |host: &&Rc<Host>| host.state().shown_health() != Health::Unhealthy;
+        known.filter(usable).find(|host| !tried.iter().any(|t| t.address() == host.address())).cloned()
+    }
+
     /// Chooses a host; again, as often as the retry policy allows, while it objects to the one chosen.
     pub fn pick(&self, request: &Request<'_>, chance: &Chance<'_>) -> Picked {
         match &self.config.subsets {
             None => self.pick_in(&self.whole, request, chance),
-            Some(subsets) => match self.subset(subsets, request.subset) {
-                Some(Some(view)) => self.pick_in(&view, request, chance),
-                Some(None) => self.pick_in(&self.whole, request, chance),
-                None => Picked { host: None, panic: false },
-            },
+            Some(subsets) => {
+                let (view, via) = self.subset(subsets, request.subset);
+                let picked = match view {
+                    Some(Some(view)) => self.pick_in(&view, request, chance),
+                    Some(None) => self.pick_in(&self.whole, request, chance),
+                    None => Picked::default(),
+                };
+                Picked { subset: Some(via), ..picked }
+            }
         }
     }
 
@@ -151,12 +180,15 @@ impl Balancer {
             let hash = request.hash.unwrap_or_else(|| chance.random.next_u64());
             let picked = self.pick_level(view, load.choose(hash), hash, attempt, chance);
             panic |= picked.panic;
-            let Some(host) = picked.host else { return Picked { host: None, panic } };
-            if attempt == attempts || !retry.is_some_and(|r| objects(r, request.tried, &host)) {
-                return Picked { host: Some(host), panic };
+            let settled = match &picked.host {
+                None => true,
+                Some(host) => attempt == attempts || !retry.is_some_and(|r| objects(r, request.tried, host)),
+            };
+            if settled {
+                return Picked { panic, ..picked };
             }
         }
-        Picked { host: None, panic }
+        Picked { panic, ..Picked::default() }
     }
 
     fn pick_level(
@@ -167,16 +199,17 @@ impl Balancer {
         attempt: u32,
         chance: &Chance<'_>,
     ) -> Picked {
-        let Some(level) = view.levels.get(at.0) else { return Picked { host: None, panic: false } };
+        let Some(level) = view.levels.get(at.0) else { return Picked::default() };
         let panic = view.load.panic.get(at.0).copied().unwrap_or(false);
         if let LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. } = self.config.lb {
             let by_locality = self.config.lb_common.locality == LocalityLb::Weighted;
             let make = || consistent::Placement::new(&self.config.lb, &level.set, panic, by_locality);
             let placement = level.placement.get_or_init(make);
-            return Picked { host: placement.as_ref().and_then(|p| p.pick(hash, attempt, chance)), panic };
+            let host = placement.as_ref().and_then(|p| p.pick(hash, attempt, chance));
+            return Picked { host, panic, ..Picked::default() };
         }
-        let host = self.group(level, at.1, panic, chance).and_then(|group| self.pick_from(group, chance));
-        Picked { host, panic }
+        let (group, zone) = self.group(level, at.1, panic, chance);
+        Picked { host: group.and_then(|group| self.pick_from(group, chance)), panic, zone, ..Picked::default() }
     }
 
     /// The hosts that the request is balanced among.
@@ -186,18 +219,19 @@ impl Balancer {
         availability: Availability,
         panic: bool,
         chance: &Chance<'_>,
-    ) -> Option<&'a Group> {
+    ) -> (Option<&'a Group>, Option<ZoneUse>) {
         let set = &level.set;
         let fail_on_panic =
             matches!(self.config.lb_common.locality, LocalityLb::ZoneAware { fail_traffic_on_panic: true, .. });
         if panic {
-            return (!fail_on_panic).then_some(&set.all);
+            return ((!fail_on_panic).then_some(&set.all), None);
         }
         let degraded = availability == Availability::Degraded;
         let whole = if degraded { &set.degraded } else { &set.healthy };
         if set.localities.len() < 2 {
-            return Some(whole);
+            return (Some(whole), None);
         }
+        let mut used = None;
         let locality = match self.config.lb_common.locality {
             LocalityLb::None => None,
             LocalityLb::Weighted => {
@@ -207,18 +241,32 @@ impl Balancer {
             }
             LocalityLb::ZoneAware { routing_enabled, min_cluster_size, force_local_zone_min, .. } => {
                 let policy = zone::ZonePolicy { min_cluster_size, force_local_min: force_local_zone_min };
-                self.zone(level, routing_enabled, policy, chance)
+                let (locality, zone) = self.zone(level, routing_enabled, policy, chance);
+                used = zone;
+                locality
             }
         };
-        let Some(locality) = locality.and_then(|i| set.localities.get(i)) else { return Some(whole) };
+        let Some(locality) = locality.and_then(|i| set.localities.get(i)) else { return (Some(whole), used) };
         let group = if degraded { &locality.degraded } else { &locality.healthy };
-        Some(if group.hosts.is_empty() { whole } else { group })
+        (Some(if group.hosts.is_empty() { whole } else { group }), used)
     }
 
-    fn zone(&self, level: &Level, enabled: Fraction, policy: zone::ZonePolicy, chance: &Chance<'_>) -> Option<usize> {
-        let own = self.own.as_ref()?;
+    fn zone(
+        &self,
+        level: &Level,
+        enabled: Fraction,
+        policy: zone::ZonePolicy,
+        chance: &Chance<'_>,
+    ) -> (Option<usize>, Option<ZoneUse>) {
+        let Some(own) = self.own.as_ref() else { return (None, None) };
+        let fresh = level.zone.get().is_none();
         let routing = level.zone.get_or_init(|| zone::ZoneRouting::new(&level.set, own, policy));
-        if enabled.hit(chance.random.next_u64()) { routing.pick(chance) } else { None }
+        if !enabled.hit(chance.random.next_u64()) {
+            return (None, None);
+        }
+        let (locality, used) = routing.pick(chance);
+        // Why there is none is told once per change of hosts.
+        (locality, used.filter(|used| fresh || !matches!(used, ZoneUse::TooSmall | ZoneUse::LocalClusterNotOk)))
     }
 
     fn pick_from(&self, group: &Group, chance: &Chance<'_>) -> Option<Rc<Host>> {
@@ -242,12 +290,14 @@ impl Balancer {
     }
 
     /// The view for a request's criteria: `Some(None)` is all hosts, `None` nobody.
-    fn subset(&self, config: &SubsetConfig, wanted: &Labels) -> Option<Option<Rc<View>>> {
-        match subset::choose(config, wanted, &|labels| self.labelled(config, labels).is_some()) {
+    fn subset(&self, config: &SubsetConfig, wanted: &Labels) -> (Option<Option<Rc<View>>>, Via) {
+        let (choice, via) = subset::choose(config, wanted, &|labels| self.labelled(config, labels).is_some());
+        let view = match choice {
             subset::Choice::Any => Some(None),
             subset::Choice::Nobody => None,
             subset::Choice::Labelled(labels) => self.labelled(config, &labels).map(Some),
-        }
+        };
+        (view, via)
     }
 
     fn labelled(&self, config: &SubsetConfig, labels: &Labels) -> Option<Rc<View>> {
@@ -328,11 +378,18 @@ fn adjusted_load(load: &PriorityLoad, retry: &RetryPolicy, tried: &[Rc<Host>]) -
         return None;
     }
     let mut excluded = vec![false; load.healthy.len()];
-    for host in &tried[..complete] {
-        if let Some(slot) = excluded.get_mut(host.priority() as usize) {
-            *slot = true;
+    let mut adjusted = None;
+    for batch in tried[..complete].chunks(every) {
+        for host in batch {
+            if let Some(slot) = excluded.get_mut(host.priority() as usize) {
+                *slot = true;
+            }
+        }
+        adjusted = load.without(&excluded);
+        if adjusted.is_none() {
+            // Every priority was tried: the original load applies again, and the round begins anew.
+            excluded.fill(false);
         }
     }
-    // With every priority tried the original load applies again.
-    load.without(&excluded)
+    adjusted
 }

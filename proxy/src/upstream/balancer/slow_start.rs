@@ -9,7 +9,7 @@ pub fn apply(config: Option<&SlowStart>, host: &Host, weight: f64, now: u64) -> 
     let Some(config) = config else { return weight };
     let state = host.state();
     match state.healthy_since() {
-        Some(since) if state.health() == Health::Healthy => weight * factor(config, now.saturating_sub(since)),
+        Some(since) if state.shown_health() == Health::Healthy => weight * factor(config, now.saturating_sub(since)),
         _ => weight,
     }
 }

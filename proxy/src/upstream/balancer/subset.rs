@@ -23,15 +23,29 @@ pub enum Choice {
     Nobody,
 }
 
+/// How a choice came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// The request's own criteria have hosts.
+    Criteria,
+    /// The fallback of a selector.
+    Selector,
+    /// The fallback of the whole configuration.
+    Fallback,
+    /// `panic_mode_any`: nothing else had a host.
+    Panic,
+}
+
 /// Decides for `wanted`; `has_hosts` tells whether any host has the labels.
-pub fn choose(config: &SubsetConfig, wanted: &Labels, has_hosts: &dyn Fn(&Labels) -> bool) -> Choice {
-    if config.metadata_fallback_list
-        && let Some((_, list)) = wanted.iter().find(|(key, _)| &**key == FALLBACK_LIST)
-    {
-        return choose_from_list(config, wanted, list, has_hosts);
+pub fn choose(config: &SubsetConfig, wanted: &Labels, has_hosts: &dyn Fn(&Labels) -> bool) -> (Choice, Via) {
+    let decided = match wanted.iter().find(|(key, _)| &**key == FALLBACK_LIST) {
+        Some((_, list)) if config.metadata_fallback_list => choose_from_list(config, wanted, list, has_hosts),
+        _ => choose_once(config, wanted, has_hosts),
+    };
+    match decided {
+        (Choice::Nobody, _) if config.panic_mode_any => (Choice::Any, Via::Panic),
+        decided => decided,
     }
-    let choice = choose_once(config, wanted, has_hosts);
-    if choice == Choice::Nobody && config.panic_mode_any { Choice::Any } else { choice }
 }
 
 fn choose_from_list(
@@ -39,7 +53,7 @@ fn choose_from_list(
     wanted: &Labels,
     list: &serde_json::Value,
     has_hosts: &dyn Fn(&Labels) -> bool,
-) -> Choice {
+) -> (Choice, Via) {
     let base: Vec<_> = wanted.iter().filter(|(key, _)| &**key != FALLBACK_LIST).cloned().collect();
     for alternative in list.as_array().into_iter().flatten().filter_map(|v| v.as_object()) {
         let mut labels = base.clone();
@@ -49,29 +63,32 @@ fn choose_from_list(
         }
         labels.sort_by(|a, b| a.0.cmp(&b.0));
         if selector_for(config, &labels).is_some() && has_hosts(&labels) {
-            return Choice::Labelled(labels);
+            return (Choice::Labelled(labels), Via::Criteria);
         }
     }
-    let choice = choose_once(config, &base, has_hosts);
-    if choice == Choice::Nobody && config.panic_mode_any { Choice::Any } else { choice }
+    choose_once(config, &base, has_hosts)
 }
 
-fn choose_once(config: &SubsetConfig, wanted: &Labels, has_hosts: &dyn Fn(&Labels) -> bool) -> Choice {
-    let Some(selector) = selector_for(config, wanted) else { return fall_back(config, has_hosts) };
+fn choose_once(config: &SubsetConfig, wanted: &Labels, has_hosts: &dyn Fn(&Labels) -> bool) -> (Choice, Via) {
+    let Some(selector) = selector_for(config, wanted) else { return (fall_back(config, has_hosts), Via::Fallback) };
     if has_hosts(wanted) {
-        return Choice::Labelled(wanted.to_vec());
+        return (Choice::Labelled(wanted.to_vec()), Via::Criteria);
     }
-    match &selector.fallback {
-        SubsetSelectorFallback::Inherit => fall_back(config, has_hosts),
+    let choice = match &selector.fallback {
+        SubsetSelectorFallback::Inherit => return (fall_back(config, has_hosts), Via::Fallback),
         SubsetSelectorFallback::NoFallback => Choice::Nobody,
         SubsetSelectorFallback::AnyEndpoint => Choice::Any,
         SubsetSelectorFallback::DefaultSubset => default_subset(config, has_hosts),
         SubsetSelectorFallback::KeysSubset(keys) => {
             let fewer: Vec<_> = wanted.iter().filter(|(key, _)| keys.contains(key)).cloned().collect();
             // Keys of a fallback are a proper subset of the selector's own, so that this ends.
-            if fewer.len() < wanted.len() { choose_once(config, &fewer, has_hosts) } else { Choice::Nobody }
+            if fewer.len() < wanted.len() {
+                return choose_once(config, &fewer, has_hosts);
+            }
+            Choice::Nobody
         }
-    }
+    };
+    (choice, Via::Selector)
 }
 
 fn selector_for<'a>(config: &'a SubsetConfig, wanted: &Labels) -> Option<&'a SubsetSelector> {

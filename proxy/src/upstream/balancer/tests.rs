@@ -1,3 +1,5 @@
+mod properties;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use sidemesh_config::resource::cluster::{
 use sidemesh_config::value::{Address, Label, Metadata, name};
 
 use super::*;
+use crate::upstream::hash;
 use crate::upstream::host::{HostState, flag};
 use crate::upstream::tests::{cluster_config, endpoint, retry_policy};
 
@@ -197,6 +200,7 @@ fn bounded_loads_spill_to_others_and_stay_put() {
 
 fn unhealthy(host: &Rc<Host>) {
     host.state().change_flags(flag::FAILED_EDS, 0);
+    host.state().show();
 }
 
 #[test]
@@ -228,6 +232,7 @@ fn the_documented_loads_come_out() {
 fn degraded_hosts_take_only_what_is_left() {
     let (a, b) = (host(1, 1), host(2, 1));
     b.state().change_flags(flag::DEGRADED_EDS, 0);
+    b.state().show();
     let b = balancer(ROUND_ROBIN, vec![members(0, "", 0, vec![a, b])]);
     assert_eq!((b.load().healthy.clone(), b.load().degraded.clone()), (vec![70], vec![30]));
 }

@@ -51,12 +51,27 @@ fn effective_weight(locality: &LocalityHosts, usable: &Group, overprovisioning: 
 /// How a priority's traffic leaves this proxy's zone, if it does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ZoneRouting {
-    /// All hosts alike.
+    /// All hosts alike, as there are too few of them, or too few localities.
     Off,
+    /// All hosts alike: nothing is known of this proxy's siblings, or none of the hosts is near.
+    Apart,
     /// All traffic stays.
     Direct,
     /// So many hundredths of a percent stay; the rest goes to localities in proportion to `residual` (running sums).
     Residual { local: u64, residual: Vec<u64> },
+}
+
+/// What zone-aware routing did for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ZoneUse {
+    AllDirectly,
+    /// This zone's share of the traffic stays.
+    Sampled,
+    CrossZone,
+    /// By rounding no zone seemed to have room.
+    NoCapacityLeft,
+    TooSmall,
+    LocalClusterNotOk,
 }
 
 /// What zone-aware routing depends on.
@@ -72,10 +87,13 @@ impl ZoneRouting {
     pub fn new(set: &HostSet, own: &[(sidemesh_config::value::Locality, u64)], policy: ZonePolicy) -> ZoneRouting {
         let healthy = |l: &LocalityHosts| l.healthy.hosts.len() as u64;
         let total_upstream = set.healthy.hosts.len() as u64;
-        let Some((local, _)) = own.first() else { return ZoneRouting::Off };
-        let here = set.localities.first().filter(|l| *l.locality == *local && healthy(l) > 0);
-        if set.localities.len() < 2 || here.is_none() || total_upstream < policy.min_cluster_size {
+        if set.localities.len() < 2 || total_upstream < policy.min_cluster_size {
             return ZoneRouting::Off;
+        }
+        let Some((local, _)) = own.first() else { return ZoneRouting::Apart };
+        let here = set.localities.first().filter(|l| *l.locality == *local && healthy(l) > 0);
+        if here.is_none() {
+            return ZoneRouting::Apart;
         }
         if let (Some(min), Some(here)) = (policy.force_local_min, here)
             && healthy(here) >= u64::from(min)
@@ -103,19 +121,21 @@ impl ZoneRouting {
     }
 
     /// The locality for one request; `None`: any host.
-    pub fn pick(&self, chance: &Chance<'_>) -> Option<usize> {
-        match self {
-            ZoneRouting::Off => None,
-            ZoneRouting::Direct => Some(0),
-            ZoneRouting::Residual { local, .. } if chance.random.below(WHOLE) < *local => Some(0),
+    pub fn pick(&self, chance: &Chance<'_>) -> (Option<usize>, Option<ZoneUse>) {
+        let (locality, used) = match self {
+            ZoneRouting::Off => (None, ZoneUse::TooSmall),
+            ZoneRouting::Apart => (None, ZoneUse::LocalClusterNotOk),
+            ZoneRouting::Direct => (Some(0), ZoneUse::AllDirectly),
+            ZoneRouting::Residual { local, .. } if chance.random.below(WHOLE) < *local => (Some(0), ZoneUse::Sampled),
             ZoneRouting::Residual { residual, .. } => match residual.last() {
                 // Only by rounding: no locality seems to have room.
-                None | Some(0) => Some(chance.random.below(residual.len() as u64) as usize),
+                None | Some(0) => (Some(chance.random.below(residual.len() as u64) as usize), ZoneUse::NoCapacityLeft),
                 Some(sum) => {
                     let draw = chance.random.below(*sum);
-                    residual.iter().position(|upto| draw < *upto)
+                    (residual.iter().position(|upto| draw < *upto), ZoneUse::CrossZone)
                 }
             },
-        }
+        };
+        (locality, Some(used))
     }
 }

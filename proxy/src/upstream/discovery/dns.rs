@@ -91,7 +91,7 @@ pub fn expand(assignment: &LoadAssignment, known: &Known, logical: bool) -> Load
         let mut endpoints = Vec::new();
         for endpoint in &locality.endpoints {
             let Address::Dns { host, port } = &endpoint.address else {
-                endpoints.push(endpoint.clone());
+                endpoints.push(literal(endpoint));
                 continue;
             };
             let addresses = known.get(host).map_or(&[][..], Vec::as_slice);
@@ -103,6 +103,17 @@ pub fn expand(assignment: &LoadAssignment, known: &Known, logical: bool) -> Load
         locality.endpoints = endpoints;
     }
     expanded
+}
+
+/// An address needs no resolving; it is the host's name, too.
+fn literal(endpoint: &Arc<Endpoint>) -> Arc<Endpoint> {
+    match &endpoint.address {
+        Address::Socket(address) if endpoint.hostname.is_empty() => {
+            let hostname = Label::from(address.ip().to_string().as_str());
+            Arc::new(Endpoint { hostname, ..Endpoint::clone(endpoint) })
+        }
+        _ => endpoint.clone(),
+    }
 }
 
 fn resolved(endpoint: &Endpoint, host: &Name, address: SocketAddr) -> Endpoint {

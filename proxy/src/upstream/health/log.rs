@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde_json::json;
 use sidemesh_config::resource::cluster::{HealthCheck, HealthChecker};
-use sidemesh_config::value::{Address, Name};
+use sidemesh_config::value::{Address, Locality, Name};
 
 use super::machine::{Found, Step, Transition};
 
@@ -15,6 +15,7 @@ pub struct Log<'a> {
     pub config: &'a HealthCheck,
     pub cluster: &'a Name,
     pub address: &'a Address,
+    pub locality: &'a Locality,
 }
 
 impl Log<'_> {
@@ -25,6 +26,7 @@ impl Log<'_> {
         let address = match self.address {
             Address::Socket(a) => json!({"socket_address": {
                 "protocol": "TCP", "address": a.ip().to_string(), "resolver_name": "", "ipv4_compat": false, "port_value": a.port(),
+                "network_namespace_filepath": "",
             }}),
             other => json!({"pipe": {"path": other.to_string(), "mode": 0}}),
         };
@@ -36,6 +38,9 @@ impl Log<'_> {
             },
             "host": address,
             "cluster_name": &**self.cluster,
+            "locality": {
+                "region": &*self.locality.region, "zone": &*self.locality.zone, "sub_zone": &*self.locality.sub_zone,
+            },
             key: event,
             "timestamp": httpdate_millis(now),
         });
@@ -49,14 +54,21 @@ impl Log<'_> {
             Found::Network => "NETWORK",
             _ => "ACTIVE",
         };
+        let status = match found {
+            Found::Unhealthy { status, .. } | Found::Retriable { status } => status,
+            _ => 0,
+        };
         if healthy && step.became_healthy {
             return Some(("add_healthy_event", json!({"first_check": step.first})));
         }
         if !healthy && step.transition == Transition::Changed {
-            return Some(("eject_unhealthy_event", json!({"failure_type": cause})));
+            return Some(("eject_unhealthy_event", json!({"failure_type": cause, "http_status_code": status})));
         }
         if !healthy && (step.first || self.config.always_log_failures) {
-            return Some(("health_check_failure_event", json!({"failure_type": cause, "first_check": step.first})));
+            return Some((
+                "health_check_failure_event",
+                json!({"failure_type": cause, "first_check": step.first, "http_status_code": status}),
+            ));
         }
         (healthy && self.config.always_log_success).then(|| ("successful_health_check_event", json!({})))
     }

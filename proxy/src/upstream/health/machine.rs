@@ -15,9 +15,13 @@ pub enum Found {
     /// The host answered, and not as expected: out at once.
     Unhealthy {
         excluded: bool,
+        /// Of the HTTP answer; zero where there is none.
+        status: u16,
     },
     /// The host answered with a status that counts towards the threshold.
-    Retriable,
+    Retriable {
+        status: u16,
+    },
     /// No connection, or it broke off.
     Network,
     Timeout,
@@ -116,7 +120,8 @@ impl Machine {
             return (Transition::Pending, false);
         }
         self.unhealthy = 0;
-        let excluded = if found == (Found::Unhealthy { excluded: true }) { flag::EXCLUDED_IMMEDIATE_HC } else { 0 };
+        let excluded =
+            if matches!(found, Found::Unhealthy { excluded: true, .. }) { flag::EXCLUDED_IMMEDIATE_HC } else { 0 };
         let changed = host.change_flags(flag::FAILED_ACTIVE_HC | timeout | excluded, 0);
         (Transition::Changed, changed)
     }

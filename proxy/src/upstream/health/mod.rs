@@ -14,10 +14,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sidemesh_config::resource::cluster::HealthCheck;
+use sidemesh_config::resource::cluster::{HealthCheck, HealthChecker};
 use sidemesh_config::resource::endpoint::Endpoint;
 use sidemesh_config::resource::tls::{UpstreamTls, UpstreamTransport};
-use sidemesh_config::value::Address;
+use sidemesh_config::value::{Address, Locality};
 
 use super::control::{Context, Task};
 use super::host::{HostState, flag};
@@ -43,7 +43,7 @@ pub async fn run(
         changed.mark_unchanged();
         let members = shared.members();
         let mut known = std::mem::take(&mut tasks);
-        for (_, endpoint, state) in members.iter().filter(|(_, e, _)| !e.disable_active_health_check) {
+        for (locality, endpoint, state) in members.iter().filter(|(_, e, _)| !e.disable_active_health_check) {
             let task = match known.remove(&state.address) {
                 Some((old, task)) if old == *endpoint => task,
                 _ => {
@@ -54,6 +54,7 @@ pub async fn run(
                         stats: stats.clone(),
                         settings: settings.clone(),
                         endpoint: endpoint.clone(),
+                        locality: locality.locality.clone(),
                         state: state.clone(),
                         round: round.clone(),
                     };
@@ -103,6 +104,7 @@ struct Checked {
     stats: Arc<MembershipStats>,
     settings: Rc<Settings>,
     endpoint: Arc<Endpoint>,
+    locality: Locality,
     state: Arc<HostState>,
     round: Rc<Round>,
 }
@@ -181,8 +183,22 @@ impl Checked {
         }
     }
 
+    /// Whether the check had an answer whose service name was looked at.
+    fn compares_names(&self, found: Found) -> bool {
+        let HealthChecker::Http(http) = &self.check.checker else { return false };
+        let answered = match found {
+            Found::Healthy { .. } => true,
+            Found::Unhealthy { status, .. } => http.expects(status),
+            _ => false,
+        };
+        http.service_name.is_some() && answered
+    }
+
     fn apply(&self, machine: &mut Machine, found: Found) -> Transition {
         let step = machine.handle(&self.check, &self.state, found);
+        if self.compares_names(found) {
+            self.stats.hc_verify_cluster.inc();
+        }
         match found {
             Found::Healthy { .. } => self.stats.hc_success.inc(),
             Found::Network | Found::Timeout => {
@@ -191,7 +207,8 @@ impl Checked {
             }
             _ => self.stats.hc_failure.inc(),
         }
-        let log = log::Log { config: &self.check, cluster: &self.shared.name, address: &self.state.address };
+        let (cluster, address) = (&self.shared.name, &self.state.address);
+        let log = log::Log { config: &self.check, cluster, address, locality: &self.locality };
         log.write(found, step, self.context.local.clock.system());
         let now = self.context.local.clock.now();
         if step.became_healthy {
@@ -200,15 +217,18 @@ impl Checked {
         let uneject =
             self.shared.entry().cluster.outlier.as_ref().is_some_and(|o| o.successful_active_health_check_uneject_host);
         let mut changed = step.flags_changed;
-        if uneject && matches!(found, Found::Healthy { .. }) && self.shared.detector.uneject(&self.state) {
-            self.context.count_return(&self.shared);
+        if uneject
+            && matches!(found, Found::Healthy { .. })
+            && self.shared.detector.uneject(&self.state, self.shared.millis(now))
+        {
+            self.context.count_return(&self.shared, &self.state);
             changed = true;
         }
         if self.state.flags() & flag::PENDING_REMOVAL != 0 && self.state.flags() & flag::FAILED_ACTIVE_HC != 0 {
             // Discovery had let it go, only its health kept it.
             self.shared.drop_unnamed(now);
         } else if changed {
-            self.shared.touch();
+            self.shared.touch_health(self.shared.millis(now));
         }
         step.transition
     }

@@ -163,14 +163,15 @@ impl Probe {
             None => return Found::Network,
         };
         let verdict = judge(http, &response);
+        let unhealthy = Found::Unhealthy { excluded: false, status: response.status().as_u16() };
         let limit = if http.response_buffer_size > 0 { http.response_buffer_size as usize } else { MAX_BODY };
         let Ok(body) = response.into_body().collect(limit.max(1)).await else {
             // A body that is longer than what is looked at does not make a host unhealthy; its connection is not kept.
             self.kept.clear();
-            return if http.receive.is_empty() { verdict } else { Found::Unhealthy { excluded: false } };
+            return if http.receive.is_empty() { verdict } else { unhealthy };
         };
         match verdict {
-            Found::Healthy { .. } if !contains_in_order(&body, &http.receive) => Found::Unhealthy { excluded: false },
+            Found::Healthy { .. } if !contains_in_order(&body, &http.receive) => unhealthy,
             verdict => verdict,
         }
     }
@@ -182,13 +183,16 @@ impl Probe {
         };
         head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        if let Ok(timeout) = HeaderValue::try_from(format!("{}m", self.check.timeout.as_millis())) {
+            head.headers.insert("grpc-timeout", timeout);
+        }
         apply(&mut head, metadata);
         let message = GrpcRequest { service: service.to_owned() }.encode_to_vec();
         let mut frame = vec![0u8];
         frame.extend_from_slice(&(message.len() as u32).to_be_bytes());
         frame.extend_from_slice(&message);
         let Some(response) = self.send(&head, Body::full(frame), true).await else { return Found::Network };
-        let unhealthy = Found::Unhealthy { excluded: false };
+        let unhealthy = Found::Unhealthy { excluded: false, status: 0 };
         if response.status() != 200 {
             return unhealthy;
         }
@@ -278,28 +282,23 @@ fn apply(head: &mut Parts, edits: &HeaderEdits) {
 fn judge(http: &HttpHealthCheck, response: &Response<Body>) -> Found {
     let status = response.status().as_u16();
     let headers = response.headers();
-    let has = |name: &str| headers.get(name).is_some_and(|v| !v.is_empty());
-    let expected = if http.expected_statuses.is_empty() {
-        status == 200
-    } else {
-        http.expected_statuses.iter().any(|r| r.contains(&status))
-    };
-    if !expected {
+    let has = |name: &str| headers.contains_key(name);
+    if !http.expects(status) {
         return if http.retriable_statuses.iter().any(|r| r.contains(&status)) {
-            Found::Retriable
+            Found::Retriable { status }
         } else {
-            Found::Unhealthy { excluded: has("x-envoy-immediate-health-check-fail") }
+            Found::Unhealthy { excluded: has("x-envoy-immediate-health-check-fail"), status }
         };
     }
     if let Some(wanted) = &http.service_name {
         let name =
             headers.get("x-envoy-upstream-healthchecked-cluster").and_then(|v| v.to_str().ok()).unwrap_or_default();
         if !wanted.is_match(name) {
-            return Found::Unhealthy { excluded: false };
+            return Found::Unhealthy { excluded: false, status };
         }
     }
     if has("x-envoy-immediate-health-check-fail") {
-        return Found::Unhealthy { excluded: true };
+        return Found::Unhealthy { excluded: true, status };
     }
     Found::Healthy { degraded: has("x-envoy-degraded") }
 }

@@ -20,7 +20,7 @@ fn new_host() -> HostState {
 }
 
 const GOOD: Found = Found::Healthy { degraded: false };
-const BAD: Found = Found::Unhealthy { excluded: false };
+const BAD: Found = Found::Unhealthy { excluded: false, status: 500 };
 
 #[test]
 fn the_first_check_decides_alone() {
@@ -44,7 +44,7 @@ fn network_failures_count_and_a_wrong_status_does_not_wait() {
     machine.handle(&check, &host, GOOD);
     assert_eq!(machine.handle(&check, &host, Found::Network).transition, Transition::Pending);
     assert_eq!(machine.handle(&check, &host, GOOD).transition, Transition::Unchanged);
-    assert_eq!(machine.handle(&check, &host, Found::Retriable).transition, Transition::Pending);
+    assert_eq!(machine.handle(&check, &host, Found::Retriable { status: 429 }).transition, Transition::Pending);
     assert_eq!(machine.handle(&check, &host, Found::Timeout).transition, Transition::Changed);
     assert_eq!(host.flags(), flag::FAILED_ACTIVE_HC | flag::ACTIVE_HC_TIMEOUT);
     let (host, mut machine) = (new_host(), Machine::default());

@@ -4,6 +4,7 @@
 //! and failure percentages are compared on the interval, which also ends ejections. [`Detector`] decides and changes [`Ejections`];
 //! who calls it bumps the cluster's generation when told that health changed. It reads no clock.
 
+mod log;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,8 @@ use sidemesh_config::resource::cluster::OutlierDetection;
 
 use super::host::{HostCounters, HostState, flag};
 use crate::clock::Random;
+pub use log::{EventLog, When};
+pub use sweep::Judged;
 
 /// A host's record.
 #[derive(Debug, Default)]
@@ -26,6 +29,8 @@ pub struct Ejections {
     pub count: AtomicU32,
     backoff: AtomicU32,
     ejected_at: AtomicU64,
+    /// When it last came back, plus one; zero: never yet.
+    returned_at: AtomicU64,
     jitter: AtomicU64,
     /// Thousandths of a percent plus one as the last sweep found it; zero: not known.
     success_rate: AtomicU64,
@@ -61,12 +66,11 @@ pub enum Outcome {
     Status(u16),
     /// A TCP session ended in order, or connected where that is all there is to see.
     Success,
-    /// Connecting worked and an answer is yet to come.
+    /// There is a connection, and an answer is yet to come.
     Connected,
-    ConnectFailed,
-    Timeout,
-    /// The host broke off the exchange.
+    /// Connecting failed, or the host broke off the exchange.
     Failed,
+    Timeout,
 }
 
 /// What came of it.
@@ -116,18 +120,20 @@ impl Detector {
     ) -> Verdict {
         if config.split_external_local_origin_errors {
             match outcome {
-                Outcome::Status(_) | Outcome::Success | Outcome::Connected => local_origin_good(host, counters),
-                Outcome::ConnectFailed | Outcome::Timeout => return self.local_origin_bad(config, host, counters, at),
-                Outcome::Failed => {}
+                Outcome::Success | Outcome::Connected => {
+                    local_origin_good(host, counters);
+                    return Verdict::Nothing;
+                }
+                Outcome::Failed | Outcome::Timeout => return self.local_origin_bad(config, host, counters, at),
+                Outcome::Status(_) => {}
             }
         }
         let status = match outcome {
             Outcome::Status(status) => status,
             Outcome::Success => 200,
             Outcome::Connected => return Verdict::Nothing,
-            Outcome::ConnectFailed => 503,
+            Outcome::Failed => 503,
             Outcome::Timeout => 504,
-            Outcome::Failed => 500,
         };
         counters.external_total.inc();
         if (500..600).contains(&status) {
@@ -175,7 +181,7 @@ impl Detector {
         }
         let allowed = |active: u32| {
             let percent = 100.0 * f64::from(active + 1) / at.hosts.max(1) as f64;
-            percent < f64::from(config.max_ejection_percent.min(100)) || (config.always_eject_one_host && active == 0)
+            percent <= f64::from(config.max_ejection_percent.min(100)) || (config.always_eject_one_host && active == 0)
         };
         if !allowed(self.active()) {
             return Verdict::Overflow(cause);

@@ -4,22 +4,31 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use sidemesh_config::resource::cluster::OutlierDetection;
 
+use super::log::Rates;
 use super::{At, Cause, Detector, Hosts, Verdict, clear};
 use crate::upstream::host::{HostState, flag};
 
 /// What a sweep did.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Swept {
     /// Indexes of hosts that are back.
     pub returned: Vec<usize>,
-    /// Indexes of hosts with what was decided about them.
-    pub judged: Vec<(usize, Verdict)>,
+    /// What was decided about hosts.
+    pub judged: Vec<Judged>,
+}
+
+/// A host, by its index, and what was decided about it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Judged {
+    pub host: usize,
+    pub verdict: Verdict,
+    pub rates: Rates,
 }
 
 impl Swept {
     /// Whether any host's health has changed.
     pub fn changed(&self) -> bool {
-        !self.returned.is_empty() || self.judged.iter().any(|(_, v)| matches!(v, Verdict::Ejected(_)))
+        !self.returned.is_empty() || self.judged.iter().any(|j| matches!(j.verdict, Verdict::Ejected(_)))
     }
 }
 
@@ -47,12 +56,13 @@ impl Detector {
     }
 
     /// Puts an ejected host back (its active health check has passed).
-    pub fn uneject(&self, host: &HostState) -> bool {
+    pub fn uneject(&self, host: &HostState, now: u64) -> bool {
         if !host.change_flags(0, flag::FAILED_OUTLIER) {
             return false;
         }
         self.release();
         let record = &host.ejections;
+        record.returned_at.store(now + 1, Relaxed);
         [&record.consecutive_5xx, &record.consecutive_gateway, &record.consecutive_local].into_iter().for_each(clear);
         true
     }
@@ -67,7 +77,7 @@ impl Detector {
         let base = config.base_ejection_time.as_millis() as u64;
         let max = (config.max_ejection_time.as_millis() as u64).max(base);
         let time = base.saturating_mul(u64::from(record.backoff.load(Relaxed))).min(max) + record.jitter.load(Relaxed);
-        now.saturating_sub(record.ejected_at.load(Relaxed)) >= time && self.uneject(host)
+        now.saturating_sub(record.ejected_at.load(Relaxed)) >= time && self.uneject(host, now)
     }
 
     fn compare(&self, config: &OutlierDetection, hosts: Hosts<'_>, local: bool, at: At<'_>, swept: &mut Swept) {
@@ -87,31 +97,33 @@ impl Detector {
             let slot = if local { &host.ejections.local_success_rate } else { &host.ejections.success_rate };
             slot.store(rate.map_or(0, |r| (r * 1000.0) as u64 + 1), Relaxed);
         }
-        let mut judge = |rate: &Rate, cause| {
+        let mut judge = |rate: &Rate, cause, cluster| {
             let verdict = self.eject(config, &hosts[rate.host], cause, at);
             if verdict != Verdict::Nothing {
-                swept.judged.push((rate.host, verdict));
+                let rates = Rates { host: rate.percent, cluster };
+                swept.judged.push(Judged { host: rate.host, verdict, rates });
             }
         };
         if !by_rate.is_empty() && by_rate.len() >= config.success_rate_minimum_hosts as usize {
-            let threshold = success_rate_threshold(&by_rate, f64::from(config.success_rate_stdev_factor) / 1000.0);
+            let (mean, threshold) =
+                success_rate_threshold(&by_rate, f64::from(config.success_rate_stdev_factor) / 1000.0);
             let cause = if local { Cause::SuccessRateLocal } else { Cause::SuccessRate };
-            by_rate.iter().filter(|r| r.percent < threshold).for_each(|r| judge(r, cause));
+            by_rate.iter().filter(|r| r.percent < threshold).for_each(|r| judge(r, cause, Some((mean, threshold))));
         }
         if !by_percentage.is_empty() && by_percentage.len() >= config.failure_percentage_minimum_hosts as usize {
             let threshold = f64::from(config.failure_percentage_threshold);
             let cause = if local { Cause::FailurePercentageLocal } else { Cause::FailurePercentage };
-            by_percentage.iter().filter(|r| 100.0 - r.percent >= threshold).for_each(|r| judge(r, cause));
+            by_percentage.iter().filter(|r| 100.0 - r.percent >= threshold).for_each(|r| judge(r, cause, None));
         }
     }
 }
 
-/// The mean less so many standard deviations.
-fn success_rate_threshold(rates: &[Rate], factor: f64) -> f64 {
+/// The mean, and the mean less so many standard deviations.
+fn success_rate_threshold(rates: &[Rate], factor: f64) -> (f64, f64) {
     let n = rates.len() as f64;
     let mean = rates.iter().map(|r| r.percent).sum::<f64>() / n;
     let variance = rates.iter().map(|r| (r.percent - mean).powi(2)).sum::<f64>() / n;
-    mean - factor * variance.sqrt()
+    (mean, mean - factor * variance.sqrt())
 }
 
 /// Total and success since the last sweep.

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use proptest::prelude::*;
 use serde_json::json;
 use sidemesh_config::value::name;
 
@@ -57,10 +58,12 @@ fn five_bad_answers_in_a_row_eject() {
 
 #[test]
 fn no_more_hosts_are_ejected_than_allowed() {
-    let (w, c) = (World::new(4), detection(|d| d.max_ejection_percent = 50));
-    assert_eq!(w.times(&c, 0, Outcome::Status(500), 5), Verdict::Ejected(Cause::Consecutive5xx));
-    assert_eq!(w.times(&c, 1, Outcome::Status(500), 5), Verdict::Overflow(Cause::Consecutive5xx));
-    assert_eq!(w.hosts.iter().filter(|h| h.is_ejected()).count(), 1);
+    for (hosts, percent, out) in [(1, 99, 0), (1, 100, 1), (4, 24, 0), (4, 25, 1), (4, 50, 2), (3, 34, 1), (5, 75, 3)] {
+        let (w, c) = (World::new(hosts), detection(|d| d.max_ejection_percent = percent));
+        let verdicts: Vec<_> = (0..usize::from(hosts)).map(|host| w.times(&c, host, Outcome::Status(500), 5)).collect();
+        assert_eq!(w.hosts.iter().filter(|h| h.is_ejected()).count(), out, "{hosts} hosts, {percent}%");
+        assert!(verdicts[out..].iter().all(|v| *v == Verdict::Overflow(Cause::Consecutive5xx)));
+    }
     let (w, c) = (World::new(2), detection(|d| (d.max_ejection_percent, d.always_eject_one_host) = (10, true)));
     assert_eq!(w.times(&c, 0, Outcome::Status(500), 5), Verdict::Ejected(Cause::Consecutive5xx));
     assert_eq!(w.times(&c, 1, Outcome::Status(500), 5), Verdict::Overflow(Cause::Consecutive5xx));
@@ -79,14 +82,14 @@ fn what_is_not_enforced_is_only_told() {
 #[test]
 fn a_host_returns_after_its_time_which_grows() {
     let (mut w, c) = (World::new(3), detection(|_| {}));
-    w.times(&c, 0, Outcome::ConnectFailed, 5);
+    w.times(&c, 0, Outcome::Failed, 5);
     w.now = 29_999;
     assert!(w.sweep(&c).returned.is_empty());
     w.now = 30_000;
     assert_eq!(w.sweep(&c).returned, [0]);
     assert_eq!(w.detector.active(), 0);
     // Again at once: twice as long.
-    w.times(&c, 0, Outcome::ConnectFailed, 5);
+    w.times(&c, 0, Outcome::Failed, 5);
     w.now = 89_999;
     assert!(w.sweep(&c).returned.is_empty());
     w.now = 90_000;
@@ -94,7 +97,7 @@ fn a_host_returns_after_its_time_which_grows() {
     // Quiet intervals make it shorter again.
     w.sweep(&c);
     w.sweep(&c);
-    w.times(&c, 0, Outcome::ConnectFailed, 5);
+    w.times(&c, 0, Outcome::Failed, 5);
     w.now = 120_000;
     assert_eq!(w.sweep(&c).returned, [0]);
 }
@@ -113,7 +116,7 @@ fn the_longest_ejection_is_bounded() {
 fn local_failures_are_apart_when_asked() {
     let (w, c) = (World::new(3), detection(|d| d.split_external_local_origin_errors = true));
     w.times(&c, 0, Outcome::Status(500), 3);
-    assert_eq!(w.times(&c, 0, Outcome::ConnectFailed, 4), Verdict::Nothing);
+    assert_eq!(w.times(&c, 0, Outcome::Failed, 4), Verdict::Nothing);
     assert_eq!(w.charge(&c, 0, Outcome::Timeout), Verdict::Ejected(Cause::ConsecutiveLocal));
 }
 
@@ -126,7 +129,9 @@ fn the_host_far_below_the_mean_goes() {
             w.charge(&c, host, Outcome::Status(if bad { 500 } else { 200 }));
         }
     }
-    assert_eq!(w.sweep(&c).judged, [(5, Verdict::Ejected(Cause::SuccessRate))]);
+    let judged = w.sweep(&c).judged;
+    assert_eq!((judged[0].host, judged[0].verdict), (5, Verdict::Ejected(Cause::SuccessRate)));
+    assert_eq!(judged.len(), 1);
     assert_eq!(w.hosts[5].ejections.success_rate(false), Some(50.0));
     // The next interval starts from nothing.
     assert!(w.sweep(&c).judged.is_empty());
@@ -147,5 +152,45 @@ fn failure_percentage_judges_each_host_alone() {
             w.charge(&c, host, Outcome::Status(if host == 0 && i < 18 { 500 } else { 200 }));
         }
     }
-    assert_eq!(w.sweep(&c).judged, [(0, Verdict::Ejected(Cause::FailurePercentage))]);
+    let judged: Vec<_> = w.sweep(&c).judged.iter().map(|j| (j.host, j.verdict)).collect();
+    assert_eq!(judged, [(0, Verdict::Ejected(Cause::FailurePercentage))]);
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        Just(Outcome::Status(200)),
+        Just(Outcome::Status(500)),
+        Just(Outcome::Status(503)),
+        Just(Outcome::Failed),
+        Just(Outcome::Timeout),
+        Just(Outcome::Connected),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_happens_few_enough_are_out_and_all_come_back(
+        n in 1u16..8, percent in 0u32..=100, split: bool, jitter in 0u64..5,
+        story in prop::collection::vec((0usize..8, outcome(), 0u64..4_000), 0..300),
+    ) {
+        let mut w = World::new(n);
+        let c = detection(|d| {
+            (d.max_ejection_percent, d.split_external_local_origin_errors) = (percent, split);
+            (d.consecutive_5xx, d.consecutive_local_origin_failure) = (2, 2);
+            d.max_ejection_time_jitter = std::time::Duration::from_secs(jitter);
+        });
+        for (host, outcome, pause) in story {
+            w.now += pause;
+            w.charge(&c, host % usize::from(n), outcome);
+            w.sweep(&c);
+            let out = w.hosts.iter().filter(|h| h.is_ejected()).count() as u32;
+            prop_assert_eq!(out, w.detector.active());
+            prop_assert!(out * 100 <= percent * u32::from(n));
+        }
+        w.now += c.max_ejection_time.as_millis() as u64 + jitter * 1000;
+        w.sweep(&c);
+        prop_assert!(w.hosts.iter().all(|h| !h.is_ejected()));
+    }
 }

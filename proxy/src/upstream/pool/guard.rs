@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
+use tokio::sync::Notify;
+
 use super::{Limits, Pool};
 use crate::codec::Protocol;
 use crate::upstream::breaker::Permit;
@@ -22,6 +24,8 @@ pub struct ConnectionGuard {
     pool: Weak<Pool>,
     by_peer: Cell<bool>,
     exchanges: Cell<u32>,
+    /// Tells TCP sessions that their host has failed.
+    failure: Option<Rc<Notify>>,
 }
 
 /// What a new guard is made of.
@@ -51,7 +55,22 @@ impl ConnectionGuard {
         }
         let pool = pool.map_or_else(Weak::new, Rc::downgrade);
         let (by_peer, exchanges) = (Cell::new(false), Cell::new(0));
-        ConnectionGuard { _permit: permit, host, cluster, facts, opened: at, pool, by_peer, exchanges }
+        ConnectionGuard { _permit: permit, host, cluster, facts, opened: at, pool, by_peer, exchanges, failure: None }
+    }
+
+    /// The guard of a TCP session, which ends when `failure` is notified.
+    pub(in crate::upstream) fn of_session(opened: Opened, failure: Rc<Notify>) -> Self {
+        let mut guard = ConnectionGuard::new(opened, None);
+        guard.failure = Some(failure);
+        guard
+    }
+
+    /// Resolves when the session is to end because its host has failed (`close_connections_on_host_health_failure`).
+    pub async fn told_to_close(&self) {
+        match &self.failure {
+            Some(failure) => failure.notified().await,
+            None => std::future::pending().await,
+        }
     }
 
     pub fn facts(&self) -> &Rc<ConnectionFacts> {

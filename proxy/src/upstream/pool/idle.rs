@@ -45,7 +45,6 @@ impl Pool {
             let mut i = 0;
             while i < all.len() {
                 let gone = if all[i].is_over(now, limits) {
-                    all[i].guard.stats().upstream_cx_idle_timeout.inc();
                     true
                 } else if !all[i].connection.is_reusable() {
                     all[i].guard.closed_by_peer();
@@ -108,8 +107,16 @@ impl Pool {
 }
 
 impl Idle {
+    /// Whether its time is over, which is counted.
     fn is_over(&self, now: Instant, limits: &Limits) -> bool {
+        if self.guard.is_spent(now, self.connection.requests(), limits) {
+            return true;
+        }
         let idle = now.saturating_duration_since(self.since);
-        limits.idle.is_some_and(|limit| idle >= limit) || self.guard.is_spent(now, self.connection.requests(), limits)
+        let too_long = limits.idle.is_some_and(|limit| idle >= limit);
+        if too_long {
+            self.guard.stats().upstream_cx_idle_timeout.inc();
+        }
+        too_long
     }
 }

@@ -85,13 +85,21 @@ impl Release<h1::client::Connection> for Http1Release {
 /// Hears of the end of an HTTP/2 stream.
 pub(in crate::upstream) struct SharedRelease {
     pool: Rc<Pool>,
+    clock: Clock,
+    limits: Limits,
     held: RefCell<Option<(Rc<ConnectionGuard>, Exchange)>>,
 }
 
 impl SharedRelease {
-    pub(in crate::upstream) fn new(pool: Rc<Pool>, guard: Rc<ConnectionGuard>, exchange: Exchange) -> Rc<Self> {
+    pub(in crate::upstream) fn new(
+        pool: Rc<Pool>,
+        clock: Clock,
+        limits: Limits,
+        guard: Rc<ConnectionGuard>,
+        exchange: Exchange,
+    ) -> Rc<Self> {
         guard.exchange(1);
-        Rc::new(SharedRelease { pool, held: RefCell::new(Some((guard, exchange))) })
+        Rc::new(SharedRelease { pool, clock, limits, held: RefCell::new(Some((guard, exchange))) })
     }
 }
 
@@ -100,8 +108,16 @@ impl Release<h2::client::Connection> for SharedRelease {
         let Some((guard, exchange)) = self.held.borrow_mut().take() else { return };
         drop(exchange);
         guard.exchange(-1);
-        if connection.is_none() {
-            self.pool.forget(&guard);
+        match connection {
+            None => self.pool.forget(&guard),
+            Some(connection)
+                if connection.is_usable()
+                    && guard.is_spent(self.clock.coarse(), connection.requests(), &self.limits) =>
+            {
+                connection.retire();
+                self.pool.forget(&guard);
+            }
+            Some(_) => {}
         }
         drop(guard);
         self.pool.wake_one();

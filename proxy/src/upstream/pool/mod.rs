@@ -12,15 +12,17 @@ mod lease;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Instant;
 
 use sidemesh_config::resource::route::Priority;
 use sidemesh_config::value::Name;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::error::AttemptError;
+use super::host::Host;
 use crate::codec::{h1, h2};
+use crate::connection::ConnectionInfo;
 pub use guard::ConnectionGuard;
 pub(super) use guard::Opened;
 use idle::Idle;
@@ -48,12 +50,38 @@ pub struct Key {
     pub server_name: Option<Name>,
     /// Client and destination in a PROXY protocol header.
     pub told: Option<(SocketAddr, SocketAddr)>,
+    /// The only client whose requests it carries (`connection_pool_per_downstream_connection`).
+    pub client: Option<Client>,
 }
+
+/// A downstream connection that pools are kept for; held weakly, so that they end with it.
+#[derive(Debug, Clone)]
+pub struct Client(Weak<ConnectionInfo>);
+
+impl Client {
+    pub fn new(connection: &Rc<ConnectionInfo>) -> Self {
+        Client(Rc::downgrade(connection))
+    }
+
+    fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
+impl PartialEq for Client {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ptr_eq(&other.0)
+    }
+}
+
+impl Eq for Client {}
 
 /// All pools to one host.
 #[derive(Default)]
 pub struct HostPools {
     pools: RefCell<Vec<(Key, Rc<Pool>)>>,
+    /// Notified when the host's TCP sessions are to end.
+    pub(super) failure: Rc<Notify>,
 }
 
 impl HostPools {
@@ -78,7 +106,13 @@ impl HostPools {
     /// Closes idle connections that are over their time, and forgets pools without any. Whether anything is left.
     pub fn sweep(&self, now: Instant, limits: &Limits) -> bool {
         let mut pools = self.pools.borrow_mut();
-        pools.retain(|(_, pool)| pool.sweep(now, limits));
+        pools.retain(|(key, pool)| {
+            let orphaned = key.client.as_ref().is_some_and(Client::is_gone);
+            if orphaned {
+                pool.close();
+            }
+            pool.sweep(now, limits) && !orphaned
+        });
         !pools.is_empty()
     }
 
@@ -143,6 +177,11 @@ impl Pool {
 
     pub(super) fn live(&self) -> usize {
         self.live.get()
+    }
+
+    /// Connections that are not idle.
+    pub(super) fn busy(&self) -> usize {
+        self.live.get().saturating_sub(self.idle.borrow().len())
     }
 
     pub(super) fn is_dialling(&self) -> bool {
@@ -247,17 +286,19 @@ impl Drop for Turn<'_> {
 /// Says that a connection is being dialled; when dropped without one, the next in line may try.
 pub(super) struct Dialling<'a> {
     pool: &'a Pool,
+    host: Rc<Host>,
     exclusive: bool,
     failed: bool,
 }
 
 impl<'a> Dialling<'a> {
-    pub(super) fn new(pool: &'a Pool, exclusive: bool) -> Self {
+    pub(super) fn new(pool: &'a Pool, host: Rc<Host>, exclusive: bool) -> Self {
         pool.live.set(pool.live.get() + 1);
+        host.counters().cx_dialling.inc();
         if exclusive {
             pool.dialling.set(true);
         }
-        Dialling { pool, exclusive, failed: true }
+        Dialling { pool, host, exclusive, failed: true }
     }
 }
 
@@ -275,6 +316,7 @@ impl Dialling<'_> {
 impl Drop for Dialling<'_> {
     fn drop(&mut self) {
         self.pool.live.set(self.pool.live.get() - 1);
+        self.host.counters().cx_dialling.dec();
         if self.exclusive {
             self.pool.dialling.set(false);
         }

@@ -46,7 +46,7 @@ impl World {
             Shared::new(Arc::new(Live::default()), stats.clone(), Shutdown::default(), Arc::new(Node::default()));
         let log = access_log::Logger::new(access_log::Writer::start().expect("a writer"), Arc::default());
         let worker = Worker::new(0, 1, shared, log, trace::export::queue().0);
-        let registry = Registry::new(1, stats.clone(), None);
+        let registry = Registry::new(1, stats.clone(), Default::default());
         let control = Control::new(registry.clone(), Local::new(crate::clock::Random::seeded(1)));
         let upstream = Upstream::new(worker, registry.clone());
         World { registry, control, upstream, stats, snapshot: RefCell::default() }

@@ -2,7 +2,7 @@ use serde_json::json;
 use sidemesh_config::value::name;
 
 use super::harness::*;
-use crate::upstream::{AttemptError, AttemptInfo, PickContext};
+use crate::upstream::{AttemptError, AttemptInfo, Naming, PickContext};
 
 fn h2() -> serde_json::Value {
     json!({ "http2_protocol_options": {} })
@@ -197,12 +197,17 @@ fn an_original_destination_is_connected_to() {
         assert!(cluster.pick(&PickContext::default()).is_err());
         let address = format!("127.0.0.1:{}", a.port);
         headers.insert("x-envoy-original-dst-host", address.parse().expect("a value"));
-        let destination = cluster.original_destination(&headers, None);
+        let none = sidemesh_config::value::Metadata::default();
+        let destination =
+            cluster.original_destination(&Naming { headers: &headers, metadata: [&none, &none], connection: None });
         let host = cluster.pick(&PickContext { destination, ..PickContext::default() }).expect("a host");
         let answer = get_from(&cluster, &host, &AttemptInfo::default()).await.expect("an answer");
         assert_eq!(answer.into_body().collect(10).await.expect("a body"), "a");
         headers.insert("x-envoy-original-dst-host", "nonsense".parse().expect("a value"));
-        assert_eq!(cluster.original_destination(&headers, None), None);
+        assert_eq!(
+            cluster.original_destination(&Naming { headers: &headers, metadata: [&none, &none], connection: None }),
+            None
+        );
         assert_eq!(world.stat("c", "original_dst_host_invalid"), 1);
     });
 }

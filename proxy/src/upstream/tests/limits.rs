@@ -52,6 +52,8 @@ fn the_request_above_max_requests_is_refused_at_once() {
         assert_eq!(answers.iter().filter(|a| a.is_ok()).count(), 2);
         assert!(answers.contains(&Err(AttemptError::Overflow(Overflow::Requests))));
         assert!(fetch(&cluster).await.is_ok());
+        assert_eq!(world.stat("c", "upstream_rq_active_overflow"), 1);
+        assert_eq!(world.stat("c", "upstream_rq_pending_overflow"), 0);
     });
 }
 

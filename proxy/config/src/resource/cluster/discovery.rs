@@ -16,6 +16,7 @@ use sidemesh_proto::google;
 
 use super::policy::is;
 use super::{Discovery, DnsConfig, DnsFamily, OriginalDst};
+use crate::matcher::parse as matcher;
 use crate::rejection::{Rejection, Within};
 use crate::resource::endpoint::{self, HostNames, LoadAssignment};
 use crate::value::{Backoff, Name, name};
@@ -76,9 +77,8 @@ fn original_dst(cluster: &pb::Cluster) -> Result<Discovery, Rejection> {
         Some(old::LbConfig::OriginalDstLbConfig(config)) => config,
         _ => &empty,
     };
-    if config.metadata_key.is_some() {
-        return Err(Rejection::unsupported("original_dst_lb_config.metadata_key", "use use_http_header"));
-    }
+    let metadata = config.metadata_key.as_ref();
+    let metadata = metadata.map(|key| matcher::metadata_key(key, "original_dst_lb_config.metadata_key")).transpose()?;
     let header = match (config.use_http_header, config.http_header_name.as_str()) {
         (false, _) => None,
         (true, "") => Some(http::HeaderName::from_static(ORIGINAL_DST_HEADER)),
@@ -94,7 +94,7 @@ fn original_dst(cluster: &pb::Cluster) -> Result<Discovery, Rejection> {
         Some(d) => wire::positive_duration(d, "cleanup_interval")?,
         None => DEFAULT_CLEANUP_INTERVAL,
     };
-    Ok(Discovery::OriginalDst(OriginalDst { header, port_override, cleanup_interval }))
+    Ok(Discovery::OriginalDst(OriginalDst { header, metadata, port_override, cleanup_interval }))
 }
 
 fn extension(cluster: &pb::Cluster, custom: &old::CustomClusterType) -> Result<Discovery, Rejection> {

@@ -12,6 +12,7 @@ use ext::common::v3 as shared;
 use ext::least_request::v3::LeastRequest;
 use ext::least_request::v3::least_request::SelectionMethod;
 use ext::maglev::v3::Maglev;
+use ext::override_host::v3::OverrideHost;
 use ext::pick_first::v3::PickFirst;
 use ext::random::v3::Random;
 use ext::ring_hash::v3::RingHash;
@@ -23,7 +24,8 @@ use super::policy::{
     Choice, consistent_hashing, is, least_request, maglev, ring_hash, slow_start, sorted_fields, subset_fallback,
     subset_selector, zone_aware,
 };
-use super::{ClientSideWrr, ConsistentHashing, LbPolicy, LocalityLb, SlowStart, SubsetConfig};
+use super::{ClientSideWrr, ConsistentHashing, LbPolicy, LocalityLb, OverrideSource, SlowStart, SubsetConfig};
+use crate::matcher::parse as matcher;
 use crate::rejection::{Rejection, Within};
 use crate::wire;
 
@@ -31,7 +33,7 @@ use crate::wire;
 pub(super) const MAX_NESTING: u32 = 4;
 
 const NAMES: &str = "round_robin, least_request, random, ring_hash, maglev, subset, wrr_locality, pick_first, \
-                     client_side_weighted_round_robin, cluster_provided";
+                     client_side_weighted_round_robin, override_host, cluster_provided";
 
 pub(super) fn extension_policy(list: &pb::LoadBalancingPolicy, depth: u32) -> Result<Choice, Rejection> {
     if depth == 0 {
@@ -83,6 +85,8 @@ fn known_policy(config: &google::Any, depth: u32) -> Result<Option<Choice>, Reje
         Choice { locality: Some(LocalityLb::Weighted), ..choice }
     } else if is::<Subset>(config) {
         subset_policy(&wire::unpack::<Subset>(config, "")?, depth)?
+    } else if is::<OverrideHost>(config) {
+        override_host(&wire::unpack::<OverrideHost>(config, "")?, depth)?
     } else {
         return Ok(None);
     };
@@ -90,7 +94,7 @@ fn known_policy(config: &google::Any, depth: u32) -> Result<Option<Choice>, Reje
 }
 
 fn plain(policy: LbPolicy, locality: Option<LocalityLb>) -> Choice {
-    Choice { policy, locality, subsets: None }
+    Choice { policy, locality, subsets: None, override_sources: Vec::new() }
 }
 
 fn weighted_if(weighted: bool) -> LocalityLb {
@@ -166,6 +170,24 @@ fn client_side_wrr(c: &ClientSideWeightedRoundRobin) -> Result<Choice, Rejection
         slow_start: shared_slow_start(c.slow_start_config.as_ref())?,
     });
     Ok(plain(policy, None))
+}
+
+fn override_host(c: &OverrideHost, depth: u32) -> Result<Choice, Rejection> {
+    let fallback = wire::required(&c.fallback_policy, "fallback_policy")?;
+    let choice = extension_policy(fallback, depth - 1).within("fallback_policy")?;
+    if c.override_host_sources.is_empty() {
+        return Err(Rejection::invalid("override_host_sources", "must hold at least one source"));
+    }
+    let override_sources = wire::each(&c.override_host_sources, "override_host_sources", |source| {
+        match (&source.metadata, source.header.as_str()) {
+            (Some(key), "") => {
+                matcher::metadata_key(key, "metadata").map(|(filter, path)| OverrideSource::Metadata(filter, path))
+            }
+            (None, header) if !header.is_empty() => wire::header_name(header, "header").map(OverrideSource::Header),
+            _ => Err(Rejection::invalid("", "needs either header or metadata")),
+        }
+    })?;
+    Ok(Choice { override_sources, ..choice })
 }
 
 fn subset_policy(c: &Subset, depth: u32) -> Result<Choice, Rejection> {

@@ -30,6 +30,8 @@ pub struct Cluster {
     pub lb: LbPolicy,
     pub lb_common: LbCommon,
     pub subsets: Option<Arc<SubsetConfig>>,
+    /// `override_host`: where requests name the hosts they want, in order; the policy is for those that name none.
+    pub override_sources: Vec<OverrideSource>,
     pub connect_timeout: Duration,
     /// `per_connection_buffer_limit_bytes`; default 1 MiB.
     pub buffer_limit: u32,
@@ -39,6 +41,11 @@ pub struct Cluster {
     pub health_checks: Vec<Arc<HealthCheck>>,
     pub ignore_health_on_host_removal: bool,
     pub close_connections_on_host_health_failure: bool,
+    /// `connection_pool_per_downstream_connection`: upstream connections are not shared between clients.
+    pub pool_per_downstream: bool,
+    pub tracked: Tracked,
+    /// `per_upstream_preconnect_ratio`: so many connections are held for each request in flight; 1 to 3, default 1.
+    pub preconnect_ratio: f64,
     pub protocol: UpstreamProtocol,
     pub transport: UpstreamTransport,
     /// `transport_socket_matches`: the first whose labels all match the endpoint's `envoy.transport_socket_match` metadata.
@@ -48,6 +55,13 @@ pub struct Cluster {
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// TCP connections are closed this many at a time (`max_downstream...` does not apply); `None`: no limit.
     pub max_requests_per_connection: Option<u32>,
+}
+
+/// `track_cluster_stats`: histograms that are kept where they are asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tracked {
+    pub timeout_budgets: bool,
+    pub sizes: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -87,6 +101,8 @@ pub enum DnsFamily {
 pub struct OriginalDst {
     /// `use_http_header`, with the header's name.
     pub header: Option<http::HeaderName>,
+    /// `metadata_key`: what stands there, of the request or else of the connection, wins over the header.
+    pub metadata: Option<(Name, Vec<Name>)>,
     pub port_override: Option<u16>,
     pub cleanup_interval: Duration,
 }
@@ -158,6 +174,8 @@ pub struct LbCommon {
     pub locality: LocalityLb,
     pub ignore_new_hosts_until_first_health_check: bool,
     pub close_connections_on_host_set_change: bool,
+    /// Changes of health and weights that follow one another within it reach the workers together; default 1 s, zero: each at once.
+    pub update_merge_window: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -170,6 +188,14 @@ pub enum LocalityLb {
         fail_traffic_on_panic: bool,
         force_local_zone_min: Option<u32>,
     },
+}
+
+/// Where a request names the hosts it wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OverrideSource {
+    Header(http::HeaderName),
+    /// Dynamic metadata.
+    Metadata(Name, Vec<Name>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -314,6 +340,16 @@ pub struct HttpHealthCheck {
     pub send: Vec<u8>,
     pub receive: Vec<Vec<u8>>,
     pub response_buffer_size: u64,
+}
+
+impl HttpHealthCheck {
+    /// Whether an answer with `status` is a healthy one.
+    pub fn expects(&self, status: u16) -> bool {
+        match self.expected_statuses.as_slice() {
+            [] => status == 200,
+            ranges => ranges.iter().any(|r| r.contains(&status)),
+        }
+    }
 }
 
 /// How requests are carried to the cluster's hosts.

@@ -13,7 +13,7 @@ use super::policy::{balancing, sorted_fields};
 use super::protocol::upstream_protocol;
 use super::{
     BindConfig, CircuitBreakers, Cluster, Discovery, HealthChecker, LbPolicy, RetryBudget, TcpKeepalive, Thresholds,
-    TransportMatch, UpstreamVersion,
+    Tracked, TransportMatch, UpstreamVersion,
 };
 use crate::rejection::{Rejection, Within};
 use crate::resource::tls::{self, UpstreamTransport};
@@ -44,6 +44,7 @@ pub fn parse(cluster: &pb::Cluster) -> Result<Cluster, Rejection> {
         lb: balancing.policy,
         lb_common: balancing.common,
         subsets: balancing.subsets.map(Arc::new),
+        override_sources: balancing.override_sources,
         connect_timeout,
         buffer_limit: wire::uint32(&cluster.per_connection_buffer_limit_bytes).unwrap_or(DEFAULT_BUFFER_BYTES),
         circuit_breakers: circuit_breakers(cluster.circuit_breakers.as_ref()).within("circuit_breakers")?,
@@ -55,6 +56,9 @@ pub fn parse(cluster: &pb::Cluster) -> Result<Cluster, Rejection> {
             .within("outlier_detection")?,
         health_checks: wire::each(&cluster.health_checks, "health_checks", |h| health_check(h).map(Arc::new))?,
         ignore_health_on_host_removal: cluster.ignore_health_on_host_removal,
+        tracked: tracked(cluster),
+        pool_per_downstream: cluster.connection_pool_per_downstream_connection,
+        preconnect_ratio: preconnect_ratio(cluster.preconnect_policy.as_ref()).within("preconnect_policy")?,
         close_connections_on_host_health_failure: cluster.close_connections_on_host_health_failure,
         transport,
         transport_matches: wire::each(&cluster.transport_socket_matches, "transport_socket_matches", transport_match)?,
@@ -80,8 +84,6 @@ fn refuse_unsupported(cluster: &pb::Cluster) -> Result<(), Rejection> {
         (cluster.transport_socket_matcher.is_some(), "transport_socket_matcher"),
         (!cluster.filters.is_empty(), "filters"),
         (cluster.upstream_config.is_some(), "upstream_config"),
-        (cluster.preconnect_policy.is_some(), "preconnect_policy"),
-        (cluster.connection_pool_per_downstream_connection, "connection_pool_per_downstream_connection"),
         (cluster.queuing_policies.is_some(), "queuing_policies"),
     ] {
         if set {
@@ -89,6 +91,24 @@ fn refuse_unsupported(cluster: &pb::Cluster) -> Result<(), Rejection> {
         }
     }
     Ok(())
+}
+
+fn tracked(cluster: &pb::Cluster) -> Tracked {
+    let asked = cluster.track_cluster_stats.unwrap_or_default();
+    Tracked {
+        timeout_budgets: asked.timeout_budgets || cluster.track_timeout_budgets,
+        sizes: asked.request_response_sizes,
+    }
+}
+
+fn preconnect_ratio(policy: Option<&pb::cluster::PreconnectPolicy>) -> Result<f64, Rejection> {
+    match policy.and_then(|p| p.per_upstream_preconnect_ratio.as_ref()).map(|r| r.value) {
+        None => Ok(1.0),
+        Some(ratio) if (1.0..=3.0).contains(&ratio) => Ok(ratio),
+        Some(ratio) => {
+            Err(Rejection::invalid("per_upstream_preconnect_ratio", format!("{ratio} is not between 1 and 3")))
+        }
+    }
 }
 
 /// Rules between fields.

@@ -11,13 +11,14 @@ use sidemesh_proto::google;
 
 use super::extension::{self, extension_policy};
 use super::{
-    ConsistentHashing, HashFunction, LbCommon, LbPolicy, LocalityLb, SlowStart, SubsetConfig, SubsetFallback,
-    SubsetSelector, SubsetSelectorFallback,
+    ConsistentHashing, HashFunction, LbCommon, LbPolicy, LocalityLb, OverrideSource, SlowStart, SubsetConfig,
+    SubsetFallback, SubsetSelector, SubsetSelectorFallback,
 };
 use crate::rejection::{Rejection, Within};
 use crate::value::{Fraction, Name, name};
 use crate::wire;
 
+const DEFAULT_MERGE_WINDOW: Duration = Duration::from_secs(1);
 const MAX_RING_SIZE: u64 = 8 << 20;
 const MAX_MAGLEV_TABLE: u64 = 5_000_011;
 const DEFAULT_MAGLEV_TABLE: u64 = 65_537;
@@ -27,6 +28,7 @@ pub(super) struct Balancing {
     pub(super) policy: LbPolicy,
     pub(super) common: LbCommon,
     pub(super) subsets: Option<SubsetConfig>,
+    pub(super) override_sources: Vec<OverrideSource>,
 }
 
 /// The choice of one policy: itself, and where it says so the locality weighting and the subsets.
@@ -34,6 +36,7 @@ pub(super) struct Choice {
     pub(super) policy: LbPolicy,
     pub(super) locality: Option<LocalityLb>,
     pub(super) subsets: Option<SubsetConfig>,
+    pub(super) override_sources: Vec<OverrideSource>,
 }
 
 pub(super) fn balancing(cluster: &pb::Cluster) -> Result<Balancing, Rejection> {
@@ -58,7 +61,7 @@ pub(super) fn balancing(cluster: &pb::Cluster) -> Result<Balancing, Rejection> {
     if subsets.is_some() && matches!(choice.policy, LbPolicy::ClusterProvided) {
         return Err(Rejection::invalid("lb_subset_config", "cannot be combined with CLUSTER_PROVIDED"));
     }
-    Ok(Balancing { policy: choice.policy, common, subsets })
+    Ok(Balancing { policy: choice.policy, common, subsets, override_sources: choice.override_sources })
 }
 
 fn old_policy(cluster: &pb::Cluster) -> Result<Choice, Rejection> {
@@ -107,7 +110,7 @@ fn old_policy(cluster: &pb::Cluster) -> Result<Choice, Rejection> {
             return Err(Rejection::invalid("load_balancing_policy", "is required with LOAD_BALANCING_POLICY_CONFIG"));
         }
     };
-    Ok(Choice { policy, locality: None, subsets: None })
+    Ok(Choice { policy, locality: None, subsets: None, override_sources: Vec::new() })
 }
 
 pub(super) fn least_request(
@@ -213,6 +216,7 @@ fn common(config: Option<&old::CommonLbConfig>) -> Result<LbCommon, Rejection> {
         locality,
         ignore_new_hosts_until_first_health_check: c.ignore_new_hosts_until_first_hc,
         close_connections_on_host_set_change: c.close_connections_on_host_set_change,
+        update_merge_window: wire::duration_or(&c.update_merge_window, "update_merge_window", DEFAULT_MERGE_WINDOW)?,
     })
 }
 

@@ -92,14 +92,29 @@ pub(in crate::resource) fn subset_match(metadata: &Option<core::Metadata>) -> Op
     Some(Arc::new(SubsetMatch(pairs)))
 }
 
+impl SubsetMatch {
+    /// What `entry` (a weighted cluster's) asks, and what `base` asks beyond that.
+    pub fn merged(base: Option<&Arc<SubsetMatch>>, entry: Option<&Arc<SubsetMatch>>) -> Option<Arc<SubsetMatch>> {
+        match (base, entry) {
+            (Some(base), Some(entry)) => {
+                let mut all = entry.0.clone();
+                all.extend(base.0.iter().filter(|(k, _)| !entry.0.iter().any(|(e, _)| e == k)).cloned());
+                all.sort_by(|a, b| a.0.cmp(&b.0));
+                Some(Arc::new(SubsetMatch(all)))
+            }
+            (base, entry) => entry.or(base).cloned(),
+        }
+    }
+}
+
 fn cluster_choice(action: &pb::RouteAction) -> Result<ClusterChoice, Rejection> {
     use pb::route_action::ClusterSpecifier as Wire;
     match &action.cluster_specifier {
         Some(Wire::Cluster(cluster)) => Ok(ClusterChoice::Cluster(non_empty(cluster, "cluster")?)),
         Some(Wire::ClusterHeader(header)) => Ok(ClusterChoice::Header(matcher::match_name(header, "cluster_header")?)),
-        Some(Wire::WeightedClusters(clusters)) => {
-            Ok(ClusterChoice::Weighted(Box::new(weighted_clusters(clusters).within("weighted_clusters")?)))
-        }
+        Some(Wire::WeightedClusters(clusters)) => Ok(ClusterChoice::Weighted(Box::new(
+            weighted_clusters(clusters, &action.metadata_match).within("weighted_clusters")?,
+        ))),
         Some(Wire::ClusterSpecifierPlugin(_) | Wire::InlineClusterSpecifierPlugin(_)) => {
             let reason = "use cluster, cluster_header or weighted_clusters";
             Err(Rejection::unsupported("cluster_specifier_plugin", reason))
@@ -118,11 +133,18 @@ pub(super) fn cluster_leaf(cluster: &str, header: &str, field: &str) -> Result<C
     }
 }
 
-fn weighted_clusters(w: &pb::WeightedCluster) -> Result<WeightedClusters, Rejection> {
+fn weighted_clusters(
+    w: &pb::WeightedCluster,
+    metadata: &Option<core::Metadata>,
+) -> Result<WeightedClusters, Rejection> {
     use pb::weighted_cluster::RandomValueSpecifier;
     let clusters = w.clusters.iter().enumerate();
-    let clusters =
+    let mut clusters =
         clusters.map(|(i, c)| weighted_cluster(c).within_index("clusters", i)).collect::<Result<Vec<_>, _>>()?;
+    let shared = subset_match(metadata);
+    for cluster in &mut clusters {
+        cluster.metadata_match = SubsetMatch::merged(shared.as_ref(), cluster.metadata_match.as_ref());
+    }
     let total_weight: u64 = clusters.iter().map(|c| u64::from(c.weight)).sum();
     if total_weight == 0 {
         return Err(Rejection::invalid("clusters", "the sum of the weights must be greater than 0"));

@@ -33,7 +33,6 @@ use crate::matcher::metadata::MetadataMatcher;
 use crate::matcher::path::{PathMatcher, UriTemplate};
 use crate::matcher::query::QueryMatcher;
 use crate::matcher::string::StringMatcher;
-use crate::resource::cluster::RetryBudget;
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::FilterOverrides;
 use crate::resource::http_filter::cors::CorsPolicy;
@@ -315,8 +314,6 @@ pub struct RetryPolicy {
     pub host_selection_retry_max_attempts: u32,
     /// `previous_priorities`: after this many attempts the priority is excluded.
     pub previous_priorities: Option<u32>,
-    /// Ours (TrafficPolicy): a budget of its own for this route.
-    pub budget: Option<RetryBudget>,
 }
 
 /// `retry_on` conditions as a bit set.

@@ -66,7 +66,6 @@ pub fn retry_policy(p: &pb::RetryPolicy) -> Result<RetryPolicy, Rejection> {
             .as_ref()
             .map(|r| previous_priorities(r).within("retry_priority"))
             .transpose()?,
-        budget: None,
     };
     for (i, predicate) in p.retry_host_predicate.iter().enumerate() {
         host_predicate(predicate, &mut policy).within_index("retry_host_predicate", i)?;

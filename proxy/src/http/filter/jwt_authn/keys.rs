@@ -220,6 +220,7 @@ impl KeyStore {
             send: SendOptions { informational: None, upgrade: None, scheme },
             downstream: None,
             protocol: Some(Protocol::Http11),
+            connection: None,
         };
         let info = AttemptInfo::default();
         let response =

@@ -67,7 +67,7 @@ fn filter(config: &Arc<Config>) -> JwtAuthn {
         Shared::new(Arc::new(Live::default()), stats.clone(), Shutdown::default(), Arc::new(Identity::default()));
     let log = Logger::new(Writer::start().expect("a writer"), Arc::default());
     let worker = Worker::new(0, 1, shared, log, export::queue().0);
-    let upstream = Upstream::new(worker.clone(), upstream::Registry::new(1, stats, None));
+    let upstream = Upstream::new(worker.clone(), upstream::Registry::new(1, stats, Default::default()));
     JwtAuthn::new(config.clone(), &worker, &upstream, &name("ingress"))
 }
 
