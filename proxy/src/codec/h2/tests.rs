@@ -266,7 +266,7 @@ fn a_flood_ends_the_connection() {
         let mut settings = server::Settings::default();
         settings.http2.floods.control_frames = 100;
         let (mut io, _origin, served) = serve(settings, Drain::never());
-        let ping = b"\0\0\x08\x06\0\0\0\0\012345678";
+        let ping = b"\0\0\x08\x06\0\0\0\0\x0012345678";
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
         let flood = [&preface[..], &ping.repeat(1000)].concat();
         tokio::io::AsyncWriteExt::write_all(&mut io, &flood).await.unwrap();

@@ -14,9 +14,9 @@ fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/bin/meshctl/inject/golden").join(name)
 }
 
-fn injected(yaml: &str) -> String {
+fn injected(text: &str) -> String {
     let mut documents = Vec::new();
-    documents::parse("test", yaml, &mut documents).expect("documents");
+    documents::parse("test", text, &mut documents).expect("documents");
     let parts: Vec<String> =
         documents.into_iter().map(|d| yaml(&inject(d.value, &options()).expect("inject")).expect("yaml")).collect();
     parts.join("---\n")
