@@ -73,6 +73,8 @@ pub(super) enum Input {
     Channel(u64, Event),
     File(u64, Result<filesystem::Update, String>),
     Secrets(Vec<Secret>),
+    /// Keys of the admin's runtime layer, and their values.
+    Runtime(Vec<(Name, Name)>),
     ClustersReady,
 }
 
@@ -154,6 +156,12 @@ impl Manager {
         }
     }
 
+    /// The handle by which the admin interface changes its runtime layer; `false`: too many changes wait.
+    pub fn runtime_changes(&self) -> impl Fn(Vec<(Name, Name)>) -> bool + 'static + use<> {
+        let inputs = self.inputs.clone();
+        move |changes| inputs.try_send(Input::Runtime(changes)).is_ok()
+    }
+
     /// Runs until the process ends.
     pub async fn run(mut self) {
         self.settle(clock());
@@ -199,6 +207,10 @@ impl Manager {
             Input::Channel(id, event) => self.handle_event(id, event),
             Input::File(id, update) => self.handle_file(id, update),
             Input::Secrets(secrets) => self.take_secrets(secrets),
+            Input::Runtime(changes) => {
+                self.assembler.modify_runtime(changes);
+                self.dirty = true;
+            }
             Input::ClustersReady => {
                 if self.start == Start::Warming {
                     self.open_listeners(clock());
@@ -442,13 +454,17 @@ fn dynamic_is_asked(bootstrap: &Bootstrap) -> bool {
 /// The bootstrap's runtime layers, and what is to be fetched for them.
 fn runtime_layers(bootstrap: &Bootstrap) -> (runtime::Layers, Vec<Need>) {
     let mut layers = Vec::new();
+    let mut admin = None;
     let mut needs = Vec::new();
     for layer in &bootstrap.runtime {
         match &layer.origin {
             RuntimeOrigin::Static(entries) => {
                 layers.push((layer.name.clone(), Arc::new(Runtime { entries: entries.clone() })));
             }
-            RuntimeOrigin::Admin => layers.push((layer.name.clone(), Arc::default())),
+            RuntimeOrigin::Admin => {
+                admin = Some(layer.name.clone());
+                layers.push((layer.name.clone(), Arc::default()));
+            }
             RuntimeOrigin::Discovered { resource, source } => {
                 layers.push((resource.clone(), Arc::default()));
                 needs.push(Need {
@@ -460,5 +476,5 @@ fn runtime_layers(bootstrap: &Bootstrap) -> (runtime::Layers, Vec<Need>) {
             }
         }
     }
-    (runtime::Layers::new(layers), needs)
+    (runtime::Layers::new(layers, admin), needs)
 }

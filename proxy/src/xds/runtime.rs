@@ -12,13 +12,15 @@ const REVISION_KEY: &str = "sidemesh.revision";
 #[derive(Debug, Default)]
 pub struct Layers {
     layers: Vec<(Name, Arc<Runtime>)>,
+    /// The layer that the admin interface writes.
+    admin: Option<Name>,
     merged: Option<Arc<Runtime>>,
 }
 
 impl Layers {
     /// `layers` in the order of the bootstrap; a discovered layer is empty until it arrives.
-    pub fn new(layers: Vec<(Name, Arc<Runtime>)>) -> Self {
-        Layers { layers, merged: None }
+    pub fn new(layers: Vec<(Name, Arc<Runtime>)>, admin: Option<Name>) -> Self {
+        Layers { layers, admin, merged: None }
     }
 
     /// Fills a discovered layer; one that the bootstrap does not name is dropped.
@@ -27,6 +29,25 @@ impl Layers {
             *layer = runtime;
             self.merged = None;
         }
+    }
+
+    /// Sets values of the admin's layer; an empty one takes the key out.
+    pub fn modify(&mut self, changes: Vec<(Name, Name)>) {
+        let Some(admin) = self.admin.clone() else { return };
+        let Some((_, layer)) = self.layers.iter().find(|(n, _)| *n == admin) else { return };
+        let mut entries = layer.entries.clone();
+        for (key, value) in changes {
+            match value.is_empty() {
+                true => entries.remove(&key),
+                false => entries.insert(key, RuntimeValue::Text(value)),
+            };
+        }
+        self.set(&admin, Arc::new(Runtime { entries }));
+    }
+
+    /// The layers one by one.
+    pub fn each(&self) -> Vec<(Name, Arc<Runtime>)> {
+        self.layers.clone()
     }
 
     /// Empties a layer; whether it held anything.
