@@ -122,6 +122,8 @@ pub enum Operator {
     UpstreamRemoteAddress(AddressPart),
     UpstreamTransportFailureReason,
     UpstreamRequestAttemptCount,
+    /// The hosts of all attempts, in order.
+    UpstreamHostsAttempted(AddressPart),
     UpstreamConnectionId,
     UpstreamTls(TlsPart),
     DownstreamTransportFailureReason,
@@ -129,6 +131,12 @@ pub enum Operator {
     DownstreamDirectRemoteAddress(AddressPart),
     DownstreamLocalAddress(AddressPart),
     DownstreamTls(TlsPart),
+    /// When the peer's certificate begins or ends to be valid.
+    CertificateTime {
+        upstream: bool,
+        end: bool,
+        format: TimeFormat,
+    },
     ConnectionId,
     StreamId,
     RouteName,
@@ -167,6 +175,8 @@ pub enum Operator {
     Environment(String),
     AccessLogType,
     BytesRetransmitted,
+    /// Has no value in this proxy.
+    Nothing,
     /// Ours: why a request went where it went (`x-sidemesh-error` code; configuration revision).
     SidemeshError,
     SidemeshRevision,

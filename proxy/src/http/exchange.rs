@@ -79,6 +79,8 @@ pub struct Exchange {
     pub chain: Option<Rc<super::filter::Chain>>,
     /// There was no head: what is answered is no request.
     pub headless: bool,
+    /// What the request is counted under besides its cluster.
+    pub counted: super::tally::Counted,
     /// Internal redirects followed so far.
     pub redirects: u32,
     /// The routes they led from and to, where a predicate asks.
@@ -134,6 +136,7 @@ impl Exchange {
             hash_cookie: None,
             chain: None,
             headless: false,
+            counted: Default::default(),
             redirects: 0,
             redirected: Vec::new(),
             done: false,

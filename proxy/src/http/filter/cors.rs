@@ -17,6 +17,15 @@ use super::{Data, Exchange, Flow};
 use crate::body::Body;
 use crate::http::names::{ACCESS_CONTROL_ALLOW_PRIVATE_NETWORK, ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK};
 use crate::http::reply::LocalReply;
+use crate::stats_group;
+
+stats_group! {
+    /// `http.<stat_prefix>.cors.`
+    pub struct CorsStats {
+        origin_valid: Counter,
+        origin_invalid: Counter,
+    }
+}
 
 /// The response headers of an allowed origin.
 pub struct Allowed {
@@ -65,7 +74,7 @@ impl Policies {
     }
 }
 
-pub fn on_request(at: u16, x: &mut Exchange, name: &str) -> Flow {
+pub fn on_request(stats: &CorsStats, at: u16, x: &mut Exchange, name: &str) -> Flow {
     let policies = Policies::of(x, name);
     let Some(first) = policies.iter().next() else { return Flow::Continue };
     let enabled = first.enabled.value(&x.config.runtime).hit(x.random);
@@ -74,22 +83,20 @@ pub fn on_request(at: u16, x: &mut Exchange, name: &str) -> Flow {
     if !enabled && !shadow {
         return Flow::Continue;
     }
-    let stats = &x.manager.stats;
+    let preflight = x.parts.method == Method::OPTIONS
+        && x.parts.headers.get(ACCESS_CONTROL_REQUEST_METHOD).is_some_and(|m| !m.is_empty());
     if !policies.allow(&origin) {
-        stats.cors_origin_invalid.inc();
-        let preflight =
-            x.parts.method == Method::OPTIONS && x.parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        stats.origin_invalid.inc();
         if enabled && preflight && !policies.flag(|p| p.forward_not_matching_preflights, true) {
             return Flow::Answer(preflight_reply(x, &policies, None));
         }
         return Flow::Continue;
     }
-    stats.cors_origin_valid.inc();
+    stats.origin_valid.inc();
     if !enabled {
         return Flow::Continue;
     }
-    let asked = x.parts.headers.get(ACCESS_CONTROL_REQUEST_METHOD).is_some_and(|m| !m.is_empty());
-    if x.parts.method == Method::OPTIONS && asked {
+    if preflight {
         return Flow::Answer(preflight_reply(x, &policies, Some(origin)));
     }
     let expose = HeaderValue::from_str(policies.text(|p| &p.expose_headers)).ok().filter(|v| !v.is_empty());
@@ -103,9 +110,7 @@ fn preflight_reply(x: &Exchange, policies: &Policies, origin: Option<HeaderValue
     let mut headers = HeaderMap::new();
     headers.extend(origin.map(|origin| (ACCESS_CONTROL_ALLOW_ORIGIN, origin)));
     let mut set = |name: HeaderName, value: &str| {
-        if !value.is_empty()
-            && let Ok(value) = HeaderValue::from_str(value)
-        {
+        if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);
         }
     };

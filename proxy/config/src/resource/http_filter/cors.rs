@@ -10,6 +10,7 @@ use crate::rejection::Rejection;
 use crate::value::{Name, RuntimeFraction, name};
 use crate::wire;
 
+/// One level's policy; what it leaves out the next level says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CorsPolicy {
     pub allow_origins: Vec<StringMatcher>,

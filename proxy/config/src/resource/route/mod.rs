@@ -8,6 +8,7 @@ mod parse;
 mod policy;
 mod rate_limit;
 mod select;
+pub mod virtual_cluster;
 #[cfg(test)]
 mod tests;
 
@@ -78,18 +79,11 @@ pub struct VirtualHost {
     pub rate_limits: Arc<[RateLimit]>,
     pub per_request_buffer_limit: Option<u64>,
     pub request_mirrors: Arc<[MirrorPolicy]>,
-    pub virtual_clusters: Vec<VirtualCluster>,
     /// The deprecated `cors`; policies among the overrides replace it.
     pub cors: Option<Arc<CorsPolicy>>,
     pub overrides: FilterOverrides,
     pub metadata: Option<Arc<Metadata>>,
-}
-
-/// Requests that are counted apart; the first whose headers all match.
-#[derive(Debug, Clone, PartialEq)]
-pub struct VirtualCluster {
-    pub name: Name,
-    pub headers: Vec<HeaderMatcher>,
+    pub virtual_clusters: Vec<virtual_cluster::VirtualCluster>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

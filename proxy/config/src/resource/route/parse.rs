@@ -9,8 +9,8 @@ use sidemesh_proto::envoy::extensions::path::r#match::uri_template::v3 as uri_te
 use sidemesh_proto::google;
 
 use super::{
-    Decorator, RequireTls, Route, RouteAction, RouteConfig, RouteIndex, RouteMatch, ScopedRoute, TlsMatch,
-    VirtualCluster, VirtualHost, action, answer, policy, rate_limits,
+    Decorator, RequireTls, Route, RouteAction, RouteConfig, RouteIndex, RouteMatch, ScopedRoute, TlsMatch, VirtualHost,
+    action, answer, policy, rate_limits, virtual_cluster,
 };
 use crate::matcher::domain::DomainIndex;
 use crate::matcher::parse as matcher;
@@ -158,19 +158,12 @@ fn virtual_host(host: &pb::VirtualHost, limits: Limits) -> Result<VirtualHost, R
         rate_limits: rate_limits(&host.rate_limits, "rate_limits")?,
         per_request_buffer_limit: buffer_limit(&host.per_request_buffer_limit_bytes, &host.request_body_buffer_limit)?,
         request_mirrors: policy::mirrors(&host.request_mirror_policies)?,
-        virtual_clusters: wire::each(&host.virtual_clusters, "virtual_clusters", virtual_cluster)?,
         #[allow(deprecated)] // Envoy still takes it.
         cors: policy::cors(&host.cors)?,
         overrides: parse_overrides(&host.typed_per_filter_config)?,
         metadata: metadata(&host.metadata),
+        virtual_clusters: virtual_cluster::parse(&host.virtual_clusters)?,
     })
-}
-
-fn virtual_cluster(c: &pb::VirtualCluster) -> Result<VirtualCluster, Rejection> {
-    if c.headers.is_empty() {
-        return Err(Rejection::invalid("headers", "must hold at least one matcher"));
-    }
-    Ok(VirtualCluster { name: non_empty(&c.name, "name")?, headers: matcher::headers(&c.headers, "headers")? })
 }
 
 fn metadata(m: &Option<core::Metadata>) -> Option<Arc<Metadata>> {
