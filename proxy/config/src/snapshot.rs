@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub secrets: ByName<Arc<Secret>>,
     pub extension_configs: ByName<Arc<HttpFilterKind>>,
     pub runtime: Arc<Runtime>,
+    /// What `runtime` is made of, the first layer first.
+    pub runtime_layers: Vec<(Name, Arc<Runtime>)>,
 }
 
 /// A cluster and, once they are known, its endpoints.

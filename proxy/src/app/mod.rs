@@ -9,6 +9,7 @@ mod bootstrap;
 mod channels;
 mod gauges;
 mod grpc;
+mod http_post;
 mod install;
 mod lifecycle;
 mod logs;
@@ -125,7 +126,8 @@ fn saved(args: &Args, loaded: &Loaded) -> Result<Option<xds::Saved>, Error> {
 
 fn shared(loaded: &Loaded) -> Shared {
     let live = Arc::new(Live::default());
-    Shared::new(live, Arc::new(Registry::default()), Shutdown::default(), Arc::new(loaded.node.clone()))
+    let stats = Arc::new(Registry::new(loaded.bootstrap.stats.clone()));
+    Shared::new(live, stats, Shutdown::default(), Arc::new(loaded.node.clone()))
 }
 
 /// A static resource that is wrong is a wrong bootstrap.
@@ -193,6 +195,7 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
         options: args.options(),
         access_log: writer.clone(),
         log_level,
+        modify_runtime: Box::new(manager.runtime_changes()),
     };
     start_admin(handle)?;
     gauges::start(&shared, started, count);

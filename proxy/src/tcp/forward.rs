@@ -188,7 +188,7 @@ impl Session<'_> {
     fn chosen(&mut self, host: &Host) {
         self.info.upstream.endpoint = Some(host.endpoint().clone());
         if let Address::Socket(address) = host.address() {
-            self.info.upstream.remote = Some(*address);
+            self.info.upstream.host = Some(*address);
         }
     }
 
@@ -197,7 +197,7 @@ impl Session<'_> {
         let upstream = &mut self.info.upstream;
         upstream.failure = None;
         if let Some(facts) = connected.info.connection() {
-            upstream.remote = facts.peer.or(upstream.remote);
+            upstream.remote = facts.peer.or(upstream.host);
             upstream.local = facts.local;
             upstream.connection_id = facts.id;
             upstream.tls = facts.tls.clone();

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use rustls::pki_types::CertificateDer;
@@ -232,6 +233,13 @@ impl PeerInfo {
             Cow::Borrowed(borrowed) => (!borrowed.is_empty()).then_some(Cow::Borrowed(borrowed)),
             Cow::Owned(owned) => text(&owned).map(Cow::Owned),
         }
+    }
+
+    /// When the peer's certificate begins to be valid, or ends.
+    pub fn validity(&self, end: bool) -> Option<SystemTime> {
+        let peer = self.peer()?;
+        let seconds = u64::try_from(if end { peer.not_after } else { peer.not_before }).ok()?;
+        Some(UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
     fn of_chain_joined(&self, one: impl Fn(&CertificateDer<'_>) -> Option<String>) -> String {

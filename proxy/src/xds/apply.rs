@@ -378,6 +378,7 @@ impl Manager {
             self.resources.borrow_mut().remove(kind, name);
             if kind == ResourceKind::Cluster {
                 self.stats.clusters.cluster_removed.inc();
+                self.stats.forget_cluster(name);
             }
         } else {
             self.resources.borrow_mut().forget_rejected(kind, |gone| gone == name);
@@ -387,7 +388,7 @@ impl Manager {
 
     /// Counts an update of a resource that has a subscription of its own.
     fn count_leaf(&mut self, kind: ResourceKind, name: &Name, accepted: Option<&str>) {
-        if !matches!(kind, ResourceKind::Route | ResourceKind::Secret) {
+        if !matches!(kind, ResourceKind::Route | ResourceKind::Secret | ResourceKind::Endpoints) {
             return;
         }
         let prefixes = if kind == ResourceKind::Route { self.route_prefixes(name) } else { vec![Name::from("")] };

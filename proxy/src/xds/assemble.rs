@@ -387,7 +387,13 @@ impl Assembler {
             secrets,
             extension_configs: self.extensions.values(),
             runtime: self.runtime(),
+            runtime_layers: self.runtime.each(),
         }
+    }
+
+    /// Changes the admin's runtime layer.
+    pub fn modify_runtime(&mut self, changes: Vec<(Name, Name)>) {
+        self.runtime.modify(changes);
     }
 
     fn runtime(&mut self) -> Arc<Runtime> {

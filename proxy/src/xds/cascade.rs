@@ -56,6 +56,9 @@ pub struct Need {
     pub timeout: Duration,
 }
 
+/// The timeout of what is not waited for; zero would be for ever.
+const NO_WAIT: Duration = Duration::from_millis(1);
+
 /// Collects the needs of one resource that came by `own`.
 struct Collector<'a> {
     own: &'a Source,
@@ -126,12 +129,11 @@ pub fn connection_managers(listener: &Listener) -> impl Iterator<Item = &Arc<Htt
 
 impl Collector<'_> {
     fn add(&mut self, kind: ResourceKind, name: &Name, source: &ConfigSource) {
-        let need = Need {
-            kind,
-            name: name.clone(),
-            source: Source::of(source, self.own),
-            timeout: source.initial_fetch_timeout,
-        };
+        self.add_within(kind, name, source, source.initial_fetch_timeout);
+    }
+
+    fn add_within(&mut self, kind: ResourceKind, name: &Name, source: &ConfigSource, timeout: Duration) {
+        let need = Need { kind, name: name.clone(), source: Source::of(source, self.own), timeout };
         if !self.needs.contains(&need) {
             self.needs.push(need);
         }
@@ -166,8 +168,9 @@ impl Collector<'_> {
     }
 
     fn http_filter(&mut self, filter: &HttpFilter) {
-        if let HttpFilterKind::Discovered { name, source, .. } = &filter.kind {
-            self.add(ResourceKind::ExtensionConfig, name, source);
+        if let HttpFilterKind::Discovered { name, source, without_warming, .. } = &filter.kind {
+            let timeout = if *without_warming { NO_WAIT } else { source.initial_fetch_timeout };
+            self.add_within(ResourceKind::ExtensionConfig, name, source, timeout);
         }
     }
 

@@ -80,6 +80,8 @@ pub(super) enum Input {
     Secrets(Vec<Secret>),
     /// A request asks for the virtual host `<table>/<host>`.
     Demand(Name),
+    /// Keys of the admin's runtime layer, and their values.
+    Runtime(Vec<(Name, Name)>),
     ClustersReady,
 }
 
@@ -177,6 +179,12 @@ impl Manager {
         self.demands.clone()
     }
 
+    /// The handle by which the admin interface changes its runtime layer; `false`: too many changes wait.
+    pub fn runtime_changes(&self) -> impl Fn(Vec<(Name, Name)>) -> bool + 'static + use<> {
+        let inputs = self.inputs.clone();
+        move |changes| inputs.try_send(Input::Runtime(changes)).is_ok()
+    }
+
     /// Runs until the process ends.
     pub async fn run(mut self) {
         self.settle(clock());
@@ -224,6 +232,10 @@ impl Manager {
             Input::File(id, update) => self.handle_file(id, update),
             Input::Secrets(secrets) => self.take_secrets(secrets),
             Input::Demand(name) => self.assembler.handle_demand(&name),
+            Input::Runtime(changes) => {
+                self.assembler.modify_runtime(changes);
+                self.dirty = true;
+            }
             Input::ClustersReady => {
                 if self.start == Start::Warming {
                     self.open_listeners(clock());

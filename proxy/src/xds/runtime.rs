@@ -16,13 +16,15 @@ const REVISION_KEY: &str = "sidemesh.revision";
 #[derive(Debug, Default)]
 pub struct Layers {
     layers: Vec<(Name, Arc<Runtime>)>,
+    /// The layer that the admin interface writes.
+    admin: Option<Name>,
     merged: Option<Arc<Runtime>>,
 }
 
 impl Layers {
     /// `layers` in the order of the bootstrap; a discovered layer is empty until it arrives.
-    pub fn new(layers: Vec<(Name, Arc<Runtime>)>) -> Self {
-        Layers { layers, merged: None }
+    pub fn new(layers: Vec<(Name, Arc<Runtime>)>, admin: Option<Name>) -> Self {
+        Layers { layers, admin, merged: None }
     }
 
     /// Fills a discovered layer; one that the bootstrap does not name is dropped.
@@ -31,6 +33,25 @@ impl Layers {
             *layer = runtime;
             self.merged = None;
         }
+    }
+
+    /// Sets values of the admin's layer; an empty one takes the key out.
+    pub fn modify(&mut self, changes: Vec<(Name, Name)>) {
+        let Some(admin) = self.admin.clone() else { return };
+        let Some((_, layer)) = self.layers.iter().find(|(n, _)| *n == admin) else { return };
+        let mut entries = layer.entries.clone();
+        for (key, value) in changes {
+            match value.is_empty() {
+                true => entries.remove(&key),
+                false => entries.insert(key, RuntimeValue::Text(value)),
+            };
+        }
+        self.set(&admin, Arc::new(Runtime { entries }));
+    }
+
+    /// The layers one by one.
+    pub fn each(&self) -> Vec<(Name, Arc<Runtime>)> {
+        self.layers.clone()
     }
 
     /// Empties a layer; whether it held anything.
@@ -67,13 +88,17 @@ impl Layers {
 /// The bootstrap's runtime layers, and what is to be fetched for them.
 pub(super) fn layers(bootstrap: &Bootstrap) -> (Layers, Vec<Need>) {
     let mut layers = Vec::new();
+    let mut admin = None;
     let mut needs = Vec::new();
     for layer in &bootstrap.runtime {
         match &layer.origin {
             RuntimeOrigin::Static(entries) => {
                 layers.push((layer.name.clone(), Arc::new(Runtime { entries: entries.clone() })));
             }
-            RuntimeOrigin::Admin => layers.push((layer.name.clone(), Arc::default())),
+            RuntimeOrigin::Admin => {
+                admin = Some(layer.name.clone());
+                layers.push((layer.name.clone(), Arc::default()));
+            }
             RuntimeOrigin::Discovered { resource, source } => {
                 layers.push((resource.clone(), Arc::default()));
                 needs.push(Need {
@@ -85,5 +110,5 @@ pub(super) fn layers(bootstrap: &Bootstrap) -> (Layers, Vec<Need>) {
             }
         }
     }
-    (Layers::new(layers), needs)
+    (Layers::new(layers, admin), needs)
 }

@@ -6,6 +6,7 @@ mod parse;
 mod policy;
 mod rate_limit;
 mod select;
+pub mod virtual_cluster;
 #[cfg(test)]
 mod tests;
 
@@ -75,6 +76,7 @@ pub struct VirtualHost {
     pub request_mirrors: Arc<[MirrorPolicy]>,
     pub overrides: FilterOverrides,
     pub metadata: Option<Arc<Metadata>>,
+    pub virtual_clusters: Vec<virtual_cluster::VirtualCluster>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +98,8 @@ pub struct Route {
     pub tracing: Option<RouteTracing>,
     pub per_request_buffer_limit: Option<u64>,
     pub overrides: FilterOverrides,
+    /// Under which its requests are counted apart.
+    pub stat_prefix: Option<Name>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

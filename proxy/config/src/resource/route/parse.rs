@@ -10,7 +10,7 @@ use sidemesh_proto::google;
 
 use super::{
     Decorator, RequireTls, Route, RouteAction, RouteConfig, RouteIndex, RouteMatch, ScopedRoute, TlsMatch, VirtualHost,
-    action, policy, rate_limits,
+    action, policy, rate_limits, virtual_cluster,
 };
 use crate::matcher::domain::DomainIndex;
 use crate::matcher::parse as matcher;
@@ -160,6 +160,7 @@ fn virtual_host(host: &pb::VirtualHost, limits: Limits) -> Result<VirtualHost, R
         request_mirrors: policy::mirrors(&host.request_mirror_policies)?,
         overrides: parse_overrides(&host.typed_per_filter_config)?,
         metadata: metadata(&host.metadata),
+        virtual_clusters: virtual_cluster::parse(&host.virtual_clusters)?,
     })
 }
 
@@ -226,6 +227,7 @@ fn route(route: &pb::Route, limits: Limits) -> Result<Route, Rejection> {
             &route.request_body_buffer_limit,
         )?,
         overrides: parse_overrides(&route.typed_per_filter_config)?,
+        stat_prefix: wire::optional_name(&route.stat_prefix),
     })
 }
 
