@@ -119,6 +119,12 @@ fn setup(args: &Args, loaded: &Loaded, shared: &Shared) -> xds::Setup {
     }
 }
 
+/// The configuration of an earlier run.
+fn saved(args: &Args, loaded: &Loaded) -> Result<Option<xds::Saved>, Error> {
+    let saved = args.state_dir.as_ref().map(|dir| xds::Saved::open(dir, &loaded.bootstrap.node.id)).transpose();
+    saved.map_err(|e| Error::Start(e.to_string()))
+}
+
 fn shared(loaded: &Loaded) -> Shared {
     let live = Arc::new(Live::default());
     let stats = Arc::new(Registry::new(loaded.bootstrap.stats.clone()));
@@ -180,11 +186,7 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
         closed: closed.clone(),
         prepared: None,
     };
-    let mut setup = setup(args, &loaded, &shared);
-    if let Some(dir) = &args.state_dir {
-        let saved = xds::Saved::open(dir, &loaded.bootstrap.node.id);
-        setup.saved = Some(saved.map_err(|e| Error::Start(e.to_string()))?);
-    }
+    let setup = xds::Setup { saved: saved(args, &loaded)?, ..setup(args, &loaded, &shared) };
     let (bootstrap, resources, connect) = (setup.bootstrap.clone(), setup.resources.clone(), setup.connect.clone());
     let manager = xds::Manager::new(setup, Box::new(installer), Instant::now()).map_err(|e| refused(args, &e))?;
     shared.live.take_demands(manager.demands());
