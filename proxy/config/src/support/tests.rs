@@ -28,7 +28,7 @@ fn hcm(extra: Value) -> Value {
 }
 
 /// Known to the JSON mapping alone.
-const UNSUPPORTED: &str = "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig";
+const UNSUPPORTED: &str = "envoy.extensions.filters.network.http_connection_manager.v3.EnvoyMobileHttpConnectionManager";
 
 #[test]
 fn accepts_what_is_supported() {
@@ -67,7 +67,7 @@ fn names_the_extension_that_is_not_supported() {
         type_url::LISTENER,
         listener,
         "filter_chains[0].filters[0].typed_config: not supported: extension type \
-         `envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig` is not supported",
+         `envoy.extensions.filters.network.http_connection_manager.v3.EnvoyMobileHttpConnectionManager` is not supported",
     );
     refused(
         "type.googleapis.com/envoy.config.core.v3.Extension",
