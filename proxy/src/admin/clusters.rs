@@ -43,7 +43,9 @@ fn text(cluster: &ClusterView, via_api: bool, page: &mut String) {
         line(&format!("{priority}_priority::max_retries"), &view.limits.max_retries);
     }
     line("added_via_api", &via_api);
-    if let Discovery::Eds { service_name, .. } = &cluster.entry.cluster.discovery {
+    if let Discovery::Eds { service_name, .. } = &cluster.entry.cluster.discovery
+        && *service_name != cluster.name
+    {
         line("eds_service_name", service_name);
     }
     for host in &cluster.hosts {
@@ -61,6 +63,8 @@ fn host_text(name: &str, host: &HostView, page: &mut String) {
     line("cx_total", &host.cx_total);
     line("rq_active", &host.rq_active);
     line("rq_error", &host.rq_error);
+    // Requests wait at the cluster, never at a host.
+    line("rq_pending_active", &0);
     line("rq_success", &host.rq_success);
     line("rq_timeout", &host.rq_timeout);
     line("rq_total", &host.rq_total);
@@ -92,7 +96,9 @@ fn as_json(view: &ClusterView, via_api: bool) -> Value {
     if via_api {
         status["added_via_api"] = json!(true);
     }
-    if let Discovery::Eds { service_name, .. } = &cluster.discovery {
+    if let Discovery::Eds { service_name, .. } = &cluster.discovery
+        && *service_name != view.name
+    {
         status["eds_service_name"] = json!(&**service_name);
     }
     status
@@ -131,12 +137,19 @@ fn host_json(host: &HostView) -> Value {
             counter("rq_error", host.rq_error), counter("rq_success", host.rq_success),
             counter("rq_timeout", host.rq_timeout), counter("rq_total", host.rq_total),
             gauge("cx_active", host.cx_active), gauge("rq_active", host.rq_active),
+            gauge("rq_pending_active", 0),
         ],
         "health_status": health(host.flags),
         "weight": host.weight,
-        "hostname": host.hostname,
-        "locality": {"region": &*host.locality.region, "zone": &*host.locality.zone, "sub_zone": &*host.locality.sub_zone},
     });
+    if !host.hostname.is_empty() {
+        status["hostname"] = json!(host.hostname);
+    }
+    let locality =
+        [("region", &host.locality.region), ("zone", &host.locality.zone), ("sub_zone", &host.locality.sub_zone)];
+    let named = locality.into_iter().filter(|(_, name)| !name.is_empty());
+    status["locality"] =
+        named.map(|(part, name)| (part.to_owned(), json!(&**name))).collect::<serde_json::Map<_, _>>().into();
     if host.priority > 0 {
         status["priority"] = json!(host.priority);
     }

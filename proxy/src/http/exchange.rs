@@ -77,6 +77,8 @@ pub struct Exchange {
     pub hash_cookie: Option<http::HeaderValue>,
     /// The filters the request runs through.
     pub chain: Option<Rc<super::filter::Chain>>,
+    /// What the request is counted under besides its cluster.
+    pub counted: super::tally::Counted,
     /// There was no head: what is answered is no request.
     pub headless: bool,
     /// Internal redirects followed so far.
@@ -133,6 +135,7 @@ impl Exchange {
             local_body: Cow::Borrowed(""),
             hash_cookie: None,
             chain: None,
+            counted: Default::default(),
             headless: false,
             redirects: 0,
             redirected: Vec::new(),

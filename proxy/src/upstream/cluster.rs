@@ -28,6 +28,7 @@ use super::shared::{Membership, Registry, SharedCluster};
 use super::stats::{ClusterStats, OutlierStats};
 use super::transport::{Settings, is_same_transport};
 use crate::telemetry::stats::Scope;
+use crate::telemetry::tls::TlsStats;
 use crate::tls;
 use crate::worker::Worker;
 
@@ -56,6 +57,7 @@ pub struct Cluster {
     registry: Arc<Registry>,
     stats: Arc<ClusterStats>,
     outlier_stats: OnceCell<Arc<OutlierStats>>,
+    tls_stats: OnceCell<Arc<TlsStats>>,
     entry: RefCell<Rc<Arc<ClusterEntry>>>,
     config: RefCell<Rc<Arc<Config>>>,
     pub(super) breakers: breaker::Handle,
@@ -97,6 +99,7 @@ impl Cluster {
             config: RefCell::new(Rc::new(config)),
             breakers: Rc::new(shared.breakers.clone()),
             outlier_stats: OnceCell::new(),
+            tls_stats: OnceCell::new(),
             seen: Cell::new(0),
             pools: RefCell::default(),
             originals: RefCell::default(),
@@ -126,6 +129,12 @@ impl Cluster {
     /// This worker's counters of the cluster.
     pub fn stats(&self) -> &ClusterStats {
         &self.stats
+    }
+
+    /// Of a cluster that speaks TLS: its handshakes.
+    pub(super) fn tls_stats(&self) -> &TlsStats {
+        let scope = || Scope::Cluster(self.config.borrow().stat_name.clone());
+        self.tls_stats.get_or_init(|| self.registry.stats.shard(scope()))
     }
 
     pub(super) fn seen(&self) -> u64 {

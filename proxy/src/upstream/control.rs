@@ -157,8 +157,8 @@ impl Control {
             let config = shared.entry().cluster.clone();
             match running.get(&shared.name) {
                 Some(known) if Arc::ptr_eq(&known.shared, &shared) && Arc::ptr_eq(&known.config, &config) => {
-                    known.stats.membership_change.inc();
                     known.gauge();
+                    known.count_update();
                     known.watch_staleness(&self.context);
                 }
                 known => {
@@ -205,7 +205,13 @@ impl Control {
             tasks.push(Task::spawn(sweep(context.clone(), shared.clone(), outlier.clone())));
         }
         let running = Running { shared, config, stats, gauged: Cell::new(0), stale: RefCell::default(), _tasks: tasks };
+        if matches!(running.config.discovery, Discovery::Eds { .. }) {
+            running.stats.update_attempt.inc();
+        }
         running.gauge();
+        if running.stats.membership_total.get() > 0 {
+            running.count_update();
+        }
         running.watch_staleness(&self.context);
         running
     }
@@ -222,6 +228,15 @@ impl Control {
 }
 
 impl Running {
+    /// Hosts have changed; those of EDS came with an update.
+    fn count_update(&self) {
+        self.stats.membership_change.inc();
+        if matches!(self.config.discovery, Discovery::Eds { .. }) {
+            self.stats.update_attempt.inc();
+            self.stats.update_success.inc();
+        }
+    }
+
     /// `endpoint_stale_after`: without another update by then the endpoints are gone.
     fn watch_staleness(&self, context: &Rc<Context>) {
         let assignment = self.shared.entry().endpoints.clone();

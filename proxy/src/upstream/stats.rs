@@ -53,6 +53,10 @@ crate::stats_group! {
         upstream_rq_drop_overload: Counter,
         upstream_rq: CodeCounters,
         upstream_rq_time: Histogram,
+        /// Of requests from within the mesh, from outside, and of canary hosts.
+        internal_rq: Answers = "internal.upstream_rq",
+        external_rq: Answers = "external.upstream_rq",
+        canary_rq: Answers = "canary.upstream_rq",
         upstream_internal_redirect_failed_total: Counter,
         upstream_internal_redirect_succeeded_total: Counter,
         retry_or_shadow_abandoned: Counter,

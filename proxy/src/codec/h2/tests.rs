@@ -232,12 +232,7 @@ fn what_breaks_the_rules_of_heads_is_reset() {
         let mut send = foreign(io).await;
         let twice =
             Request::builder().uri("http://a.test/").header("content-length", "0").header("content-length", "0");
-        let cases = [
-            twice,
-            Request::builder().uri("http://user@a.test/"),
-            Request::builder().uri("http://a.test/").header("host", "b.test").header("host", "c.test"),
-        ];
-        for case in cases {
+        for case in [twice, Request::builder().uri("http://user@a.test/")] {
             let answer = send.send_request(case.body(()).unwrap(), true).unwrap().0.await;
             assert_eq!(answer.unwrap_err().reason(), Some(h2::Reason::PROTOCOL_ERROR));
         }
@@ -266,7 +261,7 @@ fn a_flood_ends_the_connection() {
         let mut settings = server::Settings::default();
         settings.http2.floods.control_frames = 100;
         let (mut io, _origin, served) = serve(settings, Drain::never());
-        let ping = b"\0\0\x08\x06\0\0\0\0\012345678";
+        let ping = b"\0\0\x08\x06\0\0\0\0\x0012345678";
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
         let flood = [&preface[..], &ping.repeat(1000)].concat();
         tokio::io::AsyncWriteExt::write_all(&mut io, &flood).await.unwrap();

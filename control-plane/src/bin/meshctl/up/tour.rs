@@ -168,8 +168,8 @@ async fn renewal(world: &World, load: &Load) -> Result<(), Failure> {
 /// The serial number of the workload's own certificate on a `/certs` page.
 fn serial(page: &str) -> Option<String> {
     let page: serde_json::Value = serde_json::from_str(page).ok()?;
-    let own = page["certificates"].as_array()?.iter().find(|c| c["name"] == "default")?;
-    own["cert_chain"][0]["serial_number"].as_str().map(str::to_owned)
+    let mut serials = page["certificates"].as_array()?.iter().map(|c| &c["cert_chain"][0]["serial_number"]);
+    serials.find_map(|serial| serial.as_str()).map(str::to_owned)
 }
 
 async fn outage(world: &mut World, load: &Load) -> Result<(), Failure> {

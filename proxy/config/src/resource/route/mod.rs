@@ -8,6 +8,7 @@ mod parse;
 mod policy;
 mod rate_limit;
 mod select;
+pub mod virtual_cluster;
 #[cfg(test)]
 mod tests;
 
@@ -38,7 +39,7 @@ use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::FilterOverrides;
 use crate::resource::http_filter::cors::CorsPolicy;
 use crate::resource::http_filter::header_mutation::Mutation;
-use crate::value::{Backoff, Metadata, Name, RuntimeFraction};
+use crate::value::{Backoff, ConfigSource, Metadata, Name, RuntimeFraction};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteConfig {
@@ -57,6 +58,8 @@ pub struct RouteConfig {
     pub request_mirrors: Arc<[MirrorPolicy]>,
     pub overrides: FilterOverrides,
     pub metadata: Option<Arc<Metadata>>,
+    /// More virtual hosts come from here, by name `<table>/<host>` (VHDS).
+    pub vhds: Option<ConfigSource>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -77,18 +80,11 @@ pub struct VirtualHost {
     pub rate_limits: Arc<[RateLimit]>,
     pub per_request_buffer_limit: Option<u64>,
     pub request_mirrors: Arc<[MirrorPolicy]>,
-    pub virtual_clusters: Vec<VirtualCluster>,
     /// The deprecated `cors`; policies among the overrides replace it.
     pub cors: Option<Arc<CorsPolicy>>,
     pub overrides: FilterOverrides,
     pub metadata: Option<Arc<Metadata>>,
-}
-
-/// Requests that are counted apart; the first whose headers all match.
-#[derive(Debug, Clone, PartialEq)]
-pub struct VirtualCluster {
-    pub name: Name,
-    pub headers: Vec<HeaderMatcher>,
+    pub virtual_clusters: Vec<virtual_cluster::VirtualCluster>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,8 +97,6 @@ pub enum RequireTls {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     pub name: Name,
-    /// Its requests are counted apart under this name.
-    pub stat_prefix: Option<Name>,
     pub matcher: RouteMatch,
     pub action: RouteAction,
     pub metadata: Option<Arc<Metadata>>,
@@ -112,6 +106,8 @@ pub struct Route {
     pub tracing: Option<RouteTracing>,
     pub per_request_buffer_limit: Option<u64>,
     pub overrides: FilterOverrides,
+    /// Under which its requests are counted apart.
+    pub stat_prefix: Option<Name>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
