@@ -171,7 +171,7 @@ pub enum Operator {
     Hostname,
     LocalReplyBody,
     UniqueId,
-    /// The value the variable had when the format was read; `-`: it was not set.
+    /// The value the variable had when the format was read; `-` when it is not set.
     Environment(String),
     AccessLogType,
     BytesRetransmitted,

@@ -77,10 +77,10 @@ pub struct Exchange {
     pub hash_cookie: Option<http::HeaderValue>,
     /// The filters the request runs through.
     pub chain: Option<Rc<super::filter::Chain>>,
-    /// There was no head: what is answered is no request.
-    pub headless: bool,
     /// What the request is counted under besides its cluster.
     pub counted: super::tally::Counted,
+    /// There was no head: what is answered is no request.
+    pub headless: bool,
     /// Internal redirects followed so far.
     pub redirects: u32,
     /// The routes they led from and to, where a predicate asks.
@@ -135,8 +135,8 @@ impl Exchange {
             local_body: Cow::Borrowed(""),
             hash_cookie: None,
             chain: None,
-            headless: false,
             counted: Default::default(),
+            headless: false,
             redirects: 0,
             redirected: Vec::new(),
             done: false,

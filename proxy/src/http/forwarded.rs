@@ -327,9 +327,8 @@ fn client_cert(headers: &mut HeaderMap, hcm: &HttpConnectionManager, connection:
     if hcm.forward_client_cert == ForwardClientCert::ForwardOnly {
         return;
     }
-    let chain = || peer.chain_url_encoded();
-    let element = cert_element(&hcm.client_cert_details, |part| peer.part(part), chain);
-    tell_cert(headers, hcm.forward_client_cert, element);
+    let chain = hcm.client_cert_details.chain.then(|| peer.chain_url_encoded()).flatten();
+    tell_cert(headers, hcm.forward_client_cert, cert_element(&hcm.client_cert_details, chain, |part| peer.part(part)));
 }
 
 /// Puts the element about our peer last. Where it cannot be told (a name in it is no header text), nothing is: what the
@@ -350,7 +349,6 @@ fn tell_cert(headers: &mut HeaderMap, how: ForwardClientCert, element: String) {
 fn cert_element<'a>(
     details: &sidemesh_config::resource::http_connection_manager::ClientCertDetails,
     part: impl Fn(TlsPart) -> Option<std::borrow::Cow<'a, str>>,
-    chain: impl Fn() -> Option<String>,
 ) -> String {
     let mut fields: Vec<String> = Vec::new();
     let mut each = |key: &str, which: TlsPart| {
@@ -366,11 +364,7 @@ fn cert_element<'a>(
         // As `%DOWNSTREAM_PEER_CERT%`: escaped already.
         fields.push(format!("Cert=\"{pem}\""));
     }
-    if details.chain
-        && let Some(chain) = chain()
-    {
-        fields.push(format!("Chain=\"{chain}\""));
-    }
+    fields.extend(chain.map(|text| format!("Chain=\"{text}\"")));
     if details.subject {
         let subject = part(TlsPart::PeerSubject).unwrap_or_default();
         fields.push(format!("Subject=\"{}\"", subject.replace('\\', "\\\\").replace('"', "\\\"")));

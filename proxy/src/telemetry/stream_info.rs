@@ -135,7 +135,6 @@ impl StreamInfo {
             vhost: None,
             route: None,
             cluster: None,
-            virtual_cluster: None,
             upstream: UpstreamInfo::default(),
             metadata: Metadata::default(),
             trace: TraceContext::default(),

@@ -34,17 +34,16 @@ pub struct Allowed {
     expose: Option<HeaderValue>,
 }
 
-/// The policies of the route's levels, the most specific first. Each of their properties is the first that one of them gives.
-struct Policies(SmallVec<[Arc<CorsPolicy>; 2]>);
+/// The policies of a request's levels, the most specific first: each field is that of the first level which gives it.
+struct Policies(SmallVec<[Arc<CorsPolicy>; 4]>);
 
 impl Policies {
-    /// Those of the filter's overrides; without any, the deprecated ones of the route and the virtual host.
     fn of(x: &Exchange, name: &str) -> Self {
-        let overrides = x.filter_overrides(name).into_iter().filter_map(|o| match &**o {
-            FilterOverride::Cors(policy) => Some(policy.clone()),
-            _ => None,
-        });
-        let mut all: SmallVec<[Arc<CorsPolicy>; 2]> = overrides.collect();
+        let levels = x.filter_overrides(name).into_iter();
+        let mut all: SmallVec<[Arc<CorsPolicy>; 4]> = levels
+            .filter_map(|o| if let FilterOverride::Cors(policy) = &**o { Some(policy.clone()) } else { None })
+            .collect();
+        // Without any, the deprecated ones of the route and the virtual host.
         if all.is_empty()
             && let Some(selected) = &x.selected
         {
@@ -54,29 +53,24 @@ impl Policies {
         Policies(all)
     }
 
-    fn iter(&self) -> impl Iterator<Item = &CorsPolicy> {
-        self.0.iter().map(|policy| &**policy)
+    fn text(&self, field: impl Fn(&CorsPolicy) -> &Name) -> &str {
+        self.0.iter().map(|p| &**field(p)).find(|t| !t.is_empty()).unwrap_or("")
     }
 
-    fn text(&self, property: impl Fn(&CorsPolicy) -> &Name) -> &str {
-        self.iter().map(|p| &**property(p)).find(|text| !text.is_empty()).unwrap_or("")
+    fn flag(&self, field: impl Fn(&CorsPolicy) -> Option<bool>, default: bool) -> bool {
+        self.0.iter().find_map(|p| field(p)).unwrap_or(default)
     }
 
-    fn flag(&self, property: impl Fn(&CorsPolicy) -> Option<bool>, default: bool) -> bool {
-        self.iter().find_map(property).unwrap_or(default)
-    }
-
-    /// A matcher that takes a literal `*` takes every origin.
+    /// A list that takes `*` takes every origin.
     fn allow(&self, origin: &HeaderValue) -> bool {
-        let origins = self.iter().map(|p| &p.allow_origins).find(|origins| !origins.is_empty());
-        let Ok(origin) = origin.to_str() else { return false };
-        origins.is_some_and(|all| all.iter().any(|m| m.is_match("*") || m.is_match(origin)))
+        let Some(list) = self.0.iter().map(|p| &p.allow_origins).find(|l| !l.is_empty()) else { return false };
+        origin.to_str().is_ok_and(|o| list.iter().any(|m| m.is_match("*") || m.is_match(o)))
     }
 }
 
 pub fn on_request(stats: &CorsStats, at: u16, x: &mut Exchange, name: &str) -> Flow {
     let policies = Policies::of(x, name);
-    let Some(first) = policies.iter().next() else { return Flow::Continue };
+    let Some(first) = policies.0.first() else { return Flow::Continue };
     let enabled = first.enabled.value(&x.config.runtime).hit(x.random);
     let shadow = first.shadow.as_ref().is_some_and(|s| s.value(&x.config.runtime).hit(x.random));
     let Some(origin) = x.parts.headers.get(ORIGIN).filter(|o| !o.is_empty()).cloned() else { return Flow::Continue };
@@ -105,32 +99,47 @@ pub fn on_request(stats: &CorsStats, at: u16, x: &mut Exchange, name: &str) -> F
     Flow::Continue
 }
 
-/// Without `origin` nothing is allowed by what it says.
+/// The answer to a preflight; `origin`: the one that is allowed.
 fn preflight_reply(x: &Exchange, policies: &Policies, origin: Option<HeaderValue>) -> LocalReply {
     let mut headers = HeaderMap::new();
-    headers.extend(origin.map(|origin| (ACCESS_CONTROL_ALLOW_ORIGIN, origin)));
+    let allowed = origin.is_some();
+    if let Some(origin) = origin {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    }
+    let asked = |name: HeaderName| x.parts.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("");
     let mut set = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);
         }
     };
-    // `*` allows whatever is asked for, which is said in so many words: with credentials browsers take no `*`.
-    let asked = |text: &'_ str, name: HeaderName| match text {
-        "*" => x.parts.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned(),
-        text => text.to_owned(),
-    };
-    if policies.flag(|p| p.allow_credentials, false) {
+    if allowed && policies.flag(|p| p.allow_credentials, false) {
         set(ACCESS_CONTROL_ALLOW_CREDENTIALS, "true");
     }
-    set(ACCESS_CONTROL_ALLOW_METHODS, &asked(policies.text(|p| &p.allow_methods), ACCESS_CONTROL_REQUEST_METHOD));
-    set(ACCESS_CONTROL_ALLOW_HEADERS, &asked(policies.text(|p| &p.allow_headers), ACCESS_CONTROL_REQUEST_HEADERS));
-    set(ACCESS_CONTROL_MAX_AGE, policies.text(|p| &p.max_age));
-    let private = x.parts.headers.get(ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK).is_some_and(|v| v == "true");
-    if policies.flag(|p| p.allow_private_network_access, false) && private {
-        set(ACCESS_CONTROL_ALLOW_PRIVATE_NETWORK, "true");
+    // `*` allows what was asked for.
+    for (name, listed, request) in [
+        (ACCESS_CONTROL_ALLOW_METHODS, policies.text(|p| &p.allow_methods), ACCESS_CONTROL_REQUEST_METHOD),
+        (ACCESS_CONTROL_ALLOW_HEADERS, policies.text(|p| &p.allow_headers), ACCESS_CONTROL_REQUEST_HEADERS),
+    ] {
+        match listed {
+            "" => {}
+            "*" => set(name, asked(request)),
+            listed => set(name, listed),
+        }
     }
     // The response side of the filter runs for local answers too, and a preflight tells what may be read.
-    set(ACCESS_CONTROL_EXPOSE_HEADERS, policies.text(|p| &p.expose_headers));
+    let expose = if allowed { policies.text(|p| &p.expose_headers) } else { "" };
+    for (name, value) in
+        [(ACCESS_CONTROL_MAX_AGE, policies.text(|p| &p.max_age)), (ACCESS_CONTROL_EXPOSE_HEADERS, expose)]
+    {
+        if !value.is_empty() {
+            set(name, value);
+        }
+    }
+    if policies.flag(|p| p.allow_private_network_access, false)
+        && asked(ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK) == "true"
+    {
+        set(ACCESS_CONTROL_ALLOW_PRIVATE_NETWORK, "true");
+    }
     let mut reply = LocalReply::new(StatusCode::OK, "cors_response", "");
     reply.headers = Some(Box::new(headers));
     reply

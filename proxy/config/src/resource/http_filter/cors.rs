@@ -2,7 +2,6 @@
 
 use sidemesh_proto::envoy::config::route::v3 as route;
 use sidemesh_proto::envoy::extensions::filters::http::cors::v3 as pb;
-use sidemesh_proto::google;
 
 use crate::matcher::parse as matcher;
 use crate::matcher::string::StringMatcher;
@@ -27,7 +26,6 @@ pub struct CorsPolicy {
 }
 
 pub(super) fn parse(policy: &pb::CorsPolicy) -> Result<CorsPolicy, Rejection> {
-    let given = |flag: &Option<google::BoolValue>| flag.as_ref().map(|f| f.value);
     let enabled = policy.filter_enabled.as_ref().map(|f| wire::runtime_fraction(f, "filter_enabled"));
     let shadow = policy.shadow_enabled.as_ref().map(|f| wire::runtime_fraction(f, "shadow_enabled"));
     Ok(CorsPolicy {
@@ -36,9 +34,9 @@ pub(super) fn parse(policy: &pb::CorsPolicy) -> Result<CorsPolicy, Rejection> {
         allow_headers: name(&policy.allow_headers),
         expose_headers: name(&policy.expose_headers),
         max_age: name(&policy.max_age),
-        allow_credentials: given(&policy.allow_credentials),
-        allow_private_network_access: given(&policy.allow_private_network_access),
-        forward_not_matching_preflights: given(&policy.forward_not_matching_preflights),
+        allow_credentials: policy.allow_credentials.as_ref().map(|v| v.value),
+        allow_private_network_access: policy.allow_private_network_access.as_ref().map(|v| v.value),
+        forward_not_matching_preflights: policy.forward_not_matching_preflights.as_ref().map(|v| v.value),
         enabled: enabled.transpose()?.unwrap_or_else(RuntimeFraction::always),
         shadow: shadow.transpose()?,
     })

@@ -96,8 +96,6 @@ pub enum RequireTls {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     pub name: Name,
-    /// Its requests are counted apart under this name.
-    pub stat_prefix: Option<Name>,
     pub matcher: RouteMatch,
     pub action: RouteAction,
     pub metadata: Option<Arc<Metadata>>,

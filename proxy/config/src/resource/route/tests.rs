@@ -251,23 +251,6 @@ fn redirects_that_are_followed_have_predicates() {
 }
 
 #[test]
-fn requests_may_be_counted_apart() {
-    let host = |clusters: Value| {
-        table(json!([{ "name": "v", "domains": ["*"], "virtual_clusters": clusters,
-            "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "c" }, "stat_prefix": "all" }] }]))
-    };
-    let headers = json!([{ "name": ":path", "string_match": { "prefix": "/a" } }]);
-    let table = host(json!([{ "name": "a", "headers": headers }])).expect("valid");
-    let host_of = &table.virtual_hosts[0];
-    assert_eq!((&*host_of.virtual_clusters[0].name, host_of.virtual_clusters[0].headers.len()), ("a", 1));
-    assert_eq!(host_of.routes[0].stat_prefix.as_deref(), Some("all"));
-    refused(
-        host(json!([{ "name": "a" }])),
-        "virtual_hosts[0].virtual_clusters[0].headers: invalid: must hold at least one matcher",
-    );
-}
-
-#[test]
 fn deprecated_cors_and_steps_of_mirrors_are_read() {
     let cors = json!({ "allow_origin_string_match": [{ "exact": "http://a" }], "max_age": "7" });
     let mutations = json!([{ "append": { "header": { "key": "x-a", "value": "1" } } }, { "remove": "x-b" }]);
