@@ -22,6 +22,8 @@ pub mod live;
 pub mod worker;
 pub mod connection;
 pub mod rbac;
+pub mod grpc;
+pub mod token_bucket;
 pub mod tls;
 pub mod identity;
 pub mod shutdown;

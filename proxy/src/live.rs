@@ -7,12 +7,13 @@
 use std::cell::RefCell;
 use std::ops::Deref;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use sidemesh_config::snapshot::Snapshot;
-use tokio::sync::watch;
+use sidemesh_config::value::Name;
+use tokio::sync::{mpsc, watch};
 
 /// The configuration in force, for all threads.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Live {
     /// `current`'s generation, written after it: a reader that sees a new number finds the new snapshot.
     generation: AtomicU64,
     changed: watch::Sender<u64>,
+    /// Where virtual hosts are asked for on demand; set once, at the start.
+    demands: OnceLock<mpsc::Sender<Name>>,
 }
 
 impl Default for Live {
@@ -37,6 +40,7 @@ impl Live {
             current: ArcSwap::from_pointee(snapshot),
             generation: AtomicU64::new(generation),
             changed: watch::Sender::new(generation),
+            demands: OnceLock::new(),
         }
     }
 
@@ -54,6 +58,20 @@ impl Live {
         self.generation.store(generation, Ordering::Release);
         self.changed.send_replace(generation);
         snapshot
+    }
+
+    /// Requests for virtual hosts go to `demands` from now on.
+    pub fn take_demands(&self, demands: mpsc::Sender<Name>) {
+        // There is one manager.
+        let _ = self.demands.set(demands);
+    }
+
+    /// Asks for the virtual host `<table>/<host>`. It shows, or its absence, in a later snapshot. A demand that finds the queue full is
+    /// dropped: the next request asks again.
+    pub fn demand(&self, name: &Name) {
+        if let Some(demands) = self.demands.get() {
+            let _ = demands.try_send(name.clone());
+        }
     }
 
     /// Tells of each new generation; intermediate ones may be skipped.

@@ -1,6 +1,8 @@
-//! Role-based access control: rules against a connection or request. Pure; shared by the HTTP filter and the network filter.
+//! Role-based access control: rules against a connection or request. Pure but for its counters; shared by
+//! the HTTP filter and the network filter.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use sidemesh_config::matcher::RequestView;
 use sidemesh_config::matcher::string::StringMatcher;
@@ -8,6 +10,44 @@ use sidemesh_config::resource::http_filter::rbac::{Permission, Principal, Rbac, 
 use sidemesh_config::value::{Metadata, Name};
 
 use crate::connection::ConnectionInfo;
+use crate::stats_group;
+use crate::telemetry::stats::{Registry, Scope};
+
+stats_group! {
+    /// Verdicts of rules.
+    pub struct Enforced {
+        allowed: Counter,
+        denied: Counter,
+    }
+}
+
+stats_group! {
+    /// Verdicts of rules that are only tried.
+    pub struct Shadowed {
+        shadow_allowed: Counter,
+        shadow_denied: Counter,
+    }
+}
+
+/// What one filter's rules came to.
+pub struct Counts {
+    enforced: Arc<Enforced>,
+    shadowed: Arc<Shadowed>,
+}
+
+impl Counts {
+    pub fn new(registry: &Registry, enforced: Scope, shadowed: Scope) -> Self {
+        Counts { enforced: registry.shard(enforced), shadowed: registry.shard(shadowed) }
+    }
+
+    pub fn enforced(&self, verdict: &Verdict<'_>) {
+        if verdict.allowed { &self.enforced.allowed } else { &self.enforced.denied }.inc();
+    }
+
+    pub fn shadowed(&self, verdict: &Verdict<'_>) {
+        if verdict.allowed { &self.shadowed.shadow_allowed } else { &self.shadowed.shadow_denied }.inc();
+    }
+}
 
 /// What the rules are held against.
 #[derive(Clone, Copy)]

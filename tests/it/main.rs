@@ -7,6 +7,7 @@ mod control_plane;
 mod demo;
 mod documents;
 mod drain;
+mod filters;
 mod meshctl;
 mod peers;
 mod tidy;

@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::programs::repository_file;
 
 /// Ends the test when a program is missing: it says so and passes, or fails when `SIDEMESH_REQUIRE_ALL=1`.
 pub fn not_run(test: &str, program: &str, cure: &str) {
@@ -47,6 +50,26 @@ pub fn envoy(test: &str) -> Option<PathBuf> {
     }
     not_run(test, "envoy", REQUIREMENTS);
     None
+}
+
+/// A management server made of go-control-plane's module, built from `tests/peers/go-control-plane` once per test run.
+pub fn go_control_plane(test: &str) -> Option<PathBuf> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    if !Command::new("go").arg("version").output().is_ok_and(|o| o.status.success()) {
+        not_run(test, "go", "a Go toolchain from https://go.dev/dl, with access to a module proxy for the first build");
+        return None;
+    }
+    let build = || {
+        let own = std::env::current_exe().expect("this program has a path");
+        // target/<profile>/deps/it-<hash>
+        let path = own.ancestors().nth(3).expect("tests run from target/<profile>/deps").join("peers/go-control-plane");
+        let mut command = Command::new("go");
+        command.args(["build", "-o"]).arg(&path).arg(".").current_dir(repository_file("tests/peers/go-control-plane"));
+        let output = command.output().expect("go runs");
+        assert!(output.status.success(), "go build: {}", String::from_utf8_lossy(&output.stderr));
+        path
+    };
+    Some(BUILT.get_or_init(build).clone())
 }
 
 /// `http://ADDRESS`

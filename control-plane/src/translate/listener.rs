@@ -12,7 +12,8 @@ use sidemesh_proto::envoy::extensions::access_loggers::file::v3 as file_log;
 use sidemesh_proto::envoy::extensions::filters::http::router::v3::Router;
 use sidemesh_proto::envoy::extensions::filters::network::http_connection_manager::v3 as http;
 use sidemesh_proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
-use sidemesh_proto::envoy::r#type::v3::Percent;
+use sidemesh_proto::envoy::extensions::tracers::opentelemetry::samplers::v3 as samplers;
+use sidemesh_proto::envoy::r#type::v3::{FractionalPercent, fractional_percent};
 use sidemesh_proto::google;
 
 use super::node::{Flavor, Node};
@@ -239,10 +240,10 @@ fn tracing(node: &Node, mesh: &MeshConfig) -> Option<http::http_connection_manag
             ..Default::default()
         }),
         service_name: node.service.clone(),
+        sampler: Some(sampler(tracing.sampling_percent)),
         ..Default::default()
     };
     Some(http::http_connection_manager::Tracing {
-        random_sampling: Some(Percent { value: tracing.sampling_percent }),
         provider: Some(trace::tracing::Http {
             name: "envoy.tracers.opentelemetry".into(),
             config_type: Some(trace::tracing::http::ConfigType::TypedConfig(wire::any(&config))),
@@ -250,4 +251,18 @@ fn tracing(node: &Node, mesh: &MeshConfig) -> Option<http::http_connection_manag
         spawn_upstream_span: wire::yes(),
         ..Default::default()
     })
+}
+
+/// The first sidecar on a request's way decides by the trace's id; every other does as its caller did, so that traces are whole.
+fn sampler(percent: f64) -> core::TypedExtensionConfig {
+    let extension = |name: &str, config| core::TypedExtensionConfig { name: name.into(), typed_config: Some(config) };
+    let ratio = samplers::TraceIdRatioBasedSamplerConfig {
+        sampling_percentage: Some(FractionalPercent {
+            numerator: (percent * 10_000.0).round() as u32,
+            denominator: fractional_percent::DenominatorType::Million as i32,
+        }),
+    };
+    let root = extension("envoy.tracers.opentelemetry.samplers.trace_id_ratio_based", wire::any(&ratio));
+    let by_parent = samplers::ParentBasedSamplerConfig { wrapped_sampler: Some(root) };
+    extension("envoy.tracers.opentelemetry.samplers.parent_based", wire::any(&by_parent))
 }

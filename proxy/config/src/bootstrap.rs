@@ -21,10 +21,12 @@ use crate::value::{Address, ConfigOrigin, ConfigSource, GrpcSource, Locality, Na
 use crate::wire;
 
 mod runtime;
+mod stats;
 #[cfg(test)]
 mod tests;
 
 pub use runtime::{RuntimeLayer, RuntimeOrigin};
+pub use stats::{StatsConfig, StatsMatcher, Tag, TagValue};
 
 /// The start-up file, validated.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +38,7 @@ pub struct Bootstrap {
     /// Layers in order; a later one wins.
     pub runtime: Vec<RuntimeLayer>,
     pub cluster_manager: ClusterManager,
+    pub stats: StatsConfig,
     /// Fields that were accepted and are not acted on.
     pub hints: Vec<Hint>,
 }
@@ -130,6 +133,7 @@ impl Bootstrap {
                 .unwrap_or_default(),
             runtime: runtime::layers(wire.layered_runtime.unwrap_or_default()).within("layered_runtime")?,
             cluster_manager: wire.cluster_manager.map(cluster_manager).unwrap_or_default(),
+            stats: wire.stats_config.map(|s| stats::parse(&s).within("stats_config")).transpose()?.unwrap_or_default(),
             hints,
         };
         bootstrap.check_clusters()?;

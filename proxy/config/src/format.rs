@@ -122,6 +122,8 @@ pub enum Operator {
     UpstreamRemoteAddress(AddressPart),
     UpstreamTransportFailureReason,
     UpstreamRequestAttemptCount,
+    /// The hosts of all attempts, in order.
+    UpstreamHostsAttempted(AddressPart),
     UpstreamConnectionId,
     UpstreamTls(TlsPart),
     DownstreamTransportFailureReason,
@@ -129,6 +131,12 @@ pub enum Operator {
     DownstreamDirectRemoteAddress(AddressPart),
     DownstreamLocalAddress(AddressPart),
     DownstreamTls(TlsPart),
+    /// When the peer's certificate begins or ends to be valid.
+    CertificateTime {
+        upstream: bool,
+        end: bool,
+        format: TimeFormat,
+    },
     ConnectionId,
     StreamId,
     RouteName,
@@ -163,10 +171,12 @@ pub enum Operator {
     Hostname,
     LocalReplyBody,
     UniqueId,
-    /// The value the variable had when the format was read; `None`: it is not set.
-    Environment(Option<String>),
+    /// The value the variable had when the format was read; `-` when it is not set.
+    Environment(String),
     AccessLogType,
     BytesRetransmitted,
+    /// Has no value in this proxy.
+    Nothing,
     /// Ours: why a request went where it went (`x-sidemesh-error` code; configuration revision).
     SidemeshError,
     SidemeshRevision,

@@ -1,13 +1,13 @@
 //! Everything resolved and cross-linked; built once, never mutated, swapped whole.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::resource::cluster::Cluster;
 use crate::resource::endpoint::LoadAssignment;
 use crate::resource::http_filter::HttpFilterKind;
 use crate::resource::listener::Listener;
-use crate::resource::route::{RouteConfig, ScopedRoute, VirtualHost};
+use crate::resource::route::{RouteConfig, ScopedRoute};
 use crate::resource::secret::Secret;
 use crate::value::{Name, Runtime};
 
@@ -28,11 +28,13 @@ pub struct Snapshot {
     pub routes: ByName<Arc<RouteConfig>>,
     /// Scoped routes by the connection manager's scope configuration name.
     pub scopes: ByName<Arc<Vec<Arc<ScopedRoute>>>>,
-    /// Virtual hosts fetched on demand, by route table name.
-    pub on_demand_hosts: ByName<Arc<Vec<Arc<VirtualHost>>>>,
+    /// `<table>/<host>` that was asked for on demand and that the server does not have.
+    pub absent_hosts: Arc<BTreeSet<Name>>,
     pub secrets: ByName<Arc<Secret>>,
     pub extension_configs: ByName<Arc<HttpFilterKind>>,
     pub runtime: Arc<Runtime>,
+    /// What `runtime` is made of, the first layer first.
+    pub runtime_layers: Vec<(Name, Arc<Runtime>)>,
 }
 
 /// A cluster and, once they are known, its endpoints.

@@ -168,6 +168,21 @@ impl Metadata {
         }
         Some(v)
     }
+
+    /// Adds the fields of `object` to those of `filter`; fields of the same name are replaced.
+    pub fn merge(&mut self, filter: &str, object: serde_json::Map<String, serde_json::Value>) {
+        match self.0.get_mut(filter).and_then(serde_json::Value::as_object_mut) {
+            Some(fields) => fields.extend(object),
+            None => {
+                self.0.insert(filter.into(), serde_json::Value::Object(object));
+            }
+        }
+    }
+
+    /// Sets one field of `filter`.
+    pub fn set(&mut self, filter: &str, field: &str, value: serde_json::Value) {
+        self.merge(filter, serde_json::Map::from_iter([(field.to_owned(), value)]));
+    }
 }
 
 /// `core.v3.Locality`.

@@ -1,10 +1,13 @@
 //! `/certs`: the certificates that the configuration in force names.
 
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use sidemesh_config::resource::secret::SecretValue;
-use sidemesh_config::value::DataSource;
+use sidemesh_config::resource::tls::{CommonTls, DownstreamTransport, UpstreamTransport};
+use sidemesh_config::snapshot::Snapshot;
+use sidemesh_config::value::{DataSource, Name};
 use x509_parser::extensions::GeneralName;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::X509Certificate;
@@ -13,25 +16,59 @@ use super::Handle;
 use super::route::Answer;
 use crate::telemetry::format::Civil;
 
-/// One entry a secret: its chain and, for trust bundles, its roots.
+/// One entry a TLS context: its chains and its roots, given in it or by secrets. Listeners first, then clusters; then the
+/// secrets that no context names.
 pub fn answer(handle: &Handle) -> Answer {
     let snapshot = handle.shared.live.load();
-    let mut secrets: Vec<_> = snapshot.secrets.values().collect();
+    let mut listeners: Vec<_> = snapshot.listeners.values().collect();
+    listeners.sort_by(|a, b| a.name.cmp(&b.name));
+    let chains = listeners.iter().flat_map(|l| l.chains.iter().chain(&l.default_chain));
+    let downstream = chains.filter_map(|chain| match &chain.transport {
+        DownstreamTransport::Tls(context) => Some(&context.common),
+        _ => None,
+    });
+    let mut clusters: Vec<_> = snapshot.clusters.values().collect();
+    clusters.sort_by(|a, b| a.cluster.name.cmp(&b.cluster.name));
+    let upstream = clusters.iter().filter_map(|entry| match &entry.cluster.transport {
+        UpstreamTransport::Tls(context) => Some(&context.common),
+        _ => None,
+    });
+    let mut named = BTreeSet::new();
+    let mut entries: Vec<Value> =
+        downstream.chain(upstream).map(|common| context(common, &snapshot, &mut named)).collect();
+    let mut secrets: Vec<_> = snapshot.secrets.values().filter(|s| !named.contains(&s.name)).collect();
     secrets.sort_by(|a, b| a.name.cmp(&b.name));
-    let entries: Vec<Value> = secrets
-        .iter()
-        .filter_map(|secret| match &secret.value {
-            SecretValue::Certificate(c) => {
-                Some(json!({"name": &*secret.name, "ca_cert": [], "cert_chain": details(&c.chain)}))
-            }
-            SecretValue::Validation(v) => {
-                let roots = v.trusted_ca.as_ref().map(details).unwrap_or_default();
-                Some(json!({"name": &*secret.name, "ca_cert": roots, "cert_chain": []}))
-            }
-            SecretValue::TicketKeys(_) | SecretValue::Generic(_) => None,
-        })
-        .collect();
+    for secret in secrets {
+        let (roots, chain) = parts(&secret.value);
+        if !roots.is_empty() || !chain.is_empty() {
+            entries.push(json!({"name": &*secret.name, "ca_cert": roots, "cert_chain": chain}));
+        }
+    }
     Answer::json(&json!({"certificates": entries}))
+}
+
+fn context(common: &CommonTls, snapshot: &Snapshot, named: &mut BTreeSet<Name>) -> Value {
+    let mut roots: Vec<Value> =
+        common.validation.iter().filter_map(|v| v.trusted_ca.as_ref()).flat_map(details).collect();
+    let mut chain: Vec<Value> = common.certificates.iter().flat_map(|c| details(&c.chain)).collect();
+    for secret in common.certificate_secrets.iter().chain(&common.validation_secret) {
+        named.insert(secret.name.clone());
+        if let Some(secret) = snapshot.secrets.get(&secret.name) {
+            let (its_roots, its_chain) = parts(&secret.value);
+            roots.extend(its_roots);
+            chain.extend(its_chain);
+        }
+    }
+    json!({"ca_cert": roots, "cert_chain": chain})
+}
+
+/// A secret's roots and its chain.
+fn parts(secret: &SecretValue) -> (Vec<Value>, Vec<Value>) {
+    match secret {
+        SecretValue::Certificate(c) => (Vec::new(), details(&c.chain)),
+        SecretValue::Validation(v) => (v.trusted_ca.as_ref().map(details).unwrap_or_default(), Vec::new()),
+        SecretValue::TicketKeys(_) | SecretValue::Generic(_) => (Vec::new(), Vec::new()),
+    }
 }
 
 fn details(source: &DataSource) -> Vec<Value> {

@@ -66,6 +66,8 @@ fn host_text(name: &str, host: &HostView, page: &mut String) {
     line("cx_total", &host.cx_total);
     line("rq_active", &host.rq_active);
     line("rq_error", &host.rq_error);
+    // Requests wait at the cluster, never at a host.
+    line("rq_pending_active", &0);
     line("rq_success", &host.rq_success);
     line("rq_timeout", &host.rq_timeout);
     line("rq_total", &host.rq_total);
@@ -136,12 +138,19 @@ fn host_json(host: &HostView) -> Value {
             counter("rq_error", host.rq_error), counter("rq_success", host.rq_success),
             counter("rq_timeout", host.rq_timeout), counter("rq_total", host.rq_total),
             gauge("cx_active", host.cx_active), gauge("rq_active", host.rq_active),
+            gauge("rq_pending_active", 0),
         ],
         "health_status": health(host.flags),
         "weight": host.weight,
-        "hostname": host.hostname,
-        "locality": {"region": &*host.locality.region, "zone": &*host.locality.zone, "sub_zone": &*host.locality.sub_zone},
     });
+    if !host.hostname.is_empty() {
+        status["hostname"] = json!(host.hostname);
+    }
+    let locality =
+        [("region", &host.locality.region), ("zone", &host.locality.zone), ("sub_zone", &host.locality.sub_zone)];
+    let named = locality.into_iter().filter(|(_, name)| !name.is_empty());
+    status["locality"] =
+        named.map(|(part, name)| (part.to_owned(), json!(&**name))).collect::<serde_json::Map<_, _>>().into();
     if host.priority > 0 {
         status["priority"] = json!(host.priority);
     }

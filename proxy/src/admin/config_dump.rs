@@ -19,100 +19,164 @@ const PREFIX: &str = "type.googleapis.com/envoy.admin.v3.";
 struct Section {
     kind: ResourceKind,
     message: &'static str,
-    /// Field of a static entry's list, and of the dynamic ones.
-    static_list: &'static str,
-    dynamic_list: &'static str,
+    /// Field and message of a static entry's list, and of the dynamic ones.
+    statics: (&'static str, &'static str),
+    dynamics: (&'static str, &'static str),
     /// Field of the resource inside an entry.
     field: &'static str,
 }
 
-const SECTIONS: [Section; 5] = [
+static SECTIONS: [Section; 7] = [
     Section {
         kind: ResourceKind::Cluster,
         message: "ClustersConfigDump",
-        static_list: "static_clusters",
-        dynamic_list: "dynamic_active_clusters",
+        statics: ("static_clusters", "StaticCluster"),
+        dynamics: ("dynamic_active_clusters", "DynamicCluster"),
         field: "cluster",
+    },
+    Section {
+        kind: ResourceKind::Endpoints,
+        message: "EndpointsConfigDump",
+        statics: ("static_endpoint_configs", "StaticEndpointConfig"),
+        dynamics: ("dynamic_endpoint_configs", "DynamicEndpointConfig"),
+        field: "endpoint_config",
     },
     Section {
         kind: ResourceKind::Listener,
         message: "ListenersConfigDump",
-        static_list: "static_listeners",
-        dynamic_list: "dynamic_listeners",
+        statics: ("static_listeners", "StaticListener"),
+        dynamics: ("dynamic_listeners", "DynamicListener"),
         field: "listener",
     },
     Section {
         kind: ResourceKind::ScopedRoute,
         message: "ScopedRoutesConfigDump",
-        static_list: "inline_scoped_route_configs",
-        dynamic_list: "dynamic_scoped_route_configs",
+        statics: ("inline_scoped_route_configs", "InlineScopedRouteConfigs"),
+        dynamics: ("dynamic_scoped_route_configs", "DynamicScopedRouteConfigs"),
         field: "scoped_route_config",
     },
     Section {
         kind: ResourceKind::Route,
         message: "RoutesConfigDump",
-        static_list: "static_route_configs",
-        dynamic_list: "dynamic_route_configs",
+        statics: ("static_route_configs", "StaticRouteConfig"),
+        dynamics: ("dynamic_route_configs", "DynamicRouteConfig"),
         field: "route_config",
     },
     Section {
         kind: ResourceKind::Secret,
         message: "SecretsConfigDump",
-        static_list: "static_secrets",
-        dynamic_list: "dynamic_active_secrets",
+        statics: ("static_secrets", "StaticSecret"),
+        dynamics: ("dynamic_active_secrets", "DynamicSecret"),
         field: "secret",
     },
+    Section {
+        kind: ResourceKind::ExtensionConfig,
+        message: "EcdsConfigDump",
+        statics: ("", ""),
+        dynamics: ("ecds_filters", "EcdsFilterConfig"),
+        field: "ecds_filter",
+    },
 ];
-const ENDPOINTS: Section = Section {
-    kind: ResourceKind::Endpoints,
-    message: "EndpointsConfigDump",
-    static_list: "static_endpoint_configs",
-    dynamic_list: "dynamic_endpoint_configs",
-    field: "endpoint_config",
-};
-const EXTENSIONS: Section = Section {
-    kind: ResourceKind::ExtensionConfig,
-    message: "EcdsConfigDump",
-    static_list: "",
-    dynamic_list: "ecds_filters",
-    field: "ecds_filter",
-};
+const WARMING: &str = "dynamic_warming_clusters";
 
 pub fn answer(handle: &Handle, query: &Query) -> Answer {
-    let name = match query.get("name_regex").map(|r| Regex::new(&r)).transpose() {
+    // The whole name is matched, as everywhere in the API.
+    let name = match query.get("name_regex").map(|r| Regex::new(&format!("^(?:{r})$"))).transpose() {
         Ok(name) => name,
         Err(e) => {
-            return Answer::refused(StatusCode::BAD_REQUEST, format!("name_regex: invalid regular expression: {e}\n"));
+            let reason = format!("Error while parsing name_regex: {e}\n");
+            return Answer::refused(StatusCode::BAD_REQUEST, reason);
         }
     };
+    let mask = query.get("mask").map(|m| Mask::new(&m));
     let resources = handle.resources.borrow();
-    let mut configs = vec![bootstrap(handle)];
-    configs.extend(SECTIONS.iter().map(|s| section(s, &resources, name.as_ref())));
-    if query.has("include_eds") {
-        configs.push(section(&ENDPOINTS, &resources, name.as_ref()));
+    let with_endpoints = query.has("include_eds");
+    let shown = |s: &&Section| match s.kind {
+        ResourceKind::Endpoints => with_endpoints,
+        ResourceKind::ExtensionConfig => resources.of(ResourceKind::ExtensionConfig).next().is_some(),
+        _ => true,
+    };
+    let sections = || SECTIONS.iter().filter(shown);
+    let masked = |value: Value| match &mask {
+        Some(mask) => mask.apply(value),
+        None => value,
+    };
+    let configs: Vec<Value> = match query.get("resource") {
+        None => {
+            let first = bootstrap(handle);
+            let all = sections().map(|s| section(s, &resources, name.as_ref()));
+            std::iter::once(first).chain(all).map(masked).collect()
+        }
+        Some(field) if field == "bootstrap" => vec![masked(bootstrap(handle))],
+        Some(field) => {
+            let of_field = |s: &Section| [s.statics.0, s.dynamics.0, WARMING].contains(&&*field);
+            let Some(found) = sections().find(|s| of_field(s)) else {
+                return Answer::refused(StatusCode::NOT_FOUND, format!("{field} not found in config dump"));
+            };
+            let message = if field == found.statics.0 { found.statics.1 } else { found.dynamics.1 };
+            let typed = |mut entry: Value| {
+                entry["@type"] = json!(format!("{PREFIX}{}.{message}", found.message));
+                masked(entry)
+            };
+            match section(found, &resources, name.as_ref()).get_mut(&field).map(Value::take) {
+                Some(Value::Array(list)) => list.into_iter().map(typed).collect(),
+                _ => Vec::new(),
+            }
+        }
+    };
+    Answer::json(&json!({"configs": configs}))
+}
+
+/// `?mask=a.b,c`: a `google.protobuf.FieldMask` over each entry. Types stay, lists are gone through.
+pub(super) struct Mask(Vec<Vec<String>>);
+
+impl Mask {
+    pub(super) fn new(text: &str) -> Self {
+        let paths = text.split(',').map(str::trim).filter(|p| !p.is_empty());
+        Mask(paths.map(|p| p.split('.').map(str::to_owned).collect()).collect())
     }
-    if resources.of(ResourceKind::ExtensionConfig).next().is_some() {
-        configs.push(section(&EXTENSIONS, &resources, name.as_ref()));
+
+    pub(super) fn apply(&self, value: Value) -> Value {
+        let paths: Vec<&[String]> = self.0.iter().map(Vec::as_slice).collect();
+        keep(value, &paths)
     }
-    match query.get("resource") {
-        None => Answer::json(&json!({"configs": configs})),
-        Some(field) => match configs.iter_mut().find_map(|c| c.get_mut(&field).map(Value::take)) {
-            Some(Value::Array(list)) => Answer::json(&json!({"configs": list})),
-            Some(other) => Answer::json(&json!({"configs": [other]})),
-            None => Answer::refused(StatusCode::NOT_FOUND, format!("{field} not found in config dump\n")),
-        },
+}
+
+fn keep(value: Value, paths: &[&[String]]) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let kept = fields.into_iter().filter_map(|(key, field)| {
+                if key == "@type" {
+                    return Some((key, field));
+                }
+                let below: Vec<&[String]> = paths.iter().filter(|p| p.first() == Some(&key)).map(|p| &p[1..]).collect();
+                let whole = below.iter().any(|p| p.is_empty());
+                (!below.is_empty()).then(|| (key, if whole { field } else { keep(field, &below) }))
+            });
+            Value::Object(kept.collect())
+        }
+        Value::Array(list) => list.into_iter().map(|v| keep(v, paths)).collect(),
+        other => other,
     }
 }
 
 fn bootstrap(handle: &Handle) -> Value {
     let text: Value = serde_yaml_ng::from_str(&handle.bootstrap_text).unwrap_or(Value::Null);
-    json!({"@type": format!("{PREFIX}BootstrapConfigDump"), "bootstrap": redacted(text)})
+    let started = SystemTime::now().checked_sub(handle.started.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
+    json!({
+        "@type": format!("{PREFIX}BootstrapConfigDump"),
+        "bootstrap": redacted(text),
+        "last_updated": time(started),
+    })
 }
 
 fn section(section: &Section, resources: &Resources, name: Option<&Regex>) -> Value {
     let mut statics = Vec::new();
     let mut dynamics = Vec::new();
     let mut warming = Vec::new();
+    if section.kind == ResourceKind::Endpoints {
+        statics.extend(static_endpoints(resources, name));
+    }
     for (resource, entry) in resources.of(section.kind).filter(|(n, _)| name.is_none_or(|r| r.is_match(n))) {
         match &entry.accepted {
             Some(accepted) if accepted.is_static => statics.push(shown(section, accepted)),
@@ -133,9 +197,7 @@ fn section(section: &Section, resources: &Resources, name: Option<&Regex>) -> Va
     {
         dump.insert("version_info".to_owned(), json!(version));
     }
-    for (list, entries) in
-        [(section.static_list, statics), (section.dynamic_list, dynamics), ("dynamic_warming_clusters", warming)]
-    {
+    for (list, entries) in [(section.statics.0, statics), (section.dynamics.0, dynamics), (WARMING, warming)] {
         if !entries.is_empty() {
             dump.insert(list.to_owned(), Value::Array(entries));
         }
@@ -145,6 +207,10 @@ fn section(section: &Section, resources: &Resources, name: Option<&Regex>) -> Va
 
 fn shown(section: &Section, accepted: &Accepted) -> Value {
     let mut entry = Map::new();
+    if section.kind == ResourceKind::Endpoints {
+        let body = any_to_json(&accepted.raw).unwrap_or_else(|e| json!({"error": e.to_string()}));
+        return json!({section.field: complete(body)});
+    }
     if !accepted.is_static {
         entry.insert("version_info".to_owned(), json!(accepted.version));
     }
@@ -155,6 +221,44 @@ fn shown(section: &Section, accepted: &Accepted) -> Value {
     entry.insert(section.field.to_owned(), redacted(body));
     entry.insert("last_updated".to_owned(), json!(time(accepted.last_updated)));
     Value::Object(entry)
+}
+
+/// The assignments that static clusters hold themselves.
+fn static_endpoints(resources: &Resources, name: Option<&Regex>) -> Vec<Value> {
+    let own = |accepted: &Accepted| {
+        let mut cluster = any_to_json(&accepted.raw).ok()?;
+        let assignment = cluster.get_mut("load_assignment").map(Value::take)?;
+        let mut assignment = complete(assignment);
+        assignment["@type"] = json!("type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment");
+        Some(json!({"endpoint_config": assignment}))
+    };
+    resources
+        .of(ResourceKind::Cluster)
+        .filter(|(n, _)| name.is_none_or(|r| r.is_match(n)))
+        .filter_map(|(_, entry)| own(entry.accepted.as_ref().filter(|a| a.is_static)?))
+        .collect()
+}
+
+/// An assignment with its defaults written out, as they are in force.
+fn complete(mut assignment: Value) -> Value {
+    fn default(value: &mut Value, field: &str, of: Value) {
+        if value[field].is_null() {
+            value[field] = of;
+        }
+    }
+    default(&mut assignment, "policy", json!({"overprovisioning_factor": 140}));
+    for locality in assignment["endpoints"].as_array_mut().into_iter().flatten() {
+        default(locality, "locality", json!({}));
+        default(locality, "load_balancing_weight", json!(1));
+        for endpoint in locality["lb_endpoints"].as_array_mut().into_iter().flatten() {
+            default(endpoint, "health_status", json!("HEALTHY"));
+            default(endpoint, "load_balancing_weight", json!(1));
+            if endpoint["endpoint"].is_object() {
+                default(&mut endpoint["endpoint"], "health_check_config", json!({}));
+            }
+        }
+    }
+    assignment
 }
 
 fn listener(section: &Section, name: &str, entry: &Entry) -> Value {

@@ -1,7 +1,7 @@
 //! The admin interface: Envoy's endpoints, shapes and names, for what this proxy has.
 //!
-//! Served by hyper on the control thread; it reads what others own and changes nothing but the life of the process and the
-//! log level. Endpoints that change something take POST alone. Source: Envoy's "administration interface" page.
+//! Served by hyper on the control thread; it reads what others own and changes nothing but the life of the process, the
+//! log level and its own runtime layer. Endpoints that change something take POST alone. Source: Envoy's "administration interface" page.
 
 mod certs;
 mod clusters;
@@ -10,6 +10,7 @@ mod server_info;
 mod listeners;
 mod logging;
 mod route;
+mod runtime;
 mod serve;
 mod stats;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use std::time::Instant;
 use sidemesh_config::bootstrap::Bootstrap;
 
 pub use logging::LogLevel;
+pub use runtime::Modify;
 pub use serve::serve;
 
 use crate::telemetry::access_log::Writer;
@@ -44,4 +46,5 @@ pub struct Handle {
     pub options: Vec<(String, String)>,
     pub access_log: Writer,
     pub log_level: LogLevel,
+    pub modify_runtime: Modify,
 }

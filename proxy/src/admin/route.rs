@@ -1,8 +1,9 @@
 //! Which endpoint answers, and the page that lists them.
 
 use http::{Method, Request, StatusCode};
+use sidemesh_config::resource::ResourceKind;
 
-use super::{Handle, certs, clusters, config_dump, listeners, logging, server_info, stats};
+use super::{Handle, certs, clusters, config_dump, listeners, logging, runtime, server_info, stats};
 use crate::shutdown::Phase;
 
 pub const TEXT: &str = "text/plain; charset=UTF-8";
@@ -60,7 +61,7 @@ struct Endpoint {
     answer: fn(&Handle, &Query) -> Answer,
 }
 
-const ENDPOINTS: [Endpoint; 19] = [
+const ENDPOINTS: [Endpoint; 23] = [
     Endpoint { path: "/", help: "this page", changes: false, answer: |_, _| home() },
     Endpoint { path: "/certs", help: "certificates in use", changes: false, answer: |h, _| certs::answer(h) },
     Endpoint {
@@ -74,6 +75,12 @@ const ENDPOINTS: [Endpoint; 19] = [
         help: "configuration in force; ?resource, ?mask, ?name_regex, ?include_eds",
         changes: false,
         answer: config_dump::answer,
+    },
+    Endpoint {
+        path: "/contention",
+        help: "lock contention: not measured",
+        changes: false,
+        answer: |_, _| Answer::text("mutex contention is not measured\n"),
     },
     Endpoint { path: "/drain_listeners", help: "stop accepting connections", changes: true, answer: |h, _| drain(h) },
     Endpoint { path: "/healthcheck/fail", help: "fail health checks", changes: true, answer: |h, _| health(h, true) },
@@ -91,6 +98,12 @@ const ENDPOINTS: [Endpoint; 19] = [
         answer: |_, _| Answer::text("disabled"),
     },
     Endpoint {
+        path: "/init_dump",
+        help: "what the start still waits for",
+        changes: false,
+        answer: |h, _| init_dump(h),
+    },
+    Endpoint {
         path: "/listeners",
         help: "listener addresses; ?format=json",
         changes: false,
@@ -106,6 +119,13 @@ const ENDPOINTS: [Endpoint; 19] = [
     Endpoint { path: "/quitquitquit", help: "end the process", changes: true, answer: |h, _| quit(h) },
     Endpoint { path: "/ready", help: "200 when configured and not draining", changes: false, answer: |h, _| ready(h) },
     Endpoint { path: "/reopen_logs", help: "open access logs anew", changes: true, answer: |h, _| reopen(h) },
+    Endpoint { path: "/runtime", help: "runtime values and layers", changes: false, answer: |h, _| runtime::answer(h) },
+    Endpoint {
+        path: "/runtime_modify",
+        help: "set keys of the admin's runtime layer; ?key=value",
+        changes: true,
+        answer: runtime::modify,
+    },
     Endpoint { path: "/reset_counters", help: "set all counters to zero", changes: true, answer: |h, _| reset(h) },
     Endpoint {
         path: "/server_info",
@@ -115,7 +135,7 @@ const ENDPOINTS: [Endpoint; 19] = [
     },
     Endpoint {
         path: "/stats",
-        help: "?filter=REGEX, ?usedonly, ?format=json|prometheus|text",
+        help: "?filter=REGEX, ?usedonly, ?type, ?format=json|prometheus|text, ?histogram_buckets",
         changes: false,
         answer: stats::answer,
     },
@@ -138,13 +158,13 @@ pub fn answer<B>(handle: &Handle, request: &Request<B>) -> Answer {
     if endpoint.changes && *request.method() != Method::POST {
         return Answer::refused(
             StatusCode::METHOD_NOT_ALLOWED,
-            format!("method {} not allowed, POST required.", request.method()),
+            format!("Method {} not allowed, POST required.", request.method()),
         );
     }
     if !endpoint.changes && !read_only && *request.method() != Method::POST {
         return Answer::refused(
             StatusCode::METHOD_NOT_ALLOWED,
-            format!("method {} not allowed, GET required.", request.method()),
+            format!("Method {} not allowed, GET required.", request.method()),
         );
     }
     (endpoint.answer)(handle, &query)
@@ -190,6 +210,21 @@ fn ready(handle: &Handle) -> Answer {
     let status = if live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let word = if phase == Phase::Live && !live { "DRAINING" } else { state(phase) };
     Answer { status, content_type: TEXT, body: format!("{word}\n") }
+}
+
+/// Which resources have been sent and wait for what they name.
+fn init_dump(handle: &Handle) -> Answer {
+    let resources = handle.resources.borrow();
+    let waiting = |kind| resources.of(kind).filter(|(_, e)| e.warming).map(|(n, _)| n.to_string()).collect::<Vec<_>>();
+    let managers: Vec<_> = [ResourceKind::Cluster, ResourceKind::Listener]
+        .into_iter()
+        .flat_map(waiting)
+        .map(|name| serde_json::json!({"name": name, "target_names": []}))
+        .collect();
+    match managers.is_empty() {
+        true => Answer::json(&serde_json::json!({})),
+        false => Answer::json(&serde_json::json!({"unready_targets_dumps": managers})),
+    }
 }
 
 fn drain(handle: &Handle) -> Answer {

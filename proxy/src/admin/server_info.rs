@@ -16,6 +16,7 @@ pub fn answer(handle: &Handle) -> Answer {
         "uptime_current_epoch": uptime,
         "uptime_all_epochs": uptime,
         "hot_restart_version": "disabled",
+        "hot_restart_initializing": false,
         "command_line_options": options,
         "node": {
             "id": &*own.id,
@@ -35,6 +36,6 @@ pub fn memory() -> Answer {
     };
     let (resident, peak) = (kib("VmRSS:") * 1024, kib("VmHWM:") * 1024);
     Answer::json(
-        &json!({"allocated": resident.to_string(), "heap_size": resident.to_string(), "total_physical_bytes": resident.to_string(), "peak_physical_bytes": peak.to_string()}),
+        &json!({"allocated": resident.to_string(), "heap_size": resident.to_string(), "pageheap_unmapped": "0", "pageheap_free": "0", "total_thread_cache": "0", "total_physical_bytes": resident.to_string(), "peak_physical_bytes": peak.to_string()}),
     )
 }

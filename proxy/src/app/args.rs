@@ -41,7 +41,7 @@ pub struct Args {
     /// Get an identity from the mesh's control plane and register this workload (node.metadata.sidemesh says which).
     #[arg(long)]
     pub mesh: bool,
-    /// Where the certificate is kept over restarts.
+    /// Where the certificate and the last good configuration are kept over restarts.
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// A file with the join token that the first certificate is asked for with.

@@ -26,9 +26,18 @@ stats_group! {
     }
 }
 
+stats_group! {
+    /// `runtime.`
+    pub struct RuntimeStats {
+        num_keys: Gauge,
+        num_layers: Gauge,
+    }
+}
+
 pub(super) fn start(shared: &Shared, started: Instant, workers: usize) {
     let stats = shared.stats.shard::<ServerStats>(Scope::Server);
     stats.concurrency.set(workers as i64);
+    let runtime = shared.stats.shard::<RuntimeStats>(Scope::Fixed("runtime"));
     let shared = shared.clone();
     tokio::task::spawn_local(async move {
         let mut phases = shared.shutdown.subscribe();
@@ -38,6 +47,10 @@ pub(super) fn start(shared: &Shared, started: Instant, workers: usize) {
             stats.state.set(state(phase));
             stats.uptime.set(started.elapsed().as_secs() as i64);
             stats.total_connections.set(shared.shutdown.connections() as i64);
+            let snapshot = shared.live.load();
+            runtime.num_keys.set(snapshot.runtime.entries.len() as i64);
+            runtime.num_layers.set(snapshot.runtime_layers.len() as i64);
+            drop(snapshot);
             let resident = resident_bytes();
             stats.memory_allocated.set(resident);
             stats.memory_heap_size.set(resident);

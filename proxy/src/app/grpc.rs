@@ -27,13 +27,13 @@ use crate::tls;
 use crate::xds::Connect;
 
 /// A connection of any kind.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-type Dialled = TokioIo<Box<dyn Stream>>;
+pub(super) type Dialled = TokioIo<Box<dyn Stream>>;
 
 /// How one connection is made: all that the configuration says, decided before the first wait.
-struct Plan {
+pub(super) struct Plan {
     addresses: Vec<Address>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     timeout: Duration,
@@ -57,7 +57,7 @@ fn channel(live: &Arc<Live>, service: &GrpcService) -> Result<Channel, String> {
     }
     let (live, cluster) = (live.clone(), service.cluster.clone());
     let connect = tower::service_fn(move |_: Uri| {
-        let plan = plan(&live, &cluster);
+        let plan = plan(&live, &cluster, &[b"h2"]);
         async move { dial(plan?).await }
     });
     Ok(endpoint.connect_with_connector_lazy(connect))
@@ -70,7 +70,7 @@ fn uri(authority: &str) -> Uri {
     format!("http://{clean}").parse().unwrap_or_else(|_| Uri::from_static("http://management-server"))
 }
 
-fn plan(live: &Live, cluster: &Name) -> io::Result<Plan> {
+pub(super) fn plan(live: &Live, cluster: &Name, alpn: &[&[u8]]) -> io::Result<Plan> {
     let snapshot = live.load();
     let missing = |what: &str| io::Error::other(format!("cluster `{cluster}` {what}"));
     let entry = snapshot.cluster(cluster).ok_or_else(|| missing("is gone"))?;
@@ -84,13 +84,13 @@ fn plan(live: &Live, cluster: &Name) -> io::Result<Plan> {
     let tls = match &entry.cluster.transport {
         UpstreamTransport::Raw => None,
         UpstreamTransport::ProxyProtocol { .. } => {
-            return Err(missing("has a PROXY protocol transport: not for gRPC services"));
+            return Err(missing("has a PROXY protocol transport: not for services of the proxy's own"));
         }
         UpstreamTransport::Tls(context) => {
             let client = tls::Client::new(context, &snapshot.secrets).map_err(|e| io::Error::other(e.to_string()))?;
             let hostname = endpoints.clone().map(|e| e.hostname.to_string()).find(|h| !h.is_empty());
             let host = hostname.unwrap_or_else(|| host_of(&addresses[0]));
-            let target = tls::Target { server_name: None, san: None, host: &host, alpn: &[b"h2"] };
+            let target = tls::Target { server_name: None, san: None, host: &host, alpn };
             Some(client.session(&target).map_err(|e| io::Error::other(e.to_string()))?)
         }
     };
@@ -120,7 +120,7 @@ fn shuffle(addresses: &mut [Address]) {
 }
 
 /// Tries the addresses in turn.
-async fn dial(plan: Plan) -> io::Result<Dialled> {
+pub(super) async fn dial(plan: Plan) -> io::Result<Dialled> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for address in &plan.addresses {
         match tokio::time::timeout(plan.timeout, open(address, plan.tls.clone())).await {

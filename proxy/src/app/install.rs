@@ -60,6 +60,10 @@ impl Host for Installer {
         }
         for name in &changes.changed {
             self.stats.listener_modified.inc();
+            let (old, new) = (before.listeners.get(name), now.listeners.get(name));
+            if old.zip(new).is_some_and(|(old, new)| old.differs_in_chains_alone(new)) {
+                self.stats.listener_in_place_updated.inc();
+            }
             self.open(&now, name);
         }
         self.stats.total_listeners_active.set(now.listeners.len() as i64);

@@ -9,6 +9,7 @@ mod bootstrap;
 mod channels;
 mod gauges;
 mod grpc;
+mod http_post;
 mod install;
 mod lifecycle;
 mod logs;
@@ -113,12 +114,20 @@ fn setup(args: &Args, loaded: &Loaded, shared: &Shared) -> xds::Setup {
         shutdown: shared.shutdown.clone(),
         resources: Rc::default(),
         late_secrets: args.mesh,
+        saved: None,
     }
+}
+
+/// The configuration of an earlier run.
+fn saved(args: &Args, loaded: &Loaded) -> Result<Option<xds::Saved>, Error> {
+    let saved = args.state_dir.as_ref().map(|dir| xds::Saved::open(dir, &loaded.bootstrap.node.id)).transpose();
+    saved.map_err(|e| Error::Start(e.to_string()))
 }
 
 fn shared(loaded: &Loaded) -> Shared {
     let live = Arc::new(Live::default());
-    Shared::new(live, Arc::new(Registry::default()), Shutdown::default(), Arc::new(loaded.node.clone()))
+    let stats = Arc::new(Registry::new(loaded.bootstrap.stats.clone()));
+    Shared::new(live, stats, Shutdown::default(), Arc::new(loaded.node.clone()))
 }
 
 /// A static resource that is wrong is a wrong bootstrap.
@@ -176,9 +185,10 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
         closed: closed.clone(),
         prepared: None,
     };
-    let setup = setup(args, &loaded, &shared);
+    let setup = xds::Setup { saved: saved(args, &loaded)?, ..setup(args, &loaded, &shared) };
     let (bootstrap, resources, connect) = (setup.bootstrap.clone(), setup.resources.clone(), setup.connect.clone());
     let manager = xds::Manager::new(setup, Box::new(installer), Instant::now()).map_err(|e| refused(args, &e))?;
+    shared.live.take_demands(manager.demands());
     let handle = admin::Handle {
         shared: shared.clone(),
         upstream: clusters,
@@ -190,6 +200,7 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
         options: args.options(),
         access_log: writer.clone(),
         log_level,
+        modify_runtime: Box::new(manager.runtime_changes()),
     };
     start_admin(handle)?;
     gauges::start(&shared, started, count);

@@ -1,4 +1,4 @@
-//! Spans to their collectors: OTLP over the gRPC channels of [`super::grpc`].
+//! Spans to their collectors: OTLP over the gRPC channels of [`super::grpc`], or posted ([`super::http_post`]).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use prost::Message;
 use sidemesh_config::bootstrap::{Bootstrap, RuntimeOrigin};
 use sidemesh_config::resource::http_connection_manager::OpenTelemetryProvider;
 use sidemesh_config::value::RuntimeValue;
@@ -13,6 +14,8 @@ use tokio::task::JoinHandle;
 use tonic_prost::ProstCodec;
 
 use super::channels::{Channels, call};
+use super::http_post::post;
+use crate::live::Live;
 use crate::telemetry::stats::Scope;
 use crate::telemetry::trace::export::{self, Collector, SpanQueue, TraceStats};
 use crate::worker::Shared;
@@ -24,16 +27,22 @@ const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Expor
 const FLUSH_KEY: &str = "tracing.opentelemetry.flush_interval_ms";
 const DEFAULT_FLUSH_MS: f64 = 5000.0;
 
-struct Grpc(Channels);
+struct Collectors {
+    channels: Channels,
+    live: Arc<Live>,
+}
 
-impl Collector for Grpc {
+impl Collector for Collectors {
     async fn export(
         &self,
         provider: &Arc<OpenTelemetryProvider>,
         request: ExportTraceServiceRequest,
     ) -> Result<(), String> {
-        let service = provider.service.as_ref().ok_or("the provider has no grpc_service")?;
-        let mut client = tonic::client::Grpc::new(self.0.to(service)?);
+        if let Some(service) = &provider.http {
+            return post(&self.live, service, "application/x-protobuf", request.encode_to_vec().into()).await;
+        }
+        let Some(service) = provider.service.as_ref() else { return Ok(()) };
+        let mut client = tonic::client::Grpc::new(self.channels.to(service)?);
         client.ready().await.map_err(|e| e.to_string())?;
         let mut request = call(service, request);
         request.set_timeout(service.timeout.unwrap_or(DEFAULT_TIMEOUT));
@@ -46,7 +55,12 @@ impl Collector for Grpc {
 pub(super) fn start(queue: SpanQueue, shared: &Shared, bootstrap: &Bootstrap, connect: Rc<Connect>) -> JoinHandle<()> {
     let stats: Arc<TraceStats> = shared.stats.shard(Scope::Fixed("tracing.opentelemetry"));
     let flush = Duration::from_millis(flush_ms(bootstrap).max(1.0) as u64);
-    tokio::task::spawn_local(export::run(queue, Grpc(Channels::new(connect)), flush, stats))
+    tokio::task::spawn_local(export::run(
+        queue,
+        Collectors { channels: Channels::new(connect), live: shared.live.clone() },
+        flush,
+        stats,
+    ))
 }
 
 /// Read once: the bootstrap's static layers alone.

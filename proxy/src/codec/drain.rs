@@ -58,7 +58,7 @@ impl DrainHandle {
         Drain { state: self.state.clone(), key: Cell::new(None) }
     }
 
-    /// From now on each connection goes away with its next response; an HTTP/2 connection says GOAWAY now. Idle HTTP/1
+    /// From now on each connection goes away with its next response (an HTTP/2 connection with open streams says GOAWAY now). Idle
     /// connections stay open until [`DrainHandle::close_idle`].
     pub fn start(&self) {
         self.enter(Phase::Draining);

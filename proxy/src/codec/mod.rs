@@ -15,6 +15,7 @@
 //! A handler runs in the task of its connection, and upstream connections have no task of their own on HTTP/1: whoever polls a
 //! response drives the upstream socket. Dropping a future or a body is what cancels it.
 pub mod body;
+pub mod connect;
 mod drain;
 mod error;
 pub mod h1;

@@ -16,7 +16,7 @@ use super::detect::{self, Detected};
 use super::listener::{Listener, Version};
 use super::original_dst::original_destination;
 use super::proxy_protocol::{self, Parsed};
-use super::stats::ListenerStats;
+use super::stats::{ListenerStats, ProxyProtocolStats};
 use crate::connection::ConnectionInfo;
 use crate::io::{Io, Socket};
 
@@ -186,7 +186,10 @@ async fn secure(
         Some(Ok(server)) => server,
         Some(Err(error)) => {
             tracing::warn!(listener = %listener.name, chain = %info.chain, "connection closed: {error}");
-            listener.stats.ssl_connection_error.inc();
+            match error.is_not_ready() {
+                true => listener.stats.secrets_not_ready.inc(),
+                false => listener.tls_stats().failed(&error),
+            }
             return None;
         }
     };
@@ -211,15 +214,14 @@ async fn secure(
     };
     match done? {
         Ok((io, peer)) => {
-            listener.stats.ssl_handshake.inc();
-            info.server_name = io.server_session().and_then(|s| s.server_name()).map(Name::from);
+            listener.tls_stats().completed(&peer);
             info.alpn = io.alpn().map(|a| Name::from(String::from_utf8_lossy(a)));
             info.handshake_complete = Some(local.clock.now());
             info.tls = Some(peer);
             Some((io, Rc::new(info)))
         }
         Err(error) => {
-            listener.stats.ssl_connection_error.inc();
+            listener.tls_stats().failed(&error);
             tracing::debug!(listener = %listener.name, remote = %info.remote, "TLS handshake failed: {error}");
             None
         }
@@ -292,6 +294,7 @@ impl Inspected {
 
     async fn run_filters(&mut self, listener: &Listener, version: &Version) -> Result<(), Ended> {
         let mut limits = version.limits();
+        let mut proxy_stats = version.proxy_protocol();
         for filter in &version.config.listener_filters {
             match filter {
                 ListenerFilter::OriginalDst => {
@@ -300,7 +303,11 @@ impl Inspected {
                         self.local = destination;
                     }
                 }
-                ListenerFilter::ProxyProtocol(config) => self.proxy_protocol(listener, config).await?,
+                ListenerFilter::ProxyProtocol(config) => {
+                    if let Some(stats) = proxy_stats.next() {
+                        self.proxy_protocol(stats, config).await?;
+                    }
+                }
                 ListenerFilter::TlsInspector => self.tls_inspector(listener).await?,
                 ListenerFilter::HttpInspector => self.http_inspector(listener).await?,
                 ListenerFilter::LocalRateLimit(_) => {
@@ -320,21 +327,22 @@ impl Inspected {
         }
     }
 
-    async fn proxy_protocol(&mut self, listener: &Listener, config: &ProxyProtocolFilter) -> Result<(), Ended> {
-        let stats = &listener.stats;
+    async fn proxy_protocol(&mut self, stats: &ProxyProtocolStats, config: &ProxyProtocolFilter) -> Result<(), Ended> {
         loop {
             match proxy_protocol::parse(&self.early) {
                 Ok(Parsed::Partial) => self.more().await?,
                 Ok(Parsed::Header(header)) => {
                     let (disallowed, found, refused) = match header.version {
-                        proxy_protocol::Version::V1 => {
-                            (config.disallow_v1, &stats.proxy_v1_found, &stats.proxy_v1_disallowed)
-                        }
-                        proxy_protocol::Version::V2 => {
-                            (config.disallow_v2, &stats.proxy_v2_found, &stats.proxy_v2_disallowed)
-                        }
+                        proxy_protocol::Version::V1 => (config.disallow_v1, &stats.v1_found, &stats.v1_disallowed),
+                        proxy_protocol::Version::V2 => (config.disallow_v2, &stats.v2_found, &stats.v2_disallowed),
                     };
+                    // Where a header may be missing, one of the wrong version is the client's own first bytes.
+                    if disallowed && config.allow_without_header {
+                        stats.not_found_allowed.inc();
+                        return Ok(());
+                    }
                     if disallowed {
+                        found.inc();
                         refused.inc();
                         return Err(Ended::Filter("a PROXY protocol version that is not allowed"));
                     }
@@ -344,16 +352,16 @@ impl Inspected {
                     return Ok(());
                 }
                 Ok(Parsed::Absent) if config.allow_without_header => {
-                    stats.proxy_not_found_allowed.inc();
+                    stats.not_found_allowed.inc();
                     return Ok(());
                 }
                 Ok(Parsed::Absent) => {
-                    stats.proxy_not_found_disallowed.inc();
+                    stats.not_found_disallowed.inc();
                     return Err(Ended::Filter("no PROXY protocol header"));
                 }
                 Err(reason) => {
                     let v1 = self.early.first() == Some(&b'P');
-                    if v1 { &stats.proxy_v1_error } else { &stats.proxy_v2_error }.inc();
+                    if v1 { &stats.v1_error } else { &stats.v2_error }.inc();
                     return Err(Ended::Filter(reason));
                 }
             }

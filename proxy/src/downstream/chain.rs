@@ -169,6 +169,9 @@ impl Chain {
 
     /// Runs the filters over a connection that is ready (TLS is done).
     pub(super) async fn serve(&self, io: Io, connection: Rc<ConnectionInfo>) {
+        if let Terminal::Tcp(forward) = &self.terminal {
+            forward.count();
+        }
         let passed = match tcp::filter::run(&self.filters, &connection, &self.worker) {
             Ok(passed) => passed,
             Err(denied) => {

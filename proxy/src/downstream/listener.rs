@@ -1,6 +1,6 @@
 //! A listener on one worker: its sockets' accept loops, its chains, and what becomes of both when it changes.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -16,10 +16,11 @@ use tokio::sync::watch;
 use super::Listeners;
 use super::accept;
 use super::chain::Chain;
-use super::stats::{HttpInspectorStats, ListenerStats, TlsInspectorStats};
+use super::stats::{HttpInspectorStats, ListenerStats, ProxyProtocolStats, TlsInspectorStats};
 use crate::codec::{Drain, DrainHandle};
 use crate::tcp::filter::RateLimit;
 use crate::telemetry::stats::Scope;
+use crate::telemetry::tls::TlsStats;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
 
@@ -33,6 +34,8 @@ pub(super) struct Version {
     chains: HashMap<*const FilterChain, Rc<Chain>>,
     /// The rate limits among the listener filters, in their order: their buckets live as long as the version.
     limits: Vec<Rc<RateLimit>>,
+    /// Of the PROXY protocol filters, in their order.
+    proxy_protocol: Vec<Arc<ProxyProtocolStats>>,
 }
 
 impl Version {
@@ -45,6 +48,11 @@ impl Version {
         self.limits.iter()
     }
 
+    /// The counters of the PROXY protocol filters, in their order.
+    pub(super) fn proxy_protocol(&self) -> impl Iterator<Item = &ProxyProtocolStats> {
+        self.proxy_protocol.iter().map(|stats| &**stats)
+    }
+
     pub(super) fn chains(&self) -> impl Iterator<Item = &Rc<Chain>> {
         self.chains.values()
     }
@@ -54,6 +62,7 @@ pub(super) struct Listener {
     pub(super) name: Name,
     pub(super) worker: Rc<Worker>,
     pub(super) stats: Arc<ListenerStats>,
+    tls_stats: OnceCell<Arc<TlsStats>>,
     pub(super) tls_inspector: Arc<TlsInspectorStats>,
     pub(super) http_inspector: Arc<HttpInspectorStats>,
     /// The others, for connections handed over by their original destination.
@@ -84,6 +93,7 @@ impl Listener {
             name: config.name.clone(),
             worker: worker.clone(),
             stats: worker.stats().shard(Scope::Listener(config.stat_prefix.clone())),
+            tls_stats: OnceCell::new(),
             tls_inspector: worker.stats().shard(Scope::Fixed("tls_inspector")),
             http_inspector: worker.stats().shard(Scope::Fixed("http_inspector")),
             all,
@@ -91,6 +101,12 @@ impl Listener {
             sockets: RefCell::default(),
             unfinished: DrainHandle::new(),
         })
+    }
+
+    /// Of a listener that terminates TLS: its handshakes.
+    pub(super) fn tls_stats(&self) -> &TlsStats {
+        let scope = || Scope::Listener(self.version().config.stat_prefix.clone());
+        self.tls_stats.get_or_init(|| self.worker.stats().shard(scope()))
     }
 
     pub(super) fn version(&self) -> Rc<Version> {
@@ -228,7 +244,7 @@ fn is_exhaustion(error: &io::Error) -> bool {
 
 /// Sets up what is new and keeps the chains that are equal, if nothing else of the listener changed.
 fn version(config: Arc<Config>, old: Option<&Version>, worker: &Rc<Worker>, upstream: &Rc<Upstream>) -> Version {
-    let old = old.filter(|old| same_but_chains(&old.config, &config));
+    let old = old.filter(|old| old.config.differs_in_chains_alone(&config));
     let mut chains = HashMap::new();
     for chain in config.chains.iter().chain(&config.default_chain) {
         let kept = old.and_then(|old| old.chains().find(|c| Arc::ptr_eq(&c.config, chain) || *c.config == **chain));
@@ -239,18 +255,30 @@ fn version(config: Arc<Config>, old: Option<&Version>, worker: &Rc<Worker>, upst
         Some(old) => old.limits.clone(),
         None => rate_limits(&config, worker),
     };
-    Version { config, chains, limits }
+    let proxy_protocol = proxy_protocol_stats(&config, worker);
+    Version { config, chains, limits, proxy_protocol }
 }
 
 fn rate_limits(config: &Config, worker: &Rc<Worker>) -> Vec<Rc<RateLimit>> {
     let limit = |filter: &ListenerFilter| match filter {
-        ListenerFilter::LocalRateLimit(config) => Some(Rc::new(RateLimit::new(config, worker))),
+        ListenerFilter::LocalRateLimit(config) => {
+            Some(Rc::new(RateLimit::new(config, "listener_local_ratelimit", worker)))
+        }
         _ => None,
     };
     config.listener_filters.iter().filter_map(limit).collect()
 }
 
-fn same_but_chains(a: &Config, b: &Config) -> bool {
-    let bare = |l: &Config| Config { chains: Vec::new(), default_chain: None, index: Default::default(), ..l.clone() };
-    bare(a) == bare(b)
+fn proxy_protocol_stats(config: &Config, worker: &Worker) -> Vec<Arc<ProxyProtocolStats>> {
+    let stats = |filter: &ListenerFilter| match filter {
+        ListenerFilter::ProxyProtocol(config) => {
+            let scope = match &config.stat_prefix {
+                None => Scope::Fixed("proxy_proto"),
+                Some(prefix) => Scope::Filter(Name::from(format!("proxy_proto.{prefix}"))),
+            };
+            Some(worker.stats().shard(scope))
+        }
+        _ => None,
+    };
+    config.listener_filters.iter().filter_map(stats).collect()
 }

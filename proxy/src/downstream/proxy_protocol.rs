@@ -94,11 +94,10 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, &'static str> {
         _ => return Err("a version 2 header of an unknown command"),
     }
     let (addresses, used) = match bytes[13] {
-        0x11 => (Some(v4(rest).ok_or("a version 2 header that is too short for IPv4")?), 12),
-        0x21 => (Some(v6(rest).ok_or("a version 2 header that is too short for IPv6")?), 36),
-        // AF_UNSPEC: the receiver uses the connection's own addresses.
-        0x00 => (None, 0),
-        _ => return Err("a version 2 header of a family or transport that is not TCP over IP"),
+        // Datagrams are told of like streams, as in Envoy.
+        0x11 | 0x12 => (Some(v4(rest).ok_or("a version 2 header that is too short for IPv4")?), 12),
+        0x21 | 0x22 => (Some(v6(rest).ok_or("a version 2 header that is too short for IPv6")?), 36),
+        _ => return Err("a version 2 header of a family that is not IP"),
     };
     Ok(Parsed::Header(header(addresses, tlvs(rest.get(used..).unwrap_or_default())?)))
 }

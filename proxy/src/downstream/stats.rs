@@ -16,17 +16,21 @@ stats_group! {
         downstream_listener_filter_remote_close: Counter,
         downstream_global_cx_overflow: Counter,
         no_filter_chain_match: Counter,
-        ssl_handshake: Counter = "ssl.handshake",
-        ssl_connection_error: Counter = "ssl.connection_error",
-        ssl_no_certificate: Counter = "ssl.no_certificate",
-        proxy_v1_found: Counter = "proxy_proto.versions.v1.found",
-        proxy_v1_disallowed: Counter = "proxy_proto.versions.v1.disallowed",
-        proxy_v1_error: Counter = "proxy_proto.versions.v1.error",
-        proxy_v2_found: Counter = "proxy_proto.versions.v2.found",
-        proxy_v2_disallowed: Counter = "proxy_proto.versions.v2.disallowed",
-        proxy_v2_error: Counter = "proxy_proto.versions.v2.error",
-        proxy_not_found_allowed: Counter = "proxy_proto.not_found_allowed",
-        proxy_not_found_disallowed: Counter = "proxy_proto.not_found_disallowed",
+        secrets_not_ready: Counter = "server_ssl_socket_factory.downstream_context_secrets_not_ready",
+    }
+}
+
+stats_group! {
+    /// `proxy_proto.[PREFIX.]`
+    pub struct ProxyProtocolStats {
+        v1_found: Counter = "versions.v1.found",
+        v1_disallowed: Counter = "versions.v1.disallowed",
+        v1_error: Counter = "versions.v1.error",
+        v2_found: Counter = "versions.v2.found",
+        v2_disallowed: Counter = "versions.v2.disallowed",
+        v2_error: Counter = "versions.v2.error",
+        not_found_allowed: Counter,
+        not_found_disallowed: Counter,
     }
 }
 

@@ -74,6 +74,8 @@ pub struct Exchange {
     pub hash_cookie: Option<http::HeaderValue>,
     /// The filters the request runs through.
     pub chain: Option<Rc<super::filter::Chain>>,
+    /// What the request is counted under besides its cluster.
+    pub counted: super::tally::Counted,
     /// Internal redirects followed so far.
     pub redirects: u32,
     pub(super) done: bool,
@@ -125,6 +127,7 @@ impl Exchange {
             local_body: Cow::Borrowed(""),
             hash_cookie: None,
             chain: None,
+            counted: Default::default(),
             redirects: 0,
             done: false,
             manager,

@@ -302,7 +302,8 @@ fn client_cert(headers: &mut HeaderMap, hcm: &HttpConnectionManager, connection:
     if hcm.forward_client_cert == ForwardClientCert::ForwardOnly {
         return;
     }
-    tell_cert(headers, hcm.forward_client_cert, cert_element(&hcm.client_cert_details, |part| peer.part(part)));
+    let chain = hcm.client_cert_details.chain.then(|| peer.chain_url_encoded()).flatten();
+    tell_cert(headers, hcm.forward_client_cert, cert_element(&hcm.client_cert_details, chain, |part| peer.part(part)));
 }
 
 /// Puts the element about our peer last. Where it cannot be told (a name in it is no header text), nothing is: what the
@@ -322,6 +323,7 @@ fn tell_cert(headers: &mut HeaderMap, how: ForwardClientCert, element: String) {
 /// One element of `x-forwarded-client-cert`: `By=...;Hash=...;Subject="...";URI=...;DNS=...`.
 fn cert_element<'a>(
     details: &sidemesh_config::resource::http_connection_manager::ClientCertDetails,
+    chain: Option<String>,
     part: impl Fn(TlsPart) -> Option<std::borrow::Cow<'a, str>>,
 ) -> String {
     let mut fields: Vec<String> = Vec::new();
@@ -340,6 +342,7 @@ fn cert_element<'a>(
         let text = if pem.contains('%') { pem.into_owned() } else { escape(&pem) };
         fields.push(format!("Cert=\"{text}\""));
     }
+    fields.extend(chain.map(|text| format!("Chain=\"{text}\"")));
     if details.subject {
         let subject = part(TlsPart::PeerSubject).unwrap_or_default();
         fields.push(format!("Subject=\"{}\"", subject.replace('\\', "\\\\").replace('"', "\\\"")));

@@ -14,12 +14,13 @@ use super::finish::{self, Answer};
 use super::names::{X_CLIENT_TRACE_ID, X_ENVOY_DECORATOR_OPERATION, X_ENVOY_FORCE_TRACE};
 use super::normalize::Normalized;
 use super::reply::LocalReply;
-use super::request_id::{self, TraceReason};
+use super::request_id;
 use super::upload::Upload;
 use super::{Connection, filter, forward, forwarded, headers, record, route, upgrade};
 use crate::body::Body;
 use crate::codec::{self, Handler, Protocol, Rejection, RequestMeta};
-use crate::telemetry::trace;
+use crate::telemetry::stream_info::request_number;
+use crate::telemetry::trace::{self, Asked, Reason};
 
 impl Handler for Connection {
     // Begun before the future is made, which then holds one pointer and not what it was made of: every request moves its future.
@@ -183,36 +184,38 @@ pub(super) fn select_route(x: &mut Exchange) {
     x.selected = Some(selected);
 }
 
-/// Joins or starts a trace, where tracing is configured.
+/// Decides about tracing and joins or starts a trace, where that is configured.
 fn decide_trace(x: &mut Exchange) {
     let manager = x.manager.clone();
     let Some(tracing) = &manager.config.tracing else { return };
-    let route = x.info.route.clone();
     let random = &manager.worker.local.random;
-    let decision = trace::decide(tracing, route.as_deref().and_then(|r| r.tracing.as_ref()), &x.parts.headers, || {
-        random.next_u64()
-    });
-    x.info.trace = decision.context;
-    x.trace_state = decision.state;
-    let stats = &manager.stats;
-    let has = |name| x.parts.headers.contains_key(name);
-    let reason = if has(X_ENVOY_FORCE_TRACE) {
+    let headers = &x.parts.headers;
+    let asked = Asked {
+        known: request_id::reason(headers),
+        client: headers.contains_key(X_CLIENT_TRACE_ID),
         // Only internal callers still have the header here.
-        x.info.trace.sampled = true;
-        stats.tracing_service_forced.inc();
-        TraceReason::Forced
-    } else if !x.info.trace.sampled {
-        stats.tracing_not_traceable.inc();
-        TraceReason::NotTraced
-    } else if has(X_CLIENT_TRACE_ID) {
-        stats.tracing_client_enabled.inc();
-        TraceReason::Client
-    } else {
-        stats.tracing_random_sampling.inc();
-        TraceReason::Sampled
+        forced: headers.contains_key(X_ENVOY_FORCE_TRACE),
+        number: request_number(headers),
+        draw: random.next_u64(),
     };
+    let route = x.info.route.as_deref().and_then(|r| r.tracing.as_ref());
+    let reason = trace::reason(tracing, route, &asked);
+    let stats = &manager.stats;
+    match reason {
+        Reason::NotTraced => &stats.tracing_not_traceable,
+        Reason::Sampled => &stats.tracing_random_sampling,
+        Reason::Client => &stats.tracing_client_enabled,
+        Reason::Forced => &stats.tracing_service_forced,
+    }
+    .inc();
     if manager.config.request_id_pack_trace_reason {
         request_id::pack(&mut x.parts.headers, reason);
+    }
+    if let Some(provider) = &tracing.provider {
+        let traced = reason != Reason::NotTraced;
+        let started = trace::start(provider, &x.parts.headers, traced, || random.next_u64()).unwrap_or_default();
+        x.info.trace = started.context;
+        x.trace_state = started.state;
     }
     name_operation(x);
 }
@@ -264,11 +267,13 @@ async fn act(x: &mut Exchange) -> Answer {
             forward::forward(x, forward).await
         }
         RouteAction::Redirect(redirect) => {
-            manager.stats.rq_redirect.inc();
+            manager.stats.rq_total.inc();
+            manager.stats.rq_direct_response.inc();
             let location = route::location(redirect, &route, x.caller.scheme, x.authority(), x.target());
             Answer::Local(redirect_reply(redirect.status, location))
         }
         RouteAction::DirectResponse(direct) => {
+            manager.stats.rq_total.inc();
             manager.stats.rq_direct_response.inc();
             Answer::Local(direct_reply(x, direct))
         }

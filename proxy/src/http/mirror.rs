@@ -68,9 +68,8 @@ fn head(x: &Exchange, policy: &MirrorPolicy) -> http::request::Parts {
     if let Some(sampled) = policy.trace_sampled
         && x.info.trace.trace_id != 0
     {
-        let b3 = x.manager.config.tracing.as_ref().is_some_and(|t| t.b3);
         let context = TraceContext { sampled, ..x.info.trace };
-        trace::inject(&context, x.trace_state.as_ref(), b3, &mut head.headers);
+        trace::inject(&context, x.trace_state.as_ref(), &mut head.headers);
     }
     headers::remove(&mut head.headers, &policy.request_headers.remove);
     let mut changes = headers::Changes::new();

@@ -18,12 +18,14 @@ mod mirror;
 pub mod names;
 pub mod normalize;
 mod proxy_status;
+mod query;
 mod record;
 pub mod reply;
 mod request_id;
 pub mod route;
 mod sources;
 mod stats;
+mod tally;
 mod upgrade;
 mod upload;
 
@@ -68,6 +70,7 @@ pub struct ConnectionManager {
     host_rules: HostRules,
     server_name: HeaderValue,
     date: finish::DateCache,
+    tallies: tally::Tallies,
     h1: Rc<h1::server::Settings>,
     h2: h2::server::Settings,
     /// Whether anything reads request or response heads after the answer: access logs or spans.
@@ -131,6 +134,7 @@ impl ConnectionManager {
             },
             server_name: HeaderValue::from_str(&config.server_name).unwrap_or(HeaderValue::from_static("sidemesh")),
             date: finish::DateCache::default(),
+            tallies: tally::Tallies::default(),
             h1: Rc::new(h1_settings(&config)),
             h2: h2_settings(&config),
             keeps_heads,

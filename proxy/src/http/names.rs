@@ -27,6 +27,7 @@ names! {
     X_ENVOY_RETRIABLE_HEADER_NAMES = "x-envoy-retriable-header-names";
     X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT = "x-envoy-hedge-on-per-try-timeout";
     X_ENVOY_IS_TIMEOUT_RETRY = "x-envoy-is-timeout-retry";
+    X_ENVOY_UPSTREAM_CANARY = "x-envoy-upstream-canary";
     X_ENVOY_UPSTREAM_STREAM_DURATION_MS = "x-envoy-upstream-stream-duration-ms";
     X_ENVOY_UPSTREAM_ALT_STAT_NAME = "x-envoy-upstream-alt-stat-name";
     X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS = "x-envoy-upstream-rq-timeout-ms";
@@ -45,6 +46,7 @@ names! {
     X_ENVOY_RATELIMITED = "x-envoy-ratelimited";
     X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL = "x-envoy-immediate-health-check-fail";
     X_ENVOY_UPSTREAM_HEALTHCHECKED_CLUSTER = "x-envoy-upstream-healthchecked-cluster";
+    X_ENVOY_AUTH_PARTIAL_BODY = "x-envoy-auth-partial-body";
     X_ENVOY_AUTH_FAILURE_MODE_ALLOWED = "x-envoy-auth-failure-mode-allowed";
     X_ENVOY_FAULT_ABORT_REQUEST = "x-envoy-fault-abort-request";
     X_ENVOY_FAULT_ABORT_REQUEST_PERCENTAGE = "x-envoy-fault-abort-request-percentage";

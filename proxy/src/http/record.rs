@@ -11,7 +11,7 @@ use crate::body::{Body, End, Error};
 use crate::codec::{Protocol, Rejection};
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::stream_info::{LogContext, StreamInfo, TraceContext};
-use crate::telemetry::trace::{Kind, Span, describe};
+use crate::telemetry::trace::{Kind, Proxy, Span, describe, describe_attempt, failed};
 
 pub fn started(x: &Exchange) {
     let stats = &x.manager.stats;
@@ -128,6 +128,11 @@ fn complete(x: &mut Exchange) {
     } else {
         x.info.timing.downstream_rx_end = Some(x.info.start);
     }
+    let timing = &mut x.info.timing;
+    if let Some(begun) = timing.upstream_tx_begin {
+        timing.upstream_tx_end = timing.downstream_rx_end.map(|end| end.max(begun));
+        timing.upstream_rx_end = timing.upstream_rx_begin.map(|_| now);
+    }
     x.retry_permit = None;
     if let Some(cluster) = x.sized.take() {
         cluster.track_bodies(x.info.request_body_bytes, x.info.response_body_bytes);
@@ -143,6 +148,8 @@ fn complete(x: &mut Exchange) {
         manager.listener_stats.downstream_rq.record(x.info.status);
         stats.downstream_rq_time.record_duration(now.saturating_duration_since(x.info.start));
     }
+    // The text of a local reply is for formats of bodies alone.
+    x.local_body = std::borrow::Cow::Borrowed("");
     let logs = &manager.config.access_logs;
     if !logs.is_empty() {
         manager.worker.log.log(logs, &x.log_context(), &x.config.runtime, x.random.rotate_left(32));
@@ -169,8 +176,9 @@ fn span(x: &Exchange) {
     });
     let route_tags = x.info.route.as_ref().and_then(|r| r.tracing.as_ref()).map_or(&[][..], |t| &t.custom_tags);
     let context = x.log_context();
-    let mut attributes = Vec::new();
-    describe(&context, &[&tracing.custom_tags, route_tags], tracing.max_path_tag_length, kind, &mut attributes);
+    let node = &manager.worker.shared.node;
+    let proxy = Proxy { node: &node.id, zone: &node.locality.zone };
+    let attributes = describe(&context, proxy, &[&tracing.custom_tags, route_tags], tracing.max_path_tag_length);
     let now = manager.worker.local.clock.system();
     manager.worker.spans.send(Span {
         provider: provider.clone(),
@@ -180,7 +188,7 @@ fn span(x: &Exchange) {
         kind,
         start: x.info.start_time,
         end: now,
-        error: x.info.status >= 500 || x.info.status == 0,
+        error: failed(x.info.status),
         attributes,
     });
 }
@@ -195,8 +203,7 @@ pub fn attempt(x: &mut Exchange) {
     let Some((span_id, start)) = x.attempt_span.take() else { return };
     let Some(tracing) = &manager.config.tracing else { return };
     let Some(provider) = &tracing.provider else { return };
-    let mut attributes = Vec::new();
-    describe(&x.log_context(), &[&tracing.custom_tags], tracing.max_path_tag_length, Kind::Client, &mut attributes);
+    let attributes = describe_attempt(&x.log_context(), &[&tracing.custom_tags]);
     let name = match &tracing.upstream_operation {
         Some(format) => x.format(format),
         None => format!("router {} egress", x.info.cluster.as_deref().unwrap_or("-")),
@@ -209,7 +216,7 @@ pub fn attempt(x: &mut Exchange) {
         kind: Kind::Client,
         start,
         end: manager.worker.local.clock.system(),
-        error: x.info.status >= 500 || x.info.status == 0,
+        error: failed(x.info.status),
         attributes,
     });
 }

@@ -202,18 +202,6 @@ fn overflow_code(overflow: &Overflow) -> &'static str {
     }
 }
 
-/// gRPC's status for an HTTP status (Envoy's table).
-pub fn grpc_status(status: u16) -> u32 {
-    match status {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
-    }
-}
-
 /// Writes the answer down; the record says what happened.
 pub fn render_reply(x: &mut Exchange, reply: LocalReply) -> Response<Body> {
     let mut response = Response::new(Body::empty());
@@ -237,6 +225,7 @@ pub fn render_reply(x: &mut Exchange, reply: LocalReply) -> Response<Body> {
     let body = std::mem::take(&mut x.local_body);
     if x.is_grpc() {
         make_grpc(&mut response, x.info.status, reply.grpc_status, &body);
+        x.info.status = response.status().as_u16();
         x.local_body = body;
         return response;
     }
@@ -259,7 +248,7 @@ fn make_grpc(response: &mut Response<Body>, status: u16, given: Option<u32>, bod
     *response.status_mut() = StatusCode::OK;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(GRPC_STATUS, HeaderValue::from(given.unwrap_or_else(|| grpc_status(status))));
+    headers.insert(GRPC_STATUS, HeaderValue::from(given.unwrap_or_else(|| crate::grpc::from_http(status))));
     if !body.is_empty()
         && let Ok(message) = HeaderValue::try_from(percent_encode_message(body))
     {
@@ -330,12 +319,6 @@ pub fn apply_format(x: &mut Exchange, format: &BodyFormat) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn statuses_map_to_grpc() {
-        let got: Vec<u32> = [400, 401, 403, 404, 429, 500, 502, 503, 504].into_iter().map(grpc_status).collect();
-        assert_eq!(got, [13, 16, 7, 12, 14, 2, 14, 14, 14]);
-    }
 
     #[test]
     fn messages_are_percent_encoded() {

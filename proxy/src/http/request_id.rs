@@ -7,24 +7,15 @@ use sidemesh_config::resource::http_connection_manager::HttpConnectionManager;
 use super::forwarded::Caller;
 use super::names::X_REQUEST_ID;
 use crate::clock::Random;
+use crate::telemetry::trace::Reason;
 
-/// Why a request is traced, as the fifteenth character of its id tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TraceReason {
-    NotTraced,
-    Sampled,
-    Client,
-    Forced,
-}
-
-impl TraceReason {
-    fn digit(self) -> u8 {
-        match self {
-            TraceReason::NotTraced => b'4',
-            TraceReason::Sampled => b'9',
-            TraceReason::Forced => b'a',
-            TraceReason::Client => b'b',
-        }
+/// The digit that tells why a request is traced.
+fn digit(reason: Reason) -> u8 {
+    match reason {
+        Reason::NotTraced => b'4',
+        Reason::Sampled => b'9',
+        Reason::Forced => b'a',
+        Reason::Client => b'b',
     }
 }
 
@@ -44,29 +35,28 @@ pub fn apply(headers: &mut HeaderMap, hcm: &HttpConnectionManager, caller: &Call
 }
 
 /// Packs the trace decision into an id that is a UUID.
-pub fn pack(headers: &mut HeaderMap, reason: TraceReason) {
+pub fn pack(headers: &mut HeaderMap, reason: Reason) {
     let Some(id) = headers.get(X_REQUEST_ID) else { return };
     let bytes = id.as_bytes();
-    if bytes.len() != 36 || bytes[REASON_AT] == reason.digit() {
+    if bytes.len() != 36 || bytes[REASON_AT] == digit(reason) {
         return;
     }
     let mut packed = [0u8; 36];
     packed.copy_from_slice(bytes);
-    packed[REASON_AT] = reason.digit();
+    packed[REASON_AT] = digit(reason);
     if let Ok(value) = HeaderValue::from_bytes(&packed) {
         headers.insert(X_REQUEST_ID, value);
     }
 }
 
 /// The reason an id carries, when it is a UUID of ours.
-#[cfg(test)]
-fn reason(headers: &HeaderMap) -> Option<TraceReason> {
+pub fn reason(headers: &HeaderMap) -> Option<Reason> {
     let bytes = headers.get(X_REQUEST_ID)?.as_bytes();
     match (bytes.len(), bytes.get(REASON_AT)?) {
-        (36, b'9') => Some(TraceReason::Sampled),
-        (36, b'a') => Some(TraceReason::Forced),
-        (36, b'b') => Some(TraceReason::Client),
-        (36, b'4') => Some(TraceReason::NotTraced),
+        (36, b'9') => Some(Reason::Sampled),
+        (36, b'a') => Some(Reason::Forced),
+        (36, b'b') => Some(Reason::Client),
+        (36, b'4') => Some(Reason::NotTraced),
         _ => None,
     }
 }
@@ -98,16 +88,16 @@ mod tests {
         headers.insert(X_REQUEST_ID, fresh(&Random::seeded(7)));
         let id = headers[X_REQUEST_ID].to_str().unwrap_or("").to_owned();
         assert_eq!((id.len(), id.matches('-').count()), (36, 4));
-        assert_eq!(reason(&headers), Some(TraceReason::NotTraced));
-        pack(&mut headers, TraceReason::Sampled);
-        assert_eq!(reason(&headers), Some(TraceReason::Sampled));
+        assert_eq!(reason(&headers), Some(Reason::NotTraced));
+        pack(&mut headers, Reason::Sampled);
+        assert_eq!(reason(&headers), Some(Reason::Sampled));
     }
 
     #[test]
     fn foreign_ids_are_left_alone() {
         let mut headers = HeaderMap::new();
         headers.insert(X_REQUEST_ID, HeaderValue::from_static("mine-123"));
-        pack(&mut headers, TraceReason::Sampled);
+        pack(&mut headers, Reason::Sampled);
         assert_eq!(headers[X_REQUEST_ID], "mine-123");
     }
 }

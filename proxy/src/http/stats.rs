@@ -31,7 +31,7 @@ stats_group! {
         downstream_rq_active: Gauge,
         downstream_rq_http1_total: Counter,
         downstream_rq_http2_total: Counter,
-        downstream_rq: CodeCounters,
+        downstream_rq: ClassCounters,
         downstream_rq_time: Histogram,
         downstream_rq_rx_reset: Counter,
         downstream_rq_tx_reset: Counter,
@@ -62,28 +62,12 @@ stats_group! {
         tracing_service_forced: Counter = "tracing.service_forced",
         tracing_not_traceable: Counter = "tracing.not_traceable",
         tracing_health_check: Counter = "tracing.health_check",
-        cors_origin_valid: Counter = "cors.origin_valid",
-        cors_origin_invalid: Counter = "cors.origin_invalid",
-        fault_aborts_injected: Counter = "fault.aborts_injected",
-        fault_delays_injected: Counter = "fault.delays_injected",
-        fault_response_rl_injected: Counter = "fault.response_rl_injected",
-        fault_faults_overflow: Counter = "fault.faults_overflow",
-        fault_active_faults: Gauge = "fault.active_faults",
-        csrf_missing_source_origin: Counter = "csrf.missing_source_origin",
-        csrf_request_invalid: Counter = "csrf.request_invalid",
-        csrf_request_valid: Counter = "csrf.request_valid",
-        ext_authz_ok: Counter = "ext_authz.ok",
-        ext_authz_denied: Counter = "ext_authz.denied",
-        ext_authz_error: Counter = "ext_authz.error",
-        ext_authz_failure_mode_allowed: Counter = "ext_authz.failure_mode_allowed",
-        ext_authz_timeout: Counter = "ext_authz.timeout",
-        ext_authz_disabled: Counter = "ext_authz.disabled",
     }
 }
 
 stats_group! {
     /// The same manager's answers, per listener (`listener.<address>.http.<stat_prefix>.`).
     pub struct ListenerHttpStats {
-        downstream_rq: CodeCounters,
+        downstream_rq: ClassCounters,
     }
 }

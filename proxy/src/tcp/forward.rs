@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::request::Parts;
 use sidemesh_config::resource::route::SubsetMatch;
 use sidemesh_config::resource::tcp_proxy::TcpProxy;
 use sidemesh_config::value::{Address, Backoff, Name};
@@ -12,13 +13,15 @@ use tokio::io::AsyncWriteExt;
 use super::copy::{self, Copied, End, Tools};
 use super::filter::Passed;
 use super::stats::TcpStats;
+use super::tunnel;
+use crate::clock::Timers;
 use crate::connection::ConnectionInfo;
 use crate::io::Io;
 use crate::live::Current;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::stats::Scope;
-use crate::telemetry::stream_info::{LogContext, StreamInfo};
-use crate::upstream::{Host, TcpConnected, TcpContext, TcpError, Upstream, hash};
+use crate::telemetry::stream_info::{LogContext, Moment, StreamInfo};
+use crate::upstream::{ConnectionGuard, Host, TcpConnected, TcpContext, TcpError, Upstream, hash};
 use crate::worker::Worker;
 
 /// The longest wait between connect attempts when `backoff_options` gives none.
@@ -37,7 +40,7 @@ struct Session<'a> {
     forward: &'a Forward,
     connection: &'a Rc<ConnectionInfo>,
     info: StreamInfo,
-    copied: Copied,
+    copied: Rc<Copied>,
 }
 
 impl Forward {
@@ -46,19 +49,24 @@ impl Forward {
         Forward { config, worker, upstream, stats }
     }
 
+    /// Counts a connection of the chain, also one that a filter refuses.
+    pub fn count(&self) {
+        self.stats.downstream_cx_total.inc();
+    }
+
     /// Serves one connection to its end.
     pub async fn serve(&self, mut io: Io, connection: &Rc<ConnectionInfo>, passed: &Passed) {
-        self.stats.downstream_cx_total.inc();
         let clock = &self.worker.local.clock;
         let info = StreamInfo::new(connection.clone(), None, clock.now(), clock.system());
-        let mut session = Session { forward: self, connection, info, copied: Copied::default() };
+        let mut session = Session { forward: self, connection, info, copied: Rc::default() };
         let snapshot = self.worker.config();
         match session.connect(&snapshot, passed).await {
             Some(connected) => session.copy(&mut io, connected).await,
-            // An orderly end: the client learns at once that nobody is there.
-            None => drop(io.shutdown().await),
+            // Under TLS the client is told of the end; elsewhere a reset tells it that what it sent was not read.
+            None if io.is_tls() => drop(io.shutdown().await),
+            None => {}
         }
-        session.finish(&snapshot);
+        session.finish();
     }
 }
 
@@ -91,31 +99,74 @@ impl Session<'_> {
         self.info.cluster = Some(cluster.clone());
         let forward = self.forward;
         let hash = forward.config.hash_source_ip.then(|| hash::of(self.connection.remote.ip().to_string().as_bytes()));
-        let context = TcpContext { hash, metadata_match: subset.as_deref(), connection: self.connection };
+        let context = TcpContext {
+            hash,
+            metadata_match: subset.as_deref(),
+            connection: self.connection,
+            proxy_tlvs: &forward.config.proxy_tlvs,
+        };
+        let tunnel =
+            forward.config.tunneling.as_ref().map(|t| tunnel::head(t, &self.info, forward.worker.local.clock.now()));
         for attempt in 1..=forward.config.max_connect_attempts {
             self.info.upstream.attempts = attempt;
-            match forward.upstream.tcp_connect(snapshot, &cluster, context).await {
+            match self.attempt(snapshot, &cluster, context, tunnel.as_ref()).await {
                 Ok(connected) => {
                     self.connected(&connected);
                     return Some(connected);
                 }
-                Err(TcpError::Attempt { error, host }) => {
-                    self.chosen(&host);
-                    self.info.upstream.failure = Some(error.to_string().into());
-                    self.info.flags = error.response_flag();
+                Err(failed @ (TcpError::Attempt { .. } | TcpError::Refused { .. })) => {
+                    self.failed(&failed);
                     self.backoff(attempt).await;
                 }
                 Err(error) => {
                     if matches!(error, TcpError::NoCluster) {
                         self.no_route();
+                        self.info.cluster = None;
+                        self.info.upstream.attempts = 0;
                     }
                     self.info.flags = error.flags();
                     return None;
                 }
             }
         }
+        if let Some(cluster) = forward.upstream.cluster(snapshot, &cluster) {
+            cluster.stats().upstream_cx_connect_attempts_exceeded.inc();
+        }
         self.info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         None
+    }
+
+    async fn attempt(
+        &self,
+        snapshot: &Current,
+        cluster: &str,
+        context: TcpContext<'_>,
+        tunnel: Option<&Parts>,
+    ) -> Result<TcpConnected, TcpError> {
+        let upstream = &self.forward.upstream;
+        let Some(head) = tunnel else { return upstream.tcp_connect(snapshot, cluster, context).await };
+        // Boxed: an HTTP attempt is large, and tunnels are rare.
+        let opening = Box::pin(upstream.tunnel_connect(snapshot, cluster, context, head));
+        match self.forward.config.idle_timeout {
+            None => opening.await,
+            Some(limit) => match self.forward.worker.local.timers.timeout(limit, opening).await {
+                Ok(done) => done,
+                Err(_) => Err(TcpError::NoAnswer),
+            },
+        }
+    }
+
+    fn failed(&mut self, error: &TcpError) {
+        self.info.flags = error.flags();
+        match error {
+            TcpError::Attempt { error, host } => {
+                self.chosen(host);
+                let text = error.detail().map_or_else(|| error.to_string(), str::to_owned);
+                self.info.upstream.failure = Some(text.into());
+            }
+            TcpError::Refused { host, .. } => self.chosen(host),
+            TcpError::NoCluster | TcpError::NoAnswer | TcpError::Pick(_) => {}
+        }
     }
 
     async fn backoff(&self, attempt: u32) {
@@ -137,7 +188,7 @@ impl Session<'_> {
     fn chosen(&mut self, host: &Host) {
         self.info.upstream.endpoint = Some(host.endpoint().clone());
         if let Address::Socket(address) = host.address() {
-            self.info.upstream.remote = Some(*address);
+            self.info.upstream.host = Some(*address);
         }
     }
 
@@ -146,7 +197,7 @@ impl Session<'_> {
         let upstream = &mut self.info.upstream;
         upstream.failure = None;
         if let Some(facts) = connected.info.connection() {
-            upstream.remote = facts.peer.or(upstream.remote);
+            upstream.remote = facts.peer.or(upstream.host);
             upstream.local = facts.local;
             upstream.connection_id = facts.id;
             upstream.tls = facts.tls.clone();
@@ -155,38 +206,46 @@ impl Session<'_> {
         self.info.timing.upstream_connect_start = connected.info.connect_start.get();
         self.info.timing.upstream_connect_end = connected.info.connect_end.get();
         if self.forward.config.flush_log_on_connected {
-            self.log(&self.forward.worker.config());
+            self.log(Moment::UpstreamConnected);
         }
     }
 
     async fn copy(&mut self, io: &mut Io, mut connected: TcpConnected) {
-        let config = &self.forward.config;
-        let local = &self.forward.worker.local;
+        let forward = self.forward;
+        let (config, local) = (&forward.config, &forward.worker.local);
         let tools = Tools { buffers: &local.buffers, timers: &local.timers, clock: &local.clock };
-        let guard = &connected.upstream.guard;
-        let pair = copy::pair(io, &mut connected.upstream.io, config.idle_timeout, tools, &self.copied);
+        let copied = self.copied.clone();
+        let start = self.connection.start;
+        let guard = connected.upstream.guard.as_ref();
+        let pair = copy::pair(io, &mut connected.upstream.io, config.idle_timeout, tools, &copied);
         let copying = async {
-            tokio::select! {
-                biased;
-                end = pair => end,
-                () = guard.told_to_close() => End::Complete,
-                never = self.log_at_intervals() => match never {},
+            let mut pair = std::pin::pin!(pair);
+            loop {
+                tokio::select! {
+                    biased;
+                    end = &mut pair => return end,
+                    () = told_to_close(guard) => return End::Complete,
+                    () = flush_interval(config.access_log_flush_interval, &local.timers) => self.log(Moment::Periodic),
+                }
             }
         };
         let end = match config.max_downstream_connection_duration {
             None => Ok(copying.await),
             Some(limit) => {
-                let left = limit.saturating_sub(local.clock.now().saturating_duration_since(self.connection.start));
+                let share = local.random.fraction() * config.duration_jitter_percent / 100.0;
+                let left =
+                    (limit + limit.mul_f64(share)).saturating_sub(local.clock.now().saturating_duration_since(start));
                 local.timers.timeout(left, copying).await
             }
         };
         let stats = &self.forward.stats;
         match end {
-            Ok(End::Complete) => {}
+            // A client that resets has ended the session, as Envoy counts it.
+            Ok(End::Complete | End::DownstreamReset) => {}
             Ok(End::Idle) => stats.idle_timeout.inc(),
-            Ok(End::DownstreamReset) => self.info.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION),
             Ok(End::UpstreamReset) => {
-                self.info.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
+                connected.upstream.guard.iter().for_each(ConnectionGuard::closed_by_peer);
+                self.info.flags.insert(ResponseFlags::UPSTREAM_REMOTE_RESET);
                 // The client must notice that what it got may not be all.
                 io.reset_on_close();
             }
@@ -196,36 +255,47 @@ impl Session<'_> {
             }
         }
         let (up, down) = (self.copied.up.get(), self.copied.down.get());
-        connected.upstream.guard.bytes(down, up);
-    }
-
-    /// Writes the session's log line every `access_log_flush_interval` while it lasts.
-    async fn log_at_intervals(&self) -> std::convert::Infallible {
-        let Some(every) = self.forward.config.access_log_flush_interval else { return std::future::pending().await };
-        loop {
-            self.forward.worker.local.timers.after(every).await;
-            self.log(&self.forward.worker.config());
+        if let Some(guard) = &connected.upstream.guard {
+            guard.bytes(down, up);
         }
     }
 
-    fn finish(&mut self, snapshot: &Current) {
+    fn finish(&mut self) {
         let (up, down) = (self.copied.up.get(), self.copied.down.get());
         let stats = &self.forward.stats;
         stats.downstream_cx_rx_bytes_total.add(up);
         stats.downstream_cx_tx_bytes_total.add(down);
-        self.info.request_body_bytes = up;
-        self.info.response_body_bytes = down;
-        self.info.upstream.bytes_sent = up;
-        self.info.upstream.bytes_received = down;
-        self.log(snapshot);
+        self.log(Moment::End);
     }
 
-    fn log(&self, snapshot: &Current) {
+    /// Writes the session's log line, with what has passed so far.
+    fn log(&mut self, moment: Moment) {
         let worker = &self.forward.worker;
         let logs = &self.forward.config.access_logs;
-        if !logs.is_empty() {
-            let context = LogContext::of(&self.info, worker.local.clock.now());
-            worker.log.log(logs, &context, &snapshot.runtime, worker.local.random.next_u64());
+        if logs.is_empty() {
+            return;
         }
+        let (up, down) = (self.copied.up.get(), self.copied.down.get());
+        self.info.moment = moment;
+        (self.info.request_body_bytes, self.info.upstream.bytes_sent) = (up, up);
+        (self.info.response_body_bytes, self.info.upstream.bytes_received) = (down, down);
+        let context = LogContext::of(&self.info, worker.local.clock.now());
+        worker.log.log(logs, &context, &worker.config().runtime, worker.local.random.next_u64());
+    }
+}
+
+/// Resolves when the session is to end with its host. Never for a tunnel, which ends with its stream.
+async fn told_to_close(guard: Option<&ConnectionGuard>) {
+    match guard {
+        Some(guard) => guard.told_to_close().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Never completes without an interval.
+async fn flush_interval(every: Option<Duration>, timers: &Timers) {
+    match every {
+        Some(every) => timers.after(every).await,
+        None => std::future::pending().await,
     }
 }

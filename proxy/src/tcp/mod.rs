@@ -4,5 +4,6 @@ mod copy;
 pub mod filter;
 mod forward;
 mod stats;
+mod tunnel;
 
 pub use forward::Forward;

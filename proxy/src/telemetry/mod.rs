@@ -9,6 +9,7 @@ pub mod flags;
 pub mod format;
 pub mod stats;
 pub mod stream_info;
+pub mod tls;
 pub mod trace;
 
 /// This machine's name, read once.

@@ -12,6 +12,7 @@ use std::time::{Instant, SystemTime};
 use sidemesh_config::resource::endpoint::Endpoint;
 use sidemesh_config::resource::route::{Route, VirtualHost};
 use sidemesh_config::value::{Metadata, Name};
+use smallvec::SmallVec;
 
 use super::flags::ResponseFlags;
 pub use crate::codec::Protocol;
@@ -37,6 +38,9 @@ pub struct Timing {
 pub struct UpstreamInfo {
     /// The host chosen.
     pub endpoint: Option<Arc<Endpoint>>,
+    /// The host's address.
+    pub host: Option<SocketAddr>,
+    /// The other end of the connection, once there is one.
     pub remote: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
     pub protocol: Option<Protocol>,
@@ -45,9 +49,13 @@ pub struct UpstreamInfo {
     pub failure: Option<Box<str>>,
     pub tls: Option<Arc<crate::tls::PeerInfo>>,
     pub attempts: u32,
+    /// The hosts of all attempts, in order.
+    pub attempted: SmallVec<[SocketAddr; 1]>,
     pub bytes_sent: u64,
     pub bytes_received: u64,
     pub cluster_metadata: Option<Arc<Metadata>>,
+    /// The cluster's name in statistics (`alt_stat_name`).
+    pub cluster_stat_name: Option<Name>,
 }
 
 /// The trace a request belongs to and what was decided about it.
@@ -59,7 +67,17 @@ pub struct TraceContext {
     pub sampled: bool,
 }
 
+/// When in the life of a TCP session it is logged (`data.accesslog.v3.AccessLogType`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Moment {
+    UpstreamConnected,
+    Periodic,
+    #[default]
+    End,
+}
+
 pub struct StreamInfo {
+    pub moment: Moment,
     pub start: Instant,
     pub start_time: SystemTime,
     pub timing: Timing,
@@ -80,6 +98,8 @@ pub struct StreamInfo {
     pub remote: SocketAddr,
     pub stream_id: u128,
     pub vhost: Option<Arc<VirtualHost>>,
+    /// Under which the request is counted.
+    pub virtual_cluster: Option<Name>,
     pub route: Option<Arc<Route>>,
     pub cluster: Option<Name>,
     pub upstream: UpstreamInfo,
@@ -96,6 +116,7 @@ pub struct StreamInfo {
 impl StreamInfo {
     pub fn new(connection: Rc<ConnectionInfo>, protocol: Option<Protocol>, now: Instant, wall: SystemTime) -> Self {
         StreamInfo {
+            moment: Moment::default(),
             start: now,
             start_time: wall,
             timing: Timing::default(),
@@ -112,6 +133,7 @@ impl StreamInfo {
             connection,
             stream_id: 0,
             vhost: None,
+            virtual_cluster: None,
             route: None,
             cluster: None,
             upstream: UpstreamInfo::default(),
@@ -122,6 +144,12 @@ impl StreamInfo {
             revision: None,
         }
     }
+}
+
+/// The number that all proxies on a request's way draw alike: the first 32 bits of its id.
+pub fn request_number(headers: &http::HeaderMap) -> Option<u64> {
+    let id = headers.get("x-request-id")?.to_str().ok()?;
+    u32::from_str_radix(id.get(..8)?, 16).ok().map(u64::from)
 }
 
 /// The request as it stands: pseudo-headers apart, `path` with its query.

@@ -6,15 +6,15 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
 use rustls::ClientConfig;
 use rustls::client::{Resumption, danger::ServerCertVerifier};
 use rustls::pki_types::{DnsName, ServerName};
 use sidemesh_config::resource::secret::Secret;
-use sidemesh_config::resource::tls::UpstreamTls;
+use sidemesh_config::resource::tls::{CommonTls, UpstreamTls};
 use sidemesh_config::snapshot::ByName;
 use tokio_rustls::TlsConnector;
 
+use super::context::{Context, Side};
 use super::error::Error;
 use super::key_log::{self, KeyLog};
 use super::material::{self, FileState, Identity, Reader};
@@ -31,7 +31,7 @@ const MAX_VARIANTS: usize = 32;
 /// A handle on a context that is ready for handshakes.
 #[derive(Debug, Clone)]
 pub struct Client {
-    shared: Arc<Shared>,
+    shared: Arc<Context<State>>,
 }
 
 /// What one connection asks for besides its context.
@@ -47,16 +47,10 @@ pub struct Target<'a> {
     pub alpn: &'a [&'a [u8]],
 }
 
+/// What is built of a context and its secrets.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) config: UpstreamTls,
-    pub(super) resolved: Resolved,
-    state: ArcSwap<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    identity: Option<Identity>,
+pub(super) struct State {
+    identity: Option<Arc<Identity>>,
     verifier: Arc<Verifier>,
     base: Arc<ClientConfig>,
     key_log: Option<Arc<KeyLog>>,
@@ -82,7 +76,7 @@ impl Client {
 
     /// The handshake of one connection.
     pub async fn connect(&self, socket: Socket, target: Target<'_>) -> Result<(Io, Arc<PeerInfo>), Error> {
-        let state = self.shared.state.load_full();
+        let state = self.shared.state();
         let name = self.server_name(&target, socket.peer_addr().map(|a| a.ip()))?;
         let log = self.shared.config.common.key_log.as_ref();
         let logged = log.is_some_and(|c| key_log::applies(c, socket.local_addr(), socket.peer_addr()));
@@ -101,7 +95,7 @@ impl Client {
 
     /// The configuration and name for a stream that is no [`Socket`].
     pub fn session(&self, target: &Target<'_>) -> Result<(Arc<ClientConfig>, ServerName<'static>), Error> {
-        let state = self.shared.state.load_full();
+        let state = self.shared.state();
         Ok((self.session_config(&state, target, false), self.server_name(target, None)?))
     }
 
@@ -158,23 +152,17 @@ impl Client {
     }
 }
 
-impl Shared {
-    pub(super) fn build(config: &UpstreamTls, resolved: Resolved) -> Result<Self, Error> {
-        let state = State::build(config, &resolved)?;
-        Ok(Shared { config: config.clone(), resolved, state: ArcSwap::from_pointee(state) })
+impl Side for State {
+    type Config = UpstreamTls;
+
+    fn common(config: &UpstreamTls) -> &CommonTls {
+        &config.common
     }
 
-    /// Takes in files that changed. `Ok(false)`: none did.
-    pub(super) fn refresh(&self) -> Result<bool, Error> {
-        if !store::changed(&self.state.load().files) {
-            return Ok(false);
-        }
-        self.state.store(Arc::new(State::build(&self.config, &self.resolved)?));
-        Ok(true)
+    fn files(&self) -> &[FileState] {
+        &self.files
     }
-}
 
-impl State {
     fn build(config: &UpstreamTls, resolved: &Resolved) -> Result<Self, Error> {
         let mut reader = Reader::default();
         let provider = params::provider(&config.common.params);

@@ -7,6 +7,8 @@ use rustls::{AlertDescription, CertificateError};
 
 use sidemesh_config::value::Name;
 
+use super::verify::Broken;
+
 /// A context that cannot be used, or a handshake that failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -32,6 +34,36 @@ impl Error {
     /// The configuration is not complete yet: no fault of the peer's.
     pub fn is_not_ready(&self) -> bool {
         matches!(self, Error::SecretMissing(_))
+    }
+}
+
+/// What a failed handshake is counted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The client sent no certificate and had to.
+    NoCertificate,
+    /// The certificate does not chain to the CA, or is out of date or revoked.
+    Chain,
+    San,
+    Pin,
+    /// Anything that is no fault of the certificate.
+    Connection,
+}
+
+impl Error {
+    pub fn failure(&self) -> Failure {
+        match self {
+            Error::Handshake(rustls::Error::NoCertificatesPresented) => Failure::NoCertificate,
+            Error::Handshake(rustls::Error::InvalidCertificate(CertificateError::Other(rule))) => {
+                match rule.0.downcast_ref() {
+                    Some(Broken::Names(_)) => Failure::San,
+                    Some(Broken::Pins) => Failure::Pin,
+                    _ => Failure::Chain,
+                }
+            }
+            Error::Handshake(rustls::Error::InvalidCertificate(_)) => Failure::Chain,
+            _ => Failure::Connection,
+        }
     }
 }
 

@@ -5,15 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
-use rustls::InconsistentKeys;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, SignatureAlgorithm};
 use sidemesh_config::resource::tls::TlsCertificate;
 use sidemesh_config::value::DataSource;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use super::error::Error;
+use super::ocsp::{self, Staple};
 use super::peer::Certificate;
 use super::verify::sha256;
 
@@ -94,20 +97,29 @@ pub(super) fn revocation_lists(pem: &[u8]) -> Result<Vec<webpki::CertRevocationL
 }
 
 /// A certificate with its key, and what it says of itself.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Identity {
     pub(super) key: Arc<CertifiedKey>,
     pub(super) certificate: Arc<Certificate>,
+    pub(super) staple: Option<Staple>,
+    /// It is worth nothing without a staple.
+    pub(super) must_staple: bool,
 }
 
-type Cache = HashMap<[u8; 32], (Weak<CertifiedKey>, Weak<Certificate>)>;
+impl Identity {
+    pub(super) fn is_ecdsa(&self) -> bool {
+        self.key.key.algorithm() == SignatureAlgorithm::ECDSA
+    }
+}
+
+type Cache = HashMap<[u8; 32], Weak<Identity>>;
 
 /// Parsed once for all contexts that present the same certificate.
 pub(super) fn identity(
     reader: &mut Reader,
     certificate: &TlsCertificate,
     provider: &CryptoProvider,
-) -> Result<Identity, Error> {
+) -> Result<Arc<Identity>, Error> {
     static CACHE: LazyLock<Mutex<Cache>> = LazyLock::new(Mutex::default);
     let chain = reader.read(&certificate.chain, "certificate_chain")?;
     let key = reader.read(&certificate.key, "private_key")?;
@@ -115,14 +127,12 @@ pub(super) fn identity(
     let digest = sha256(&[sha256(&chain), sha256(&key), sha256(staple.as_deref().unwrap_or_default())].concat());
 
     let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((key, certificate)) = cache.get(&digest)
-        && let (Some(key), Some(certificate)) = (key.upgrade(), certificate.upgrade())
-    {
-        return Ok(Identity { key, certificate });
+    if let Some(identity) = cache.get(&digest).and_then(Weak::upgrade) {
+        return Ok(identity);
     }
-    let identity = parse_identity(&chain, &key, staple.as_deref(), provider)?;
-    cache.retain(|_, (key, _)| key.strong_count() > 0);
-    cache.insert(digest, (Arc::downgrade(&identity.key), Arc::downgrade(&identity.certificate)));
+    let identity = Arc::new(parse_identity(&chain, &key, staple.as_deref(), provider)?);
+    cache.retain(|_, identity| identity.strong_count() > 0);
+    cache.insert(digest, Arc::downgrade(&identity));
     Ok(identity)
 }
 
@@ -150,6 +160,21 @@ fn parse_identity(
         }
         Err(e) => return Err(Error::material("certificate_chain", e)),
     }
-    certified.ocsp = staple.map(<[u8]>::to_vec);
-    Ok(Identity { key: Arc::new(certified), certificate: Arc::new(leaf) })
+    let (_, parsed) = X509Certificate::from_der(&certified.cert[0])
+        .map_err(|_| Error::material("certificate_chain", "the first certificate cannot be parsed"))?;
+    let must_staple = ocsp::must_staple(&parsed);
+    let staple = match staple {
+        None => None,
+        Some(der) => {
+            let response =
+                ocsp::parse(der).ok_or_else(|| Error::material("ocsp_staple", "is no good OCSP response"))?;
+            if response.serial != ocsp::significant(parsed.raw_serial()) {
+                return Err(Error::material("ocsp_staple", "is not about the certificate"));
+            }
+            let without = Arc::new(certified.clone());
+            certified.ocsp = Some(der.to_vec());
+            Some(Staple { response, without })
+        }
+    };
+    Ok(Identity { key: Arc::new(certified), certificate: Arc::new(leaf), staple, must_staple })
 }

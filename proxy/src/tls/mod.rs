@@ -9,10 +9,12 @@
 //! compared only where SAN rules or SAN validation ask for it. Choosing a filter chain and looking at a ClientHello
 //! belong to `downstream`; making keys and certificates to `identity`.
 mod client;
+mod context;
 mod error;
 mod key_log;
 mod material;
 mod merge;
+mod ocsp;
 mod params;
 mod peer;
 mod roots;
@@ -25,7 +27,7 @@ mod tickets;
 mod verify;
 
 pub use client::{Client, Target};
-pub use error::Error;
+pub use error::{Error, Failure};
 pub use peer::{Certificate, PeerInfo};
 pub use server::Server;
 pub use store::{Prepared, check, prepare, refresh_files};

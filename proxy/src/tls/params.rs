@@ -4,9 +4,28 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
+use rustls::{CipherSuite, SupportedCipherSuite, SupportedProtocolVersion};
 use sidemesh_config::resource::tls::{CIPHER_SUITES, TlsParams, TlsVersion};
 use sidemesh_config::value::Name;
+
+/// Suites of TLS 1.2 by the kind of key that signs, and those of TLS 1.3, which leave it open.
+pub(super) const ECDSA_SUITES: [CipherSuite; 3] = [
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+];
+pub(super) const RSA_SUITES: [CipherSuite; 3] = [
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+];
+pub(super) const TLS13_SUITES: [CipherSuite; 3] = [
+    CipherSuite::TLS13_AES_128_GCM_SHA256,
+    CipherSuite::TLS13_AES_256_GCM_SHA384,
+    CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+];
+/// The groups offered where none are asked for, Envoy's list: P-384 only when it is named.
+const USUAL_CURVES: [&str; 3] = ["X25519MLKEM768", "X25519", "P-256"];
 
 /// rustls' suites of TLS 1.3 with those of 1.2 that are asked for, in the order asked for. Without curves asked for, the hybrid
 /// post-quantum group comes first.
@@ -26,9 +45,10 @@ fn build(suites: &[Name], curves: &[Name]) -> CryptoProvider {
     } else {
         provider.cipher_suites.extend(suites.iter().filter_map(|n| suite(n)));
     }
-    if !curves.is_empty() {
-        provider.kx_groups = curves.iter().filter_map(|n| group(n)).collect();
-    }
+    provider.kx_groups = match curves {
+        [] => USUAL_CURVES.iter().filter_map(|n| group(n)).collect(),
+        curves => curves.iter().filter_map(|n| group(n)).collect(),
+    };
     provider
 }
 

@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use rustls::pki_types::CertificateDer;
-use rustls::{CommonState, ProtocolVersion};
+use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 use sidemesh_config::format::TlsPart;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
@@ -26,6 +27,7 @@ pub struct PeerInfo {
     alpn: Option<Box<str>>,
     chain: Box<[CertificateDer<'static>]>,
     validated: bool,
+    resumed: bool,
     local: Option<Arc<Certificate>>,
     leaf: OnceLock<Box<Certificate>>,
 }
@@ -90,6 +92,7 @@ impl PeerInfo {
             alpn,
             chain: session.peer_certificates().unwrap_or_default().into(),
             validated,
+            resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
             local,
             leaf: OnceLock::new(),
         }
@@ -108,6 +111,11 @@ impl PeerInfo {
     /// ... and it passed the verification that the context asks for.
     pub fn validated(&self) -> bool {
         self.validated
+    }
+
+    /// A session of before goes on.
+    pub fn resumed(&self) -> bool {
+        self.resumed
     }
 
     /// `TLSv1.2` or `TLSv1.3`.
@@ -225,6 +233,13 @@ impl PeerInfo {
             Cow::Borrowed(borrowed) => (!borrowed.is_empty()).then_some(Cow::Borrowed(borrowed)),
             Cow::Owned(owned) => text(&owned).map(Cow::Owned),
         }
+    }
+
+    /// When the peer's certificate begins to be valid, or ends.
+    pub fn validity(&self, end: bool) -> Option<SystemTime> {
+        let peer = self.peer()?;
+        let seconds = u64::try_from(if end { peer.not_after } else { peer.not_before }).ok()?;
+        Some(UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
     fn of_chain_joined(&self, one: impl Fn(&CertificateDer<'_>) -> Option<String>) -> String {

@@ -1,5 +1,6 @@
 //! Subject alternative names: reading them, and comparing them as Envoy does.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sidemesh_config::matcher::string::StringMatcher;
@@ -14,6 +15,17 @@ pub(super) struct Names {
     pub(super) uri: Vec<String>,
     pub(super) email: Vec<String>,
     pub(super) ip: Vec<String>,
+    /// Type and text of other names.
+    pub(super) other: Vec<(String, String)>,
+}
+
+/// In the order of the kinds, as a failed match tells them.
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let other = self.other.iter().map(|(_, text)| text);
+        let all = self.dns.iter().chain(&self.uri).chain(&self.email).chain(&self.ip).chain(other);
+        f.write_str(&all.map(String::as_str).collect::<Vec<_>>().join(", "))
+    }
 }
 
 impl Names {
@@ -26,6 +38,9 @@ impl Names {
                 GeneralName::URI(uri) => names.uri.push((*uri).to_owned()),
                 GeneralName::RFC822Name(email) => names.email.push((*email).to_owned()),
                 GeneralName::IPAddress(bytes) => names.ip.extend(ip(bytes).map(|ip| ip.to_string())),
+                GeneralName::OtherName(oid, value) => {
+                    names.other.extend(other_name(value).map(|text| (oid.to_id_string(), text)));
+                }
                 _ => {}
             }
         }
@@ -39,6 +54,9 @@ impl Names {
             SanKind::Uri => any(&self.uri, &m.matcher),
             SanKind::Email => any(&self.email, &m.matcher),
             SanKind::IpAddress => any(&self.ip, &m.matcher),
+            SanKind::OtherName => {
+                self.other.iter().any(|(oid, text)| m.oid.as_deref() == Some(oid) && m.matcher.is_match(text))
+            }
             SanKind::Any => {
                 self.match_dns(&m.matcher)
                     || [&self.uri, &self.email, &self.ip].into_iter().any(|list| any(list, &m.matcher))
@@ -64,6 +82,13 @@ impl Names {
 
 fn any(list: &[String], matcher: &StringMatcher) -> bool {
     list.iter().any(|san| matcher.is_match(san))
+}
+
+/// The text in `[0] EXPLICIT` of an other name; one that holds no text has none.
+fn other_name(value: &[u8]) -> Option<String> {
+    let [0xa0, _, _tag, length, text @ ..] = value else { return None };
+    let text = text.get(..usize::from(*length))?;
+    String::from_utf8(text.to_vec()).ok()
 }
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {

@@ -5,20 +5,22 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use rustls::pki_types::UnixTime;
 use rustls::server::{Acceptor, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache};
 use rustls::sign::CertifiedKey;
-use rustls::{SignatureScheme, server};
+use rustls::{CipherSuite, SignatureAlgorithm, SignatureScheme, server};
 use sidemesh_config::resource::secret::Secret;
-use sidemesh_config::resource::tls::{DownstreamTls, Tickets as TicketConfig};
+use sidemesh_config::resource::tls::{CommonTls, DownstreamTls, StaplePolicy, Tickets as TicketConfig};
 use sidemesh_config::snapshot::ByName;
 use tokio_rustls::LazyConfigAcceptor;
 
+use super::context::{Context, Side};
 use super::error::Error;
 use super::key_log::{self, KeyLog};
 use super::material::{self, FileState, Identity, Reader};
 use super::merge::{self, Resolved};
+use super::ocsp::{self, Verdict};
 use super::params;
 use super::peer::PeerInfo;
 use super::san::dns_match;
@@ -33,19 +35,12 @@ const SESSIONS: usize = 1024;
 /// A handle on a context that is ready for handshakes.
 #[derive(Debug, Clone)]
 pub struct Server {
-    shared: Arc<Shared>,
+    shared: Arc<Context<State>>,
 }
 
-/// A context and the secrets that it was built of; what is built of both is swapped when a file of theirs changes.
+/// What is built of a context and its secrets.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) config: DownstreamTls,
-    pub(super) resolved: Resolved,
-    state: ArcSwap<State>,
-}
-
-#[derive(Debug)]
-struct State {
+pub(super) struct State {
     certificates: Arc<Certificates>,
     verifier: Arc<Verifier>,
     plain: Configs,
@@ -63,8 +58,9 @@ struct Configs {
 /// The certificates of a context, chosen by server name and by what the client can verify.
 #[derive(Debug)]
 struct Certificates {
-    all: Vec<Identity>,
+    all: Vec<Arc<Identity>>,
     full_scan: bool,
+    policy: StaplePolicy,
 }
 
 impl Server {
@@ -77,7 +73,7 @@ impl Server {
 
     /// The handshake of one connection. After an error the alert has been sent; the socket is closed.
     pub async fn accept(&self, socket: Socket) -> Result<(Io, Arc<PeerInfo>), Error> {
-        let state = self.shared.state.load_full();
+        let state = self.shared.state();
         let (local, remote) = (socket.local_addr(), socket.peer_addr());
         let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
         let hello = start.client_hello();
@@ -88,8 +84,7 @@ impl Server {
         let ours = &self.shared.config.common.alpn;
         let common = hello.alpn().is_some_and(|mut theirs| theirs.any(|p| ours.iter().any(|o| o == p)));
         let server_name = hello.server_name().map(str::to_owned);
-        let certificate = state.certificates.choose(hello.server_name(), hello.signature_schemes());
-        let certificate = certificate.map(|c| c.certificate.clone());
+        let certificate = state.certificates.choose(&hello).map(|(identity, _)| identity.certificate.clone());
         let config = if common { &configs.with_alpn } else { &configs.without_alpn };
         let stream = start.into_stream(config.clone()).await?;
         let session: &server::ServerConnection = stream.get_ref().1;
@@ -99,23 +94,17 @@ impl Server {
     }
 }
 
-impl Shared {
-    pub(super) fn build(config: &DownstreamTls, resolved: Resolved) -> Result<Self, Error> {
-        let state = State::build(config, &resolved)?;
-        Ok(Shared { config: config.clone(), resolved, state: ArcSwap::from_pointee(state) })
+impl Side for State {
+    type Config = DownstreamTls;
+
+    fn common(config: &DownstreamTls) -> &CommonTls {
+        &config.common
     }
 
-    /// Takes in files that changed. `Ok(false)`: none did.
-    pub(super) fn refresh(&self) -> Result<bool, Error> {
-        if !store::changed(&self.state.load().files) {
-            return Ok(false);
-        }
-        self.state.store(Arc::new(State::build(&self.config, &self.resolved)?));
-        Ok(true)
+    fn files(&self) -> &[FileState] {
+        &self.files
     }
-}
 
-impl State {
     fn build(config: &DownstreamTls, resolved: &Resolved) -> Result<Self, Error> {
         let mut reader = Reader::default();
         let provider = params::provider(&config.common.params);
@@ -124,7 +113,8 @@ impl State {
             .iter()
             .map(|c| material::identity(&mut reader, c, &provider))
             .collect::<Result<Vec<_>, _>>()?;
-        let certificates = Arc::new(Certificates { all, full_scan: config.full_scan });
+        check_staples(config, &all)?;
+        let certificates = Arc::new(Certificates { all, full_scan: config.full_scan, policy: config.staple_policy });
         let verifier = Verifier::new(&mut reader, resolved.validation.as_deref(), provider.clone(), Peer::Client)?;
         let verifier = Arc::new(verifier.for_clients(config.require_client_certificate));
 
@@ -152,6 +142,18 @@ impl State {
     }
 }
 
+/// A staple that the policy or a certificate asks for must be there from the start.
+pub(super) fn check_staples(config: &DownstreamTls, all: &[Arc<Identity>]) -> Result<(), Error> {
+    let lacks = |c: &Arc<Identity>| c.staple.is_none() && (c.must_staple || config.staple_policy == StaplePolicy::Must);
+    match all.iter().position(lacks) {
+        None => Ok(()),
+        Some(at) => {
+            let what = format!("tls_certificates[{at}].ocsp_staple");
+            Err(Error::material(what, "is required, by ocsp_staple_policy or by the certificate itself"))
+        }
+    }
+}
+
 /// Session tickets and session identifiers, as the context allows them.
 fn resumption(
     base: &mut ServerConfig,
@@ -167,9 +169,8 @@ fn resumption(
         Arc::new(NoServerSessionStorage {})
     };
     if config.tickets == TicketConfig::Disabled {
-        if !config.stateful_resumption {
-            base.send_tls13_tickets = 0;
-        }
+        // TLS 1.3 resumes by tickets alone, what is kept here included: as in Envoy session identifiers are for TLS 1.2.
+        base.send_tls13_tickets = 0;
         return Ok(());
     }
     let given = match &resolved.ticket_keys {
@@ -197,34 +198,77 @@ impl Configs {
 }
 
 impl Certificates {
-    /// By server name (exact or wildcard; the common name where there are no DNS names), then the first that the client can
-    /// verify; without a match the first certificate, or with `full_scan` the first of all that the client can verify.
-    fn choose(&self, server_name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Identity> {
-        let usable = |c: &&Identity| c.key.key.choose_scheme(schemes).is_some();
-        if let Some(name) = server_name {
-            let named = || self.all.iter().filter(|c| is_for(c, name));
-            if let Some(found) = named().find(usable).or_else(|| named().next()) {
-                return Some(found);
+    /// By server name (exact, then wildcard; the common name where there are no DNS names); among several, an ECDSA certificate
+    /// for a client that takes one. Without a match the first certificate, or with `full_scan` the best of all.
+    fn choose(&self, hello: &server::ClientHello<'_>) -> Option<(&Identity, Verdict)> {
+        let offer = Offer::of(hello);
+        let now = UnixTime::now().as_secs().cast_signed();
+        let best = |of: &dyn Fn(&Identity) -> bool| {
+            let usable = || {
+                let all = self.all.iter().filter(|c| of(c) && offer.takes(c)).map(|c| (&**c, self.judge(c, now)));
+                all.filter(|(_, verdict)| *verdict != Verdict::Fail)
+            };
+            usable().find(|(c, _)| c.is_ecdsa()).or_else(|| usable().next())
+        };
+        if let Some(name) = hello.server_name() {
+            let named = best(&|c| is_for(c, name, false)).or_else(|| best(&|c| is_for(c, name, true)));
+            if named.is_some() || !self.full_scan {
+                return named.or_else(|| self.first(now));
             }
         }
-        let fallback = self.all.first()?;
-        if self.full_scan || server_name.is_none() {
-            return self.all.iter().find(usable).or(Some(fallback));
-        }
-        Some(fallback)
+        best(&|_| true).or_else(|| self.first(now))
+    }
+
+    fn first(&self, now: i64) -> Option<(&Identity, Verdict)> {
+        let first = self.all.first()?;
+        Some((&**first, self.judge(first, now)))
+    }
+
+    fn judge(&self, identity: &Identity, now: i64) -> Verdict {
+        ocsp::judge(self.policy, identity.must_staple, identity.staple.as_ref(), now)
     }
 }
 
-fn is_for(identity: &Identity, name: &str) -> bool {
-    let certificate = &identity.certificate;
-    if certificate.dns_sans.is_empty() {
-        return certificate.common_name.as_deref().is_some_and(|cn| dns_match(name, cn));
+/// What a client can verify.
+struct Offer<'a> {
+    schemes: &'a [SignatureScheme],
+    /// Of TLS 1.2 suites one signs with ECDSA, or one with RSA; those of 1.3 say nothing.
+    ecdsa: bool,
+    rsa: bool,
+}
+
+impl<'a> Offer<'a> {
+    fn of(hello: &'a server::ClientHello<'a>) -> Self {
+        let suites = hello.cipher_suites();
+        let any = |of: &[CipherSuite]| suites.iter().any(|s| of.contains(s) || params::TLS13_SUITES.contains(s));
+        Offer { schemes: hello.signature_schemes(), ecdsa: any(&params::ECDSA_SUITES), rsa: any(&params::RSA_SUITES) }
     }
-    certificate.dns_sans.iter().any(|san| dns_match(name, san))
+
+    fn takes(&self, identity: &Identity) -> bool {
+        let suite = match identity.key.key.algorithm() {
+            SignatureAlgorithm::RSA => self.rsa,
+            _ => self.ecdsa,
+        };
+        suite && identity.key.key.choose_scheme(self.schemes).is_some()
+    }
+}
+
+fn is_for(identity: &Identity, name: &str, wildcard: bool) -> bool {
+    let certificate = &identity.certificate;
+    let fits = |pattern: &str| pattern.starts_with("*.") == wildcard && dns_match(name, pattern);
+    if certificate.dns_sans.is_empty() {
+        return certificate.common_name.as_deref().is_some_and(fits);
+    }
+    certificate.dns_sans.iter().any(|san| fits(san))
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(hello.server_name(), hello.signature_schemes()).map(|c| c.key.clone())
+        let (identity, verdict) = self.choose(&hello)?;
+        match (verdict, &identity.staple) {
+            (Verdict::Fail, _) => None,
+            (Verdict::NoStaple, Some(staple)) => Some(staple.without.clone()),
+            _ => Some(identity.key.clone()),
+        }
     }
 }

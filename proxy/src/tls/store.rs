@@ -2,9 +2,7 @@
 //!
 //! The lock is taken when a snapshot is prepared and when a worker meets a context for the first time; never by a connection.
 
-use std::collections::HashMap;
-use std::hash::BuildHasher;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use sidemesh_config::rejection::{Rejection, Within};
 use sidemesh_config::resource::Resource;
@@ -14,16 +12,17 @@ use sidemesh_config::resource::tls::{
 };
 use sidemesh_config::snapshot::Snapshot;
 
+use super::context::{Context, Shelf};
 use super::error::Error;
-use super::material::{self, FileState, Reader};
+use super::material::{self, Reader};
 use super::merge::Resolved;
 use super::verify::{Peer, Verifier};
 use super::{Client, Server, client, server, tickets};
 
 #[derive(Default)]
 struct Store {
-    servers: HashMap<u64, Vec<Weak<server::Shared>>>,
-    clients: HashMap<u64, Vec<Weak<client::Shared>>>,
+    servers: Shelf<server::State>,
+    clients: Shelf<client::State>,
 }
 
 static STORE: LazyLock<Mutex<Store>> = LazyLock::new(Mutex::default);
@@ -33,37 +32,12 @@ fn lock() -> MutexGuard<'static, Store> {
     STORE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Good enough to tell contexts apart; equality decides.
-fn digest(common: &CommonTls, resolved: &Resolved) -> u64 {
-    foldhash::fast::FixedState::default().hash_one(format!("{common:?}{resolved:?}"))
+pub(super) fn server(config: &DownstreamTls, resolved: Resolved) -> Result<Arc<Context<server::State>>, Error> {
+    lock().servers.context(config, resolved)
 }
 
-pub(super) fn server(config: &DownstreamTls, resolved: Resolved) -> Result<Arc<server::Shared>, Error> {
-    let key = digest(&config.common, &resolved);
-    let mut store = lock();
-    let list = store.servers.entry(key).or_default();
-    list.retain(|weak| weak.strong_count() > 0);
-    let same = |s: &Arc<server::Shared>| s.config == *config && s.resolved == resolved;
-    if let Some(found) = list.iter().filter_map(Weak::upgrade).find(same) {
-        return Ok(found);
-    }
-    let built = Arc::new(server::Shared::build(config, resolved)?);
-    list.push(Arc::downgrade(&built));
-    Ok(built)
-}
-
-pub(super) fn client(config: &UpstreamTls, resolved: Resolved) -> Result<Arc<client::Shared>, Error> {
-    let key = digest(&config.common, &resolved);
-    let mut store = lock();
-    let list = store.clients.entry(key).or_default();
-    list.retain(|weak| weak.strong_count() > 0);
-    let same = |s: &Arc<client::Shared>| s.config == *config && s.resolved == resolved;
-    if let Some(found) = list.iter().filter_map(Weak::upgrade).find(same) {
-        return Ok(found);
-    }
-    let built = Arc::new(client::Shared::build(config, resolved)?);
-    list.push(Arc::downgrade(&built));
-    Ok(built)
+pub(super) fn client(config: &UpstreamTls, resolved: Resolved) -> Result<Arc<Context<client::State>>, Error> {
+    lock().clients.context(config, resolved)
 }
 
 /// The contexts of one snapshot, kept alive.
@@ -118,8 +92,8 @@ fn report(error: &Error, kind: &str, name: &str) {
 
 fn forget_unused() {
     let mut store = lock();
-    store.servers.retain(|_, list| list.iter().any(|weak| weak.strong_count() > 0));
-    store.clients.retain(|_, list| list.iter().any(|weak| weak.strong_count() > 0));
+    store.servers.forget_unused();
+    store.clients.forget_unused();
 }
 
 fn upstream_context(transport: &UpstreamTransport) -> Option<&UpstreamTls> {
@@ -135,9 +109,7 @@ fn upstream_context(transport: &UpstreamTransport) -> Option<&UpstreamTls> {
 pub fn refresh_files() -> usize {
     let (servers, clients) = {
         let store = lock();
-        let servers: Vec<_> = store.servers.values().flatten().filter_map(Weak::upgrade).collect();
-        let clients: Vec<_> = store.clients.values().flatten().filter_map(Weak::upgrade).collect();
-        (servers, clients)
+        (store.servers.in_use(), store.clients.in_use())
     };
     let results = servers.iter().map(|s| s.refresh()).chain(clients.iter().map(|c| c.refresh()));
     let mut changed = 0;
@@ -149,11 +121,6 @@ pub fn refresh_files() -> usize {
         }
     }
     changed
-}
-
-/// Whether a file is not what it was.
-pub(super) fn changed(files: &[FileState]) -> bool {
-    files.iter().any(|f| std::fs::read(&f.path).is_ok_and(|now| now != f.content))
 }
 
 /// Tries the certificates, keys and CAs of a resource that has just been decoded: what cannot be used is refused there and then.
@@ -179,7 +146,14 @@ pub fn check(resource: &Resource) -> Result<(), Rejection> {
 
 fn downstream(transport: &DownstreamTransport) -> Result<(), Rejection> {
     let DownstreamTransport::Tls(config) = transport else { return Ok(()) };
-    check_common(&config.common, Peer::Client).within("transport_socket.typed_config.common_tls_context")
+    let check = || {
+        check_common(&config.common, Peer::Client)?;
+        let (mut reader, provider) = (Reader::default(), rustls::crypto::aws_lc_rs::default_provider());
+        let read = |c: &Arc<TlsCertificate>| material::identity(&mut reader, c, &provider);
+        let identities = config.common.certificates.iter().map(read).collect::<Result<Vec<_>, _>>();
+        server::check_staples(config, &identities.map_err(refusal)?).map_err(refusal)
+    };
+    check().within("transport_socket.typed_config.common_tls_context")
 }
 
 fn upstream(transport: &UpstreamTransport) -> Result<(), Rejection> {

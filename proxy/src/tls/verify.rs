@@ -28,9 +28,9 @@ const MAX_EXPIRED: usize = 8;
 
 /// A rule of the context that the certificate breaks.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error("verify SAN list")]
-    Names,
+pub(super) enum Broken {
+    #[error("SAN matcher, certificate SANs are [{0}]")]
+    Names(String),
     #[error("verify cert hash or spki")]
     Pins,
     #[error("the key usage does not allow signatures")]
@@ -202,7 +202,8 @@ impl Verifier {
     /// What webpki leaves open: the length of the path, and whether the trusted CA itself is in date.
     fn accept_path(&self, path: &VerifiedPath<'_>, at: UnixTime) -> Result<(), webpki::Error> {
         let depth = path.intermediate_certificates().count();
-        if self.rules.max_verify_depth.is_some_and(|most| depth > most as usize) {
+        // The depth counts the trust anchor, as OpenSSL 1.0 did.
+        if self.rules.max_verify_depth.is_some_and(|most| depth > (most as usize).saturating_sub(1)) {
             return Err(webpki::Error::UnknownIssuer);
         }
         match self.roots.validity(path.anchor()) {
@@ -231,7 +232,7 @@ impl Verifier {
         }
         let names = Names::of(parsed);
         let good = host.is_none_or(|h| names.is_for(h)) && (matchers.is_empty() || names.match_any(matchers));
-        if good { Ok(()) } else { Err(broken(Broken::Names)) }
+        if good { Ok(()) } else { Err(broken(Broken::Names(names.to_string()))) }
     }
 
     fn verify_pins(&self, leaf: &CertificateDer<'_>, parsed: &X509Certificate<'_>) -> Result<(), rustls::Error> {

@@ -310,6 +310,7 @@ impl Cluster {
                 UpstreamTransport::Tls(tls) => self.tls_client(tls),
                 _ => None,
             },
+            tls_stats: matches!(inner, UpstreamTransport::Tls(_)).then(|| self.tls_stats()),
             server_name: server_name.filter(|_| config.protocol.auto_sni).map(|n| &**n),
             san: server_name.filter(|_| config.protocol.auto_san_validation).map(|n| &**n),
             hostname: host.hostname(),
@@ -332,6 +333,8 @@ impl Cluster {
             }
             Err(error) => {
                 host.counters().cx_connect_fail.inc();
+                self.stats().upstream_cx_total.inc();
+                self.stats().upstream_cx_destroy.inc();
                 self.stats().upstream_cx_connect_fail.inc();
                 if *error == AttemptError::ConnectTimeout {
                     self.stats().upstream_cx_connect_timeout.inc();
@@ -370,14 +373,14 @@ impl Cluster {
         let at = owner.worker.local.clock.coarse();
         let opened = Opened { permit, host: host.clone(), cluster: owner.clone(), facts, at };
         let failure = owner.host_pools(host).failure.clone();
-        Ok(TcpUpstream { io: dialled.io, guard: ConnectionGuard::of_session(opened, failure) })
+        Ok(TcpUpstream { io: dialled.io, guard: Some(ConnectionGuard::of_session(opened, failure)) })
     }
 }
 
-/// A connection to a host for a TCP session. The guard lives as long as the session.
+/// A connection to a host for a TCP session. The guard lives as long as the session; a stream of a pooled connection has none.
 pub struct TcpUpstream {
     pub io: Io,
-    pub guard: ConnectionGuard,
+    pub guard: Option<ConnectionGuard>,
 }
 
 /// Counts a request that waits for a connection.

@@ -28,6 +28,7 @@ use super::shared::{Membership, Registry, SharedCluster};
 use super::stats::{ClusterStats, OutlierStats, SizeStats, TimeStats};
 use super::transport::{Settings, is_same_transport};
 use crate::telemetry::stats::Scope;
+use crate::telemetry::tls::TlsStats;
 use crate::tls;
 use crate::worker::Worker;
 
@@ -58,6 +59,7 @@ pub struct Cluster {
     pub(super) registry: Arc<Registry>,
     pub(super) stats: Arc<ClusterStats>,
     outlier_stats: OnceCell<Arc<OutlierStats>>,
+    tls_stats: OnceCell<Arc<TlsStats>>,
     pub(super) sizes: OnceCell<Arc<SizeStats>>,
     pub(super) times: OnceCell<Arc<TimeStats>>,
     entry: RefCell<Rc<Arc<ClusterEntry>>>,
@@ -101,6 +103,7 @@ impl Cluster {
             config: RefCell::new(Rc::new(config)),
             breakers: Rc::new(shared.breakers.clone()),
             outlier_stats: OnceCell::new(),
+            tls_stats: OnceCell::new(),
             sizes: OnceCell::new(),
             times: OnceCell::new(),
             seen: Cell::new(0),
@@ -132,6 +135,12 @@ impl Cluster {
     /// This worker's counters of the cluster.
     pub fn stats(&self) -> &ClusterStats {
         &self.stats
+    }
+
+    /// Of a cluster that speaks TLS: its handshakes.
+    pub(super) fn tls_stats(&self) -> &TlsStats {
+        let scope = || Scope::Cluster(self.config.borrow().stat_name.clone());
+        self.tls_stats.get_or_init(|| self.registry.stats.shard(scope()))
     }
 
     pub(super) fn seen(&self) -> u64 {

@@ -164,6 +164,7 @@ impl Control {
             match running.get(&shared.name) {
                 Some(known) if Arc::ptr_eq(&known.shared, &shared) && Arc::ptr_eq(&known.config, &config) => {
                     known.gauge();
+                    known.count_update();
                     known.watch_staleness(&self.context);
                 }
                 known => {
@@ -212,7 +213,13 @@ impl Control {
         }
         tasks.push(Task::spawn(count_members(shared.clone(), stats.clone())));
         let running = Running { shared, config, stats, stale: RefCell::default(), _tasks: tasks };
+        if matches!(running.config.discovery, Discovery::Eds { .. }) {
+            running.stats.update_attempt.inc();
+        }
         running.gauge();
+        if !running.shared.members().is_empty() {
+            running.count_update();
+        }
         running.watch_staleness(&self.context);
         running
     }
@@ -229,6 +236,15 @@ impl Control {
 }
 
 impl Running {
+    /// Hosts have changed; those of EDS came with an update.
+    fn count_update(&self) {
+        self.stats.membership_change.inc();
+        if matches!(self.config.discovery, Discovery::Eds { .. }) {
+            self.stats.update_attempt.inc();
+            self.stats.update_success.inc();
+        }
+    }
+
     /// `endpoint_stale_after`: without another update by then the endpoints are gone.
     fn watch_staleness(&self, context: &Rc<Context>) {
         let assignment = self.shared.entry().endpoints.clone();
@@ -278,15 +294,9 @@ impl Running {
 /// Keeps the gauges of membership and health up to date.
 async fn count_members(shared: Arc<SharedCluster>, stats: Arc<MembershipStats>) {
     let mut changed = shared.subscribe();
-    let mut seen = shared.members();
-    let mut first = true;
     loop {
         changed.mark_unchanged();
         let members = shared.members();
-        if (first && !members.is_empty()) || !members.has_hosts_of(&seen) {
-            stats.membership_change.inc();
-        }
-        first = false;
         let count = |health| members.iter().filter(|(_, _, h)| h.health() == health).count() as i64;
         stats.membership_total.set(members.len() as i64);
         stats.membership_healthy.set(count(Health::Healthy));
@@ -295,7 +305,6 @@ async fn count_members(shared: Arc<SharedCluster>, stats: Arc<MembershipStats>) 
         stats.max_host_weight.set(members.iter().map(|(_, e, _)| i64::from(e.weight)).max().unwrap_or(0));
         stats.hc_healthy.set(count(Health::Healthy));
         stats.hc_degraded.set(count(Health::Degraded));
-        seen = members;
         if changed.changed().await.is_err() {
             return;
         }

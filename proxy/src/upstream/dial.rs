@@ -16,6 +16,7 @@ use super::error::{AttemptError, system_words};
 use super::pool::Mode;
 use crate::clock::Timers;
 use crate::io::Io;
+use crate::telemetry::tls::TlsStats;
 use crate::tls;
 
 pub use proxy_header::{Told, encode};
@@ -29,6 +30,8 @@ pub struct Dial<'a> {
     pub transport: &'a UpstreamTransport,
     /// For a TLS transport.
     pub client: Option<Rc<tls::Client>>,
+    /// Where its handshake is counted.
+    pub tls_stats: Option<&'a TlsStats>,
     pub server_name: Option<&'a str>,
     pub san: Option<&'a str>,
     pub hostname: &'a str,
@@ -87,8 +90,14 @@ impl Dial<'_> {
         };
         let target = tls::Target { server_name: self.server_name, san: self.san, host, alpn };
         match client.connect(socket, target).await {
-            Ok((io, peer)) => Ok(Dialled { io, tls: Some(peer) }),
-            Err(error) => Err(AttemptError::Tls(error.to_string().into())),
+            Ok((io, peer)) => {
+                self.tls_stats.inspect(|stats| stats.completed(&peer));
+                Ok(Dialled { io, tls: Some(peer) })
+            }
+            Err(error) => {
+                self.tls_stats.inspect(|stats| stats.failed(&error));
+                Err(AttemptError::Tls(error.to_string().into()))
+            }
         }
     }
 

@@ -53,10 +53,14 @@ crate::stats_group! {
         upstream_rq_retry_overflow: Counter,
         upstream_rq_0rtt: Counter,
         upstream_rq_drop_overload: Counter,
-        upstream_rq: SeenCodes,
+        upstream_rq: CodeCounters,
         /// Answers that were discarded for another attempt.
-        retry_rq: SeenCodes = "retry.upstream_rq",
+        retry_rq: CodeCounters = "retry.upstream_rq",
         upstream_rq_time: Histogram,
+        /// Of requests from within the mesh, from outside, and of canary hosts.
+        internal_rq: Answers = "internal.upstream_rq",
+        external_rq: Answers = "external.upstream_rq",
+        canary_rq: Answers = "canary.upstream_rq",
         upstream_internal_redirect_failed_total: Counter,
         upstream_internal_redirect_succeeded_total: Counter,
         retry_or_shadow_abandoned: Counter,

@@ -17,6 +17,7 @@ use sidemesh_config::resource::{self, Resource, ResourceKind};
 use sidemesh_config::value::Name;
 use sidemesh_proto::envoy::service::discovery::v3 as discovery;
 use sidemesh_proto::google::Any;
+use sidemesh_proto::type_url;
 
 use super::cascade::{self, Source};
 use super::channel::Channel;
@@ -30,13 +31,13 @@ use crate::tls;
 const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
 
 /// A resource as it came.
-struct Item {
+pub(super) struct Item {
     /// Given beside the resource (delta) or in its envelope.
-    name: String,
-    version: String,
+    pub(super) name: String,
+    pub(super) version: String,
     /// `None`: a heartbeat, which only renews the time to live.
-    any: Option<Any>,
-    ttl: Option<std::time::Duration>,
+    pub(super) any: Option<Any>,
+    pub(super) ttl: Option<std::time::Duration>,
 }
 
 impl Item {
@@ -50,10 +51,10 @@ impl Item {
 
 /// What became of an update.
 #[derive(Default)]
-struct Taken {
-    accepted: Vec<(Name, String)>,
+pub(super) struct Taken {
+    pub(super) accepted: Vec<(Name, String)>,
     /// Name, and why not.
-    rejected: Vec<(String, String)>,
+    pub(super) rejected: Vec<(String, String)>,
     seen: BTreeSet<Name>,
 }
 
@@ -180,6 +181,7 @@ impl Manager {
     /// Counts the update and makes its NACK text.
     fn conclude(&mut self, kind: ResourceKind, taken: &Taken, version: &str) -> Option<String> {
         self.answered.insert(kind);
+        self.note_answer(kind);
         let error = taken.error(kind);
         if matches!(kind, ResourceKind::Cluster | ResourceKind::Listener) {
             let stats = self.stats.subscription(kind, &Name::from(""), None);
@@ -195,12 +197,16 @@ impl Manager {
         error
     }
 
-    fn take(&mut self, kind: ResourceKind, source: &Source, items: Vec<Item>) -> Taken {
+    pub(super) fn take(&mut self, kind: ResourceKind, source: &Source, items: Vec<Item>) -> Taken {
         let mut taken = Taken::default();
         for item in items {
             let name = item.resource_name();
             self.renew(kind, &name, item.ttl);
             let Some(any) = item.any else {
+                // Of a host that a request asked for: there is none.
+                if kind == ResourceKind::VirtualHost {
+                    self.take_removed(kind, source, &name);
+                }
                 taken.seen.insert(name);
                 continue;
             };
@@ -270,7 +276,10 @@ impl Manager {
                 let stats = &self.stats.clusters;
                 if known { &stats.cluster_modified } else { &stats.cluster_added }.inc();
             }
-            self.assembler.handle_resource(resource, source);
+            match resource {
+                Resource::VirtualHost(host) => self.assembler.handle_host(name, host),
+                resource => self.assembler.handle_resource(resource, source),
+            }
         }
         self.count_leaf(kind, name, Some(version));
         let is_static = *source == Source::Static;
@@ -290,14 +299,25 @@ impl Manager {
             }
             Resource::Cluster(cluster) => self.check_needs(&cascade::of_cluster(cluster, source)),
             Resource::Route(table) => self.check_clusters(table),
-            Resource::VirtualHost(_) => Err("not supported: on-demand virtual hosts (VHDS)".to_owned()),
             _ => Ok(()),
         }
     }
 
     fn check_needs(&self, needs: &[cascade::Need]) -> Result<(), String> {
         for need in needs {
-            match need.source {
+            match &need.source {
+                Source::Grpc(grpc) => {
+                    let bootstrap = self.bootstrap();
+                    let is_static = |name: &Name| bootstrap.static_names(type_url::CLUSTER).any(|n| n == name);
+                    if let Some(service) = grpc.services.iter().find(|s| !is_static(&s.cluster)) {
+                        return Err(format!(
+                            "{} `{}`: api_config_source names the cluster `{}`, which is not in the bootstrap's static_resources",
+                            singular(need.kind),
+                            need.name,
+                            service.cluster
+                        ));
+                    }
+                }
                 Source::Ads if !self.has_ads() => {
                     let what = singular(need.kind);
                     return Err(format!(
@@ -358,6 +378,7 @@ impl Manager {
             self.resources.borrow_mut().remove(kind, name);
             if kind == ResourceKind::Cluster {
                 self.stats.clusters.cluster_removed.inc();
+                self.stats.forget_cluster(name);
             }
         } else {
             self.resources.borrow_mut().forget_rejected(kind, |gone| gone == name);
@@ -367,7 +388,7 @@ impl Manager {
 
     /// Counts an update of a resource that has a subscription of its own.
     fn count_leaf(&mut self, kind: ResourceKind, name: &Name, accepted: Option<&str>) {
-        if !matches!(kind, ResourceKind::Route | ResourceKind::Secret) {
+        if !matches!(kind, ResourceKind::Route | ResourceKind::Secret | ResourceKind::Endpoints) {
             return;
         }
         let prefixes = if kind == ResourceKind::Route { self.route_prefixes(name) } else { vec![Name::from("")] };
@@ -401,15 +422,19 @@ impl Manager {
         };
     }
 
-    /// Removes what has outlived its time to live.
+    /// Removes what has outlived its time to live, as if the server had: what others name stays.
     pub(super) fn expire(&mut self, now: Instant) {
         let over: Vec<_> = self.expiries.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
         for (kind, name) in over {
-            tracing::warn!(%name, "the time to live of a {} is over: removed", singular(kind));
             self.expiries.remove(&(kind, name.clone()));
-            self.assembler.handle_expired(kind, &name);
-            self.resources.borrow_mut().remove(kind, &name);
-            self.dirty = true;
+            let what = singular(kind);
+            if self.assembler.handle_removed(kind, &name) {
+                tracing::warn!(%name, "the time to live of a {what} is over: removed");
+                self.resources.borrow_mut().remove(kind, &name);
+                self.dirty = true;
+            } else {
+                tracing::warn!(%name, "the time to live of a {what} is over: it stays, as it is named by another resource");
+            }
         }
     }
 }

@@ -13,13 +13,14 @@ use sidemesh_config::resource::cluster::{Cluster, Discovery};
 use sidemesh_config::resource::endpoint::LoadAssignment;
 use sidemesh_config::resource::http_filter::HttpFilterKind;
 use sidemesh_config::resource::listener::Listener;
-use sidemesh_config::resource::route::{RouteConfig, ScopedRoute};
+use sidemesh_config::resource::route::{RouteConfig, ScopedRoute, VirtualHost};
 use sidemesh_config::resource::secret::Secret;
 use sidemesh_config::resource::{Resource, ResourceKind};
 use sidemesh_config::snapshot::{ByName, ClusterEntry, Snapshot};
 use sidemesh_config::value::{Name, Runtime};
 
 use super::cascade::{self, Need, Source};
+use super::hosts::Hosts;
 use super::leaf::Leaf;
 use super::runtime;
 
@@ -66,6 +67,7 @@ pub struct Assembler {
     /// Secrets of the bootstrap and of this proxy's own identity: not fetched.
     static_secrets: BTreeMap<Name, Arc<Secret>>,
     extensions: Leaf<HttpFilterKind>,
+    hosts: Hosts,
     scopes: BTreeMap<Name, Arc<ScopedRoute>>,
     /// Whether the scoped routes have arrived: one pseudo-name stands for all.
     scopes_wait: Leaf<()>,
@@ -98,7 +100,11 @@ impl Assembler {
                 self.needs_changed = true;
             }
             Resource::Endpoints(e) => self.endpoints.arrive(&e.cluster.clone(), e),
-            Resource::Route(r) => self.routes.arrive(&r.name.clone(), r),
+            Resource::Route(r) => {
+                self.needs_changed |=
+                    r.vhds.is_some() || self.routes.get(&r.name).is_some_and(|old| old.vhds.is_some());
+                self.routes.arrive(&r.name.clone(), r);
+            }
             Resource::Secret(s) if *source == Source::Static => {
                 self.static_secrets.insert(s.name.clone(), s);
             }
@@ -109,7 +115,7 @@ impl Assembler {
                 self.needs_changed = true;
             }
             Resource::Runtime(name, r) => self.runtime.set(&name, r),
-            // Refused by the manager: nothing asks for it.
+            // By the name it was sent under: see `handle_host`.
             Resource::VirtualHost(_) => {}
         }
     }
@@ -123,20 +129,11 @@ impl Assembler {
             ResourceKind::ScopedRoute => self.scopes.remove(name).is_some(),
             ResourceKind::ExtensionConfig => self.extensions.remove(name),
             ResourceKind::Runtime => self.runtime.remove(name),
+            ResourceKind::VirtualHost => self.hosts.remove(name),
             _ => {
                 self.handle_settled(kind, name);
                 false
             }
-        }
-    }
-
-    /// A resource has outlived its time: it goes, also where somebody names it.
-    pub fn handle_expired(&mut self, kind: ResourceKind, name: &str) {
-        match kind {
-            ResourceKind::Endpoints => drop(self.endpoints.remove(name)),
-            ResourceKind::Route => drop(self.routes.remove(name)),
-            ResourceKind::Secret => drop(self.secrets.remove(name)),
-            _ => drop(self.handle_removed(kind, name)),
         }
     }
 
@@ -148,8 +145,19 @@ impl Assembler {
             ResourceKind::Secret => self.secrets.settle(name),
             ResourceKind::ExtensionConfig => self.extensions.settle(name),
             ResourceKind::ScopedRoute => self.scopes_wait.settle(""),
+            ResourceKind::VirtualHost => self.hosts.settle(name),
             _ => {}
         }
+    }
+
+    /// Takes the virtual host that was sent as `<table>/<anything>`.
+    pub fn handle_host(&mut self, name: &Name, host: Arc<VirtualHost>) {
+        self.hosts.arrive(name, host);
+    }
+
+    /// A request asks for the virtual host `<table>/<host>`.
+    pub fn handle_demand(&mut self, name: &Name) {
+        self.needs_changed |= self.hosts.demand(name);
     }
 
     /// The clusters' first round is over.
@@ -200,6 +208,7 @@ impl Assembler {
             ResourceKind::Route => self.routes.is_needed(name),
             ResourceKind::Secret => self.secrets.is_needed(name) || self.static_secrets.contains_key(name),
             ResourceKind::ExtensionConfig => self.extensions.is_needed(name),
+            ResourceKind::VirtualHost => self.hosts.is_needed(name, &self.routes),
             _ => true,
         }
     }
@@ -228,7 +237,7 @@ impl Assembler {
     /// When [`Assembler::handle_time`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         let leaves = [self.endpoints.next_deadline(), self.routes.next_deadline(), self.secrets.next_deadline()];
-        let rest = [self.extensions.next_deadline(), self.scopes_wait.next_deadline()];
+        let rest = [self.extensions.next_deadline(), self.scopes_wait.next_deadline(), self.hosts.next_deadline()];
         leaves.into_iter().chain(rest).flatten().min()
     }
 
@@ -240,6 +249,7 @@ impl Assembler {
         self.secrets.expire(now, ResourceKind::Secret, &mut late);
         self.extensions.expire(now, ResourceKind::ExtensionConfig, &mut late);
         self.scopes_wait.expire(now, ResourceKind::ScopedRoute, &mut late);
+        self.hosts.expire(now, &mut late);
         late
     }
 
@@ -284,6 +294,10 @@ impl Assembler {
         self.secrets.need(of(ResourceKind::Secret), now);
         self.extensions.need(of(ResourceKind::ExtensionConfig), now);
         self.scopes_wait.need(of(ResourceKind::ScopedRoute), now);
+        let tables = self.routes.values();
+        let hosts = self.hosts.needs(tables.values());
+        self.hosts.need(&hosts, now);
+        all.extend(hosts.into_iter().map(|need| ((need.kind, need.name.clone()), need)));
         self.wanted.clear();
         for need in all.values().filter(|n| n.source != Source::Static) {
             match self.wanted.iter_mut().find(|w| w.kind == need.kind && w.source == need.source) {
@@ -358,6 +372,8 @@ impl Assembler {
         }
         self.entries.clone_from(&entries);
         let active = |s: &Staged<Listener>| s.active.as_ref().map(|h| h.value.clone());
+        let mut routes = self.routes.values();
+        self.hosts.join(&mut routes);
         let mut secrets: ByName<Arc<Secret>> = self.secrets.values();
         secrets.extend(self.static_secrets.iter().map(|(n, s)| (n.clone(), s.clone())));
         Snapshot {
@@ -365,13 +381,19 @@ impl Assembler {
             revision: self.runtime.revision(),
             listeners: self.listeners.iter().filter_map(|(n, s)| Some((n.clone(), active(s)?))).collect(),
             clusters: entries,
-            routes: self.routes.values(),
+            routes,
             scopes: self.scopes_by_prefix(),
-            on_demand_hosts: ByName::default(),
+            absent_hosts: Arc::new(self.hosts.absent()),
             secrets,
             extension_configs: self.extensions.values(),
             runtime: self.runtime(),
+            runtime_layers: self.runtime.each(),
         }
+    }
+
+    /// Changes the admin's runtime layer.
+    pub fn modify_runtime(&mut self, changes: Vec<(Name, Name)>) {
+        self.runtime.modify(changes);
     }
 
     fn runtime(&mut self) -> Arc<Runtime> {

@@ -1,6 +1,7 @@
 //! Which further resources an accepted one needs, and from where: listeners need routes, secrets, filters; clusters need
 //! endpoints and secrets; scoped routes need route tables. Pure.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use sidemesh_config::resource::http_connection_manager::{HttpConnectionManager, 
 use sidemesh_config::resource::http_filter::{HttpFilter, HttpFilterKind};
 use sidemesh_config::resource::listener::{FilterChain, Listener};
 use sidemesh_config::resource::network_filter::NetworkFilter;
-use sidemesh_config::resource::route::ScopedRoute;
+use sidemesh_config::resource::route::{RouteConfig, ScopedRoute};
 use sidemesh_config::resource::tls::{CommonTls, DownstreamTransport, UpstreamTransport};
 use sidemesh_config::value::{ConfigOrigin, ConfigSource, GrpcSource, Name};
 
@@ -55,10 +56,32 @@ pub struct Need {
     pub timeout: Duration,
 }
 
+/// The timeout of what is not waited for; zero would be for ever.
+const NO_WAIT: Duration = Duration::from_millis(1);
+
 /// Collects the needs of one resource that came by `own`.
 struct Collector<'a> {
     own: &'a Source,
     needs: Vec<Need>,
+}
+
+/// The virtual hosts of a table that come by VHDS: everything under the table's name, and those asked for.
+pub fn of_table(table: &RouteConfig, demanded: &BTreeSet<Name>) -> Vec<Need> {
+    let Some(config) = &table.vhds else { return Vec::new() };
+    let source = Source::of(config, &Source::Ads);
+    let need = |name: &Name| Need {
+        kind: ResourceKind::VirtualHost,
+        name: name.clone(),
+        source: source.clone(),
+        timeout: config.initial_fetch_timeout,
+    };
+    let under = demanded.iter().filter(|name| is_under(name, &table.name));
+    std::iter::once(&table.name).chain(under).map(need).collect()
+}
+
+/// Whether `name` is `<table>/<host>`.
+pub fn is_under(name: &str, table: &str) -> bool {
+    name.strip_prefix(table).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// What a cluster needs.
@@ -106,12 +129,11 @@ pub fn connection_managers(listener: &Listener) -> impl Iterator<Item = &Arc<Htt
 
 impl Collector<'_> {
     fn add(&mut self, kind: ResourceKind, name: &Name, source: &ConfigSource) {
-        let need = Need {
-            kind,
-            name: name.clone(),
-            source: Source::of(source, self.own),
-            timeout: source.initial_fetch_timeout,
-        };
+        self.add_within(kind, name, source, source.initial_fetch_timeout);
+    }
+
+    fn add_within(&mut self, kind: ResourceKind, name: &Name, source: &ConfigSource, timeout: Duration) {
+        let need = Need { kind, name: name.clone(), source: Source::of(source, self.own), timeout };
         if !self.needs.contains(&need) {
             self.needs.push(need);
         }
@@ -146,8 +168,9 @@ impl Collector<'_> {
     }
 
     fn http_filter(&mut self, filter: &HttpFilter) {
-        if let HttpFilterKind::Discovered { name, source, .. } = &filter.kind {
-            self.add(ResourceKind::ExtensionConfig, name, source);
+        if let HttpFilterKind::Discovered { name, source, without_warming, .. } = &filter.kind {
+            let timeout = if *without_warming { NO_WAIT } else { source.initial_fetch_timeout };
+            self.add_within(ResourceKind::ExtensionConfig, name, source, timeout);
         }
     }
 

@@ -11,19 +11,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sidemesh_config::bootstrap::{Bootstrap, RuntimeOrigin};
+use sidemesh_config::bootstrap::Bootstrap;
 use sidemesh_config::resource::ResourceKind;
 use sidemesh_config::resource::listener::Listener;
 use sidemesh_config::resource::secret::Secret;
 use sidemesh_config::snapshot::Snapshot;
-use sidemesh_config::value::{ConfigSource, GrpcSource, Name, Runtime};
+use sidemesh_config::value::{ConfigSource, GrpcSource, Name};
 use sidemesh_proto::envoy::config::core::v3::Node;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::assemble::Assembler;
-use super::cascade::{Need, Source};
+use super::cascade::Source;
 use super::channel::Channel;
+use super::saved::{Restored, Saved};
 use super::state::Resources;
 use super::stats::Stats;
 use super::stream::{self, Connect, Event};
@@ -33,6 +34,8 @@ use crate::telemetry::stats::Registry;
 
 /// Messages that wait for the manager at most; a stream that is ahead of it stops reading.
 const QUEUED_EVENTS: usize = 64;
+/// Virtual hosts that requests ask for; more are dropped, and asked for again by the next request.
+const QUEUED_DEMANDS: usize = 1024;
 /// Messages applied before a snapshot is published.
 const BATCH: usize = 64;
 
@@ -59,6 +62,8 @@ pub struct Setup {
     pub resources: Rc<RefCell<Resources>>,
     /// Static secrets may arrive later (this proxy's own identity), so that naming an unknown one is no error.
     pub late_secrets: bool,
+    /// The configuration of an earlier run, and where this one's is kept.
+    pub saved: Option<Saved>,
 }
 
 /// Why the static resources cannot be used.
@@ -73,6 +78,10 @@ pub(super) enum Input {
     Channel(u64, Event),
     File(u64, Result<filesystem::Update, String>),
     Secrets(Vec<Secret>),
+    /// A request asks for the virtual host `<table>/<host>`.
+    Demand(Name),
+    /// Keys of the admin's runtime layer, and their values.
+    Runtime(Vec<(Name, Name)>),
     ClustersReady,
 }
 
@@ -100,6 +109,7 @@ pub struct Manager {
     /// Kinds of which a first answer has come.
     pub(super) answered: BTreeSet<ResourceKind>,
     pub(super) dirty: bool,
+    pub(super) saved: Option<Saved>,
     channels: Vec<Channel>,
     bootstrap: Arc<Bootstrap>,
     node: Node,
@@ -111,6 +121,8 @@ pub struct Manager {
     received: mpsc::Receiver<(u64, Event)>,
     inputs: mpsc::Sender<Input>,
     other: mpsc::Receiver<Input>,
+    demands: mpsc::Sender<Name>,
+    demanded: mpsc::Receiver<Name>,
 }
 
 impl Manager {
@@ -118,7 +130,8 @@ impl Manager {
     pub fn new(setup: Setup, host: Box<dyn Host>, now: Instant) -> Result<Self, StartError> {
         let (events, received) = mpsc::channel(QUEUED_EVENTS);
         let (inputs, other) = mpsc::channel(QUEUED_EVENTS);
-        let (layers, roots) = runtime_layers(&setup.bootstrap);
+        let (demands, demanded) = mpsc::channel(QUEUED_DEMANDS);
+        let (layers, roots) = runtime::layers(&setup.bootstrap);
         let mut manager = Manager {
             assembler: Assembler::new(layers, roots),
             host,
@@ -128,6 +141,7 @@ impl Manager {
             expiries: BTreeMap::new(),
             answered: BTreeSet::new(),
             dirty: true,
+            saved: setup.saved,
             channels: Vec::new(),
             bootstrap: setup.bootstrap.clone(),
             node: setup.node,
@@ -139,7 +153,13 @@ impl Manager {
             received,
             inputs,
             other,
+            demands,
+            demanded,
         };
+        let roots = manager.roots();
+        if let Some(saved) = &mut manager.saved {
+            saved.unanswered = roots.into_iter().map(|(kind, _)| kind).collect();
+        }
         manager.take_static()?;
         Ok(manager)
     }
@@ -152,6 +172,17 @@ impl Manager {
                 tracing::error!("the configuration manager does not keep up: new identity certificates were dropped");
             }
         }
+    }
+
+    /// Where requests ask for virtual hosts.
+    pub fn demands(&self) -> mpsc::Sender<Name> {
+        self.demands.clone()
+    }
+
+    /// The handle by which the admin interface changes its runtime layer; `false`: too many changes wait.
+    pub fn runtime_changes(&self) -> impl Fn(Vec<(Name, Name)>) -> bool + 'static + use<> {
+        let inputs = self.inputs.clone();
+        move |changes| inputs.try_send(Input::Runtime(changes)).is_ok()
     }
 
     /// Runs until the process ends.
@@ -180,6 +211,7 @@ impl Manager {
         tokio::select! {
             Some((id, event)) = self.received.recv() => Some(Input::Channel(id, event)),
             Some(input) = self.other.recv() => Some(input),
+            Some(name) = self.demanded.recv() => Some(Input::Demand(name)),
             () = sleep => None,
         }
     }
@@ -199,6 +231,11 @@ impl Manager {
             Input::Channel(id, event) => self.handle_event(id, event),
             Input::File(id, update) => self.handle_file(id, update),
             Input::Secrets(secrets) => self.take_secrets(secrets),
+            Input::Demand(name) => self.assembler.handle_demand(&name),
+            Input::Runtime(changes) => {
+                self.assembler.modify_runtime(changes);
+                self.dirty = true;
+            }
             Input::ClustersReady => {
                 if self.start == Start::Warming {
                     self.open_listeners(clock());
@@ -225,6 +262,10 @@ impl Manager {
                 self.channels[at].handle_closed();
                 let connected = self.channels.iter().any(|c| c.connected);
                 self.stats.control_plane.connected_state.set(i64::from(connected));
+                let lost = self.channels[at].source.clone();
+                if self.roots().iter().any(|(_, config)| Source::of(config, &Source::Ads) == lost) {
+                    self.fall_back(clock());
+                }
             }
         }
     }
@@ -249,14 +290,17 @@ impl Manager {
             self.dirty = true;
         }
         self.expire(now);
+        self.save(now);
         let late = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         match self.start {
             Start::Clusters(at) if late(at) && !self.answered.contains(&ResourceKind::Cluster) => {
                 tracing::warn!("no answer to CDS within initial_fetch_timeout; going on without it");
+                self.fall_back(now);
                 self.answered.insert(ResourceKind::Cluster);
             }
             Start::Listeners(at) if late(at) && !self.answered.contains(&ResourceKind::Listener) => {
                 tracing::warn!("no answer to LDS within initial_fetch_timeout; going on without it");
+                self.fall_back(now);
                 self.answered.insert(ResourceKind::Listener);
             }
             _ => {}
@@ -269,7 +313,8 @@ impl Manager {
             Start::Listeners(at) if !self.answered.contains(&ResourceKind::Listener) => at,
             _ => None,
         };
-        [self.assembler.next_deadline(), self.expiries.values().min().copied(), start].into_iter().flatten().min()
+        let save = self.saved.as_ref().and_then(Saved::next_deadline);
+        [save, self.assembler.next_deadline(), self.expiries.values().min().copied(), start].into_iter().flatten().min()
     }
 
     /// Brings everything up to date with what was applied, and answers.
@@ -279,6 +324,7 @@ impl Manager {
         self.subscribe();
         if std::mem::take(&mut self.dirty) {
             self.publish();
+            self.note_change(now);
         }
         for channel in &mut self.channels {
             for kind in channel.flush(&self.node) {
@@ -318,10 +364,7 @@ impl Manager {
             self.shutdown.advance(Phase::Live);
             tracing::info!("initialized: all listeners of the first configuration are warm");
         }
-        if self.start != Start::Done
-            && self.shutdown.phase() == Phase::PreInitializing
-            && dynamic_is_asked(&self.bootstrap)
-        {
+        if self.start != Start::Done && self.shutdown.phase() == Phase::PreInitializing && !self.roots().is_empty() {
             self.shutdown.advance(Phase::Initializing);
         }
     }
@@ -336,17 +379,11 @@ impl Manager {
     /// Opens and closes channels and tells them what is wanted.
     fn subscribe(&mut self) {
         let mut asked: Vec<(u64, ResourceKind)> = Vec::new();
-        let dynamic = self.bootstrap.dynamic.clone();
-        let mut roots = vec![(ResourceKind::Cluster, dynamic.clusters)];
-        if matches!(self.start, Start::Listeners(_) | Start::Done) {
-            roots.push((ResourceKind::Listener, dynamic.listeners));
-        }
-        for (kind, config) in roots {
-            if let Some(config) = config {
-                let at = self.channel(kind, &Source::of(&config, &Source::Ads));
-                self.channels[at].want(kind, BTreeSet::new(), true);
-                asked.push((self.channels[at].id, kind));
-            }
+        let listeners_open = matches!(self.start, Start::Listeners(_) | Start::Done);
+        for (kind, config) in self.roots().into_iter().filter(|(k, _)| listeners_open || *k != ResourceKind::Listener) {
+            let at = self.channel(kind, &Source::of(&config, &Source::Ads));
+            self.channels[at].want(kind, BTreeSet::new(), true);
+            asked.push((self.channels[at].id, kind));
         }
         for wanted in self.assembler.wanted().to_vec() {
             let at = self.channel(wanted.kind, &wanted.source);
@@ -360,6 +397,26 @@ impl Manager {
             channel.only(&kinds);
             channel.kind.is_none() || !kinds.is_empty()
         });
+    }
+
+    /// What is asked for whole, and where: clusters and listeners.
+    pub(super) fn roots(&self) -> Vec<(ResourceKind, ConfigSource)> {
+        let dynamic = &self.bootstrap.dynamic;
+        let roots = [(ResourceKind::Cluster, &dynamic.clusters), (ResourceKind::Listener, &dynamic.listeners)];
+        roots.into_iter().filter_map(|(kind, config)| Some((kind, config.clone()?))).collect()
+    }
+
+    /// Opens the streams anew, so that the servers hear of what is held.
+    pub(super) fn ask_anew(&mut self, held: Vec<Restored>) {
+        self.channels.retain(|c| matches!(c.source, Source::Path { .. }));
+        self.subscribe();
+        for Restored { kind, source, versions } in held.into_iter().filter(|h| !h.versions.is_empty()) {
+            let at = self.channel(kind, &source);
+            if kind == ResourceKind::Listener {
+                self.channels[at].want(kind, BTreeSet::new(), true);
+            }
+            self.channels[at].subscription(kind).into_iter().for_each(|s| s.hold(versions.clone()));
+        }
     }
 
     /// The channel for `kind` from `source`, opened if need be.
@@ -433,32 +490,4 @@ pub(super) fn clock() -> Instant {
 
 fn deadline(config: Option<&ConfigSource>, now: Instant) -> Option<Instant> {
     config.map(|c| c.initial_fetch_timeout).filter(|t| *t != Duration::ZERO).map(|t| now + t)
-}
-
-fn dynamic_is_asked(bootstrap: &Bootstrap) -> bool {
-    bootstrap.dynamic.clusters.is_some() || bootstrap.dynamic.listeners.is_some()
-}
-
-/// The bootstrap's runtime layers, and what is to be fetched for them.
-fn runtime_layers(bootstrap: &Bootstrap) -> (runtime::Layers, Vec<Need>) {
-    let mut layers = Vec::new();
-    let mut needs = Vec::new();
-    for layer in &bootstrap.runtime {
-        match &layer.origin {
-            RuntimeOrigin::Static(entries) => {
-                layers.push((layer.name.clone(), Arc::new(Runtime { entries: entries.clone() })));
-            }
-            RuntimeOrigin::Admin => layers.push((layer.name.clone(), Arc::default())),
-            RuntimeOrigin::Discovered { resource, source } => {
-                layers.push((resource.clone(), Arc::default()));
-                needs.push(Need {
-                    kind: ResourceKind::Runtime,
-                    name: resource.clone(),
-                    source: Source::of(source, &Source::Ads),
-                    timeout: source.initial_fetch_timeout,
-                });
-            }
-        }
-    }
-    (runtime::Layers::new(layers), needs)
 }

@@ -14,9 +14,11 @@ mod assemble;
 mod cascade;
 mod channel;
 mod filesystem;
+mod hosts;
 mod leaf;
 mod manager;
 mod runtime;
+mod saved;
 pub mod state;
 mod stats;
 mod stream;
@@ -25,6 +27,7 @@ mod subscription;
 use sidemesh_config::resource::ResourceKind;
 
 pub use manager::{Host, Manager, Setup, StartError};
+pub use saved::{Saved, StateDirError};
 pub use stats::{ClusterManagerStats, ListenerManagerStats};
 pub use stream::Connect;
 

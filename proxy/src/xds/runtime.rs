@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use sidemesh_config::bootstrap::{Bootstrap, RuntimeOrigin};
+use sidemesh_config::resource::ResourceKind;
 use sidemesh_config::value::{Name, Runtime, RuntimeValue};
+
+use super::cascade::{Need, Source};
 
 /// The runtime key by which a management server tells its revision.
 const REVISION_KEY: &str = "sidemesh.revision";
@@ -12,13 +16,15 @@ const REVISION_KEY: &str = "sidemesh.revision";
 #[derive(Debug, Default)]
 pub struct Layers {
     layers: Vec<(Name, Arc<Runtime>)>,
+    /// The layer that the admin interface writes.
+    admin: Option<Name>,
     merged: Option<Arc<Runtime>>,
 }
 
 impl Layers {
     /// `layers` in the order of the bootstrap; a discovered layer is empty until it arrives.
-    pub fn new(layers: Vec<(Name, Arc<Runtime>)>) -> Self {
-        Layers { layers, merged: None }
+    pub fn new(layers: Vec<(Name, Arc<Runtime>)>, admin: Option<Name>) -> Self {
+        Layers { layers, admin, merged: None }
     }
 
     /// Fills a discovered layer; one that the bootstrap does not name is dropped.
@@ -27,6 +33,25 @@ impl Layers {
             *layer = runtime;
             self.merged = None;
         }
+    }
+
+    /// Sets values of the admin's layer; an empty one takes the key out.
+    pub fn modify(&mut self, changes: Vec<(Name, Name)>) {
+        let Some(admin) = self.admin.clone() else { return };
+        let Some((_, layer)) = self.layers.iter().find(|(n, _)| *n == admin) else { return };
+        let mut entries = layer.entries.clone();
+        for (key, value) in changes {
+            match value.is_empty() {
+                true => entries.remove(&key),
+                false => entries.insert(key, RuntimeValue::Text(value)),
+            };
+        }
+        self.set(&admin, Arc::new(Runtime { entries }));
+    }
+
+    /// The layers one by one.
+    pub fn each(&self) -> Vec<(Name, Arc<Runtime>)> {
+        self.layers.clone()
     }
 
     /// Empties a layer; whether it held anything.
@@ -58,4 +83,32 @@ impl Layers {
             _ => None,
         }
     }
+}
+
+/// The bootstrap's runtime layers, and what is to be fetched for them.
+pub(super) fn layers(bootstrap: &Bootstrap) -> (Layers, Vec<Need>) {
+    let mut layers = Vec::new();
+    let mut admin = None;
+    let mut needs = Vec::new();
+    for layer in &bootstrap.runtime {
+        match &layer.origin {
+            RuntimeOrigin::Static(entries) => {
+                layers.push((layer.name.clone(), Arc::new(Runtime { entries: entries.clone() })));
+            }
+            RuntimeOrigin::Admin => {
+                admin = Some(layer.name.clone());
+                layers.push((layer.name.clone(), Arc::default()));
+            }
+            RuntimeOrigin::Discovered { resource, source } => {
+                layers.push((resource.clone(), Arc::default()));
+                needs.push(Need {
+                    kind: ResourceKind::Runtime,
+                    name: resource.clone(),
+                    source: Source::of(source, &Source::Ads),
+                    timeout: source.initial_fetch_timeout,
+                });
+            }
+        }
+    }
+    (Layers::new(layers, admin), needs)
 }

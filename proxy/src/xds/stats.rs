@@ -17,6 +17,8 @@ stats_group! {
         connected_state: Gauge,
         pending_requests: Gauge,
         rate_limit_enforced: Counter,
+        /// 1 while what an earlier run left serves, because no server answers.
+        serving_saved_configuration: Gauge,
     }
 }
 
@@ -95,7 +97,7 @@ impl Stats {
         }
     }
 
-    /// The counters of a kind's subscription; of RDS and SDS there is one per name.
+    /// The counters of a kind's subscription; of RDS, SDS and EDS there is one per name.
     pub(super) fn subscription(
         &mut self,
         kind: ResourceKind,
@@ -110,7 +112,8 @@ impl Stats {
                 Scope::Rds { prefix: prefix.cloned().unwrap_or_else(|| Name::from("")), route_config: name.clone() }
             }
             ResourceKind::Secret => Scope::Sds(name.clone()),
-            ResourceKind::Endpoints => Scope::Filter(Name::from(format!("cluster.{name}"))),
+            // Beside what the cluster counts of its members.
+            ResourceKind::Endpoints => Scope::Cluster(name.clone()),
             ResourceKind::ScopedRoute => Scope::Fixed("scoped_rds"),
             ResourceKind::VirtualHost => Scope::Fixed("vhds"),
             ResourceKind::ExtensionConfig => {
@@ -119,5 +122,10 @@ impl Stats {
         };
         let registry = &self.registry;
         self.subscriptions.entry(scope).or_insert_with_key(|scope| registry.shard(scope.clone())).clone()
+    }
+
+    /// Lets go of what is counted of a cluster's endpoints.
+    pub(super) fn forget_cluster(&mut self, name: &str) {
+        self.subscriptions.remove(&Scope::Cluster(name.into()));
     }
 }

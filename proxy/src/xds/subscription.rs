@@ -82,6 +82,11 @@ impl Subscription {
         }
     }
 
+    /// Resources are held at these versions though this subscription never brought them.
+    pub fn hold(&mut self, versions: impl IntoIterator<Item = (Name, String)>) {
+        self.versions.extend(versions);
+    }
+
     /// The stream broke, or a new one begins: what was said on the old one does not count, what is held does.
     pub fn handle_new_stream(&mut self) {
         self.told = None;

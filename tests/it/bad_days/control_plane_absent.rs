@@ -1,9 +1,9 @@
-//! No control plane at the start: the proxy stays up, is not ready, says why, and recovers.
+//! No control plane at the start: the proxy stays up and says why; it serves what an earlier run was sent, or is not ready; it recovers.
 
 use sidemesh_tests::control_plane::ControlPlane;
-use sidemesh_tests::http;
 use sidemesh_tests::proxy::Proxy;
 use sidemesh_tests::shop::{Instance, simple_service, wait_for_200};
+use sidemesh_tests::{http, wait};
 
 #[test]
 fn the_proxy_stays_says_why_and_recovers() {
@@ -33,4 +33,45 @@ fn the_proxy_stays_says_why_and_recovers() {
     sidecar.wait_ready();
     let answer = wait_for_200(order.towards("user"), "/users/ada");
     assert_eq!(answer.json()["name"], "ada");
+}
+
+#[test]
+fn a_restart_meanwhile_serves_the_last_good_configuration() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut control_plane = ControlPlane::start(dir.path(), &[]);
+    control_plane.apply(&[simple_service("order"), simple_service("user")]);
+    let user = Instance::new("user-1", "user", "v1", &[]);
+    let order = Instance::new("order-1", "order", "v1", &["user"]);
+    let _app = user.start_app(dir.path());
+    let _user_sidecar = user.start_sidecar(dir.path(), &control_plane);
+
+    let token = dir.path().join("order.token");
+    std::fs::write(&token, control_plane.token("order")).expect("token file");
+    let state = dir.path().join("order-state");
+    let (token, state_dir) = (token.display().to_string(), state.display().to_string());
+    let flags = ["--mesh", "--state-dir", &state_dir, "--join-token-file", &token];
+    let bootstrap = order.bootstrap(control_plane.address);
+    let mut sidecar = Proxy::spawn(dir.path(), &bootstrap, &flags);
+    sidecar.wait_ready();
+    wait_for_200(order.towards("user"), "/users/ada");
+    wait::until_true("the configuration is saved", || state.join("configuration.pb").is_file());
+    // Endpoints may have come after the first write.
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+
+    control_plane.process.kill();
+    drop(sidecar);
+    let mut sidecar = Proxy::spawn(dir.path(), &bootstrap, &flags);
+    sidecar.wait_ready();
+    let answer = wait_for_200(order.towards("user"), "/users/ada");
+    assert_eq!(answer.json()["name"], "ada", "as before, with the certificate of before");
+    assert_eq!(sidecar.stat("control_plane.serving_saved_configuration", ""), 1, "and it says so");
+
+    control_plane.restart();
+    wait::until("the control plane's word counts again", || {
+        match sidecar.stat("control_plane.serving_saved_configuration", "") {
+            0 => Ok(()),
+            other => Err(format!("{other}: {}", sidecar.process.log())),
+        }
+    });
+    wait_for_200(order.towards("user"), "/users/ada");
 }

@@ -2,5 +2,6 @@
 //! `SIDEMESH_REQUIRE_ALL=1` it fails.
 
 mod envoy;
+mod go_control_plane;
 mod grpc_xds;
 mod prometheus;

@@ -131,3 +131,20 @@ fn checks_what_the_start_needs() {
         "b.yaml: layered_runtime.layers[0].static_layer.b: invalid: must be a boolean, a number, a text or a fraction",
     );
 }
+
+#[test]
+fn stats_have_tags_and_a_matcher() {
+    let text = "
+node: { id: n, cluster: c }
+static_resources: {}
+stats_config:
+  stats_tags: [{ tag_name: env, fixed_value: prod }, { tag_name: p, regex: '^http(?=\\.).*?\\.((fr[a-z]*)\\.)' }]
+  stats_matcher: { exclusion_list: { patterns: [{ suffix: _5xx }] } }
+";
+    let read = Bootstrap::parse(text, "b.yaml").expect("valid");
+    assert!(read.stats.default_tags && read.stats.tags.len() == 2);
+    assert!(read.stats.matcher.admits("http.a.downstream_rq_2xx") && !read.stats.matcher.admits("a_5xx"));
+    let text = text.replace("fixed_value: prod", "regex: prod");
+    let error = Bootstrap::parse(&text, "b.yaml").expect_err("a tag without a group").to_string();
+    assert_eq!(error, "b.yaml: stats_config.stats_tags[0].regex: invalid: must have a group");
+}

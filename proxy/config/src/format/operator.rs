@@ -15,6 +15,10 @@ pub(super) enum Length {
 
 /// The operator `command` with its argument (what stands in parentheses).
 pub(super) fn compile(command: &str, argument: Option<&str>) -> Result<(Operator, Length), String> {
+    if let Some((upstream, end)) = argument.and(certificate_time(command)) {
+        let format = time_format(argument.unwrap_or(""))?;
+        return Ok((Operator::CertificateTime { upstream, end, format }, Length::Allowed));
+    }
     if let Some(operator) = plain(command) {
         return match argument {
             None => Ok((operator, Length::Refused)),
@@ -34,6 +38,17 @@ pub(super) fn compile(command: &str, argument: Option<&str>) -> Result<(Operator
     Ok((operator, length))
 }
 
+/// Whose certificate's time it is: of the upstream peer, of its end.
+fn certificate_time(command: &str) -> Option<(bool, bool)> {
+    Some(match command {
+        "DOWNSTREAM_PEER_CERT_V_START" => (false, false),
+        "DOWNSTREAM_PEER_CERT_V_END" => (false, true),
+        "UPSTREAM_PEER_CERT_V_START" => (true, false),
+        "UPSTREAM_PEER_CERT_V_END" => (true, true),
+        _ => return None,
+    })
+}
+
 /// Operators without an argument.
 fn plain(command: &str) -> Option<Operator> {
     use Operator as O;
@@ -46,20 +61,8 @@ fn plain(command: &str) -> Option<Operator> {
         "CONNECTION_TERMINATION_DETAILS" => O::ConnectionTerminationDetails,
         "RESPONSE_FLAGS" => O::ResponseFlags { long: false },
         "RESPONSE_FLAGS_LONG" => O::ResponseFlags { long: true },
-        "BYTES_RECEIVED" => O::BytesReceived,
-        "BYTES_SENT" => O::BytesSent,
-        "BYTES_RETRANSMITTED" | "PACKETS_RETRANSMITTED" => O::BytesRetransmitted,
-        "REQUEST_HEADERS_BYTES" => O::RequestHeadersBytes,
-        "RESPONSE_HEADERS_BYTES" => O::ResponseHeadersBytes,
-        "UPSTREAM_WIRE_BYTES_SENT" => O::UpstreamWireBytesSent,
-        "UPSTREAM_WIRE_BYTES_RECEIVED" => O::UpstreamWireBytesReceived,
-        "DOWNSTREAM_WIRE_BYTES_SENT" => O::DownstreamWireBytesSent,
-        "DOWNSTREAM_WIRE_BYTES_RECEIVED" => O::DownstreamWireBytesReceived,
-        "DURATION" => O::Duration,
-        "REQUEST_DURATION" => O::RequestDuration,
-        "REQUEST_TX_DURATION" => O::RequestTxDuration,
-        "RESPONSE_DURATION" => O::ResponseDuration,
-        "RESPONSE_TX_DURATION" => O::ResponseTxDuration,
+        // Fingerprints, custom flags: what is told when they are off, and here they cannot be switched on.
+        "TLS_JA3_FINGERPRINT" | "TLS_JA4_FINGERPRINT" | "CUSTOM_FLAGS" => O::Nothing,
         "UPSTREAM_HOST" => O::UpstreamHost { part: AddressPart::AddressAndPort },
         "UPSTREAM_HOST_NAME" => O::UpstreamHostName { with_port: true },
         "UPSTREAM_HOST_NAME_WITHOUT_PORT" => O::UpstreamHostName { with_port: false },
@@ -70,6 +73,8 @@ fn plain(command: &str) -> Option<Operator> {
         "UPSTREAM_REMOTE_ADDRESS" => O::UpstreamRemoteAddress(AddressPart::AddressAndPort),
         "UPSTREAM_REMOTE_PORT" => O::UpstreamRemoteAddress(AddressPart::Port),
         "UPSTREAM_TRANSPORT_FAILURE_REASON" => O::UpstreamTransportFailureReason,
+        "UPSTREAM_HOSTS_ATTEMPTED" => O::UpstreamHostsAttempted(AddressPart::AddressAndPort),
+        "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT" => O::UpstreamHostsAttempted(AddressPart::Address),
         "UPSTREAM_REQUEST_ATTEMPT_COUNT" => O::UpstreamRequestAttemptCount,
         "UPSTREAM_CONNECTION_ID" => O::UpstreamConnectionId,
         "DOWNSTREAM_TRANSPORT_FAILURE_REASON" => O::DownstreamTransportFailureReason,
@@ -92,15 +97,38 @@ fn plain(command: &str) -> Option<Operator> {
         "ACCESS_LOG_TYPE" => O::AccessLogType,
         "SIDEMESH_ERROR" => O::SidemeshError,
         "SIDEMESH_REVISION" => O::SidemeshRevision,
-        _ => {
-            let part = |prefix: &str| command.strip_prefix(prefix);
-            return match (part("DOWNSTREAM_"), part("UPSTREAM_")) {
-                (Some(rest), _) => tls_part(rest).map(O::DownstreamTls),
-                (_, Some(rest)) => tls_part(rest).map(O::UpstreamTls),
-                _ => None,
-            };
-        }
+        _ => return measured(command).or_else(|| tls(command)),
     })
+}
+
+/// Bytes and times.
+fn measured(command: &str) -> Option<Operator> {
+    use Operator as O;
+    Some(match command {
+        "BYTES_RECEIVED" => O::BytesReceived,
+        "BYTES_SENT" => O::BytesSent,
+        "BYTES_RETRANSMITTED" | "PACKETS_RETRANSMITTED" => O::BytesRetransmitted,
+        "REQUEST_HEADERS_BYTES" => O::RequestHeadersBytes,
+        "RESPONSE_HEADERS_BYTES" => O::ResponseHeadersBytes,
+        "UPSTREAM_WIRE_BYTES_SENT" => O::UpstreamWireBytesSent,
+        "UPSTREAM_WIRE_BYTES_RECEIVED" => O::UpstreamWireBytesReceived,
+        "DOWNSTREAM_WIRE_BYTES_SENT" => O::DownstreamWireBytesSent,
+        "DOWNSTREAM_WIRE_BYTES_RECEIVED" => O::DownstreamWireBytesReceived,
+        "DURATION" => O::Duration,
+        "REQUEST_DURATION" => O::RequestDuration,
+        "REQUEST_TX_DURATION" => O::RequestTxDuration,
+        "RESPONSE_DURATION" => O::ResponseDuration,
+        "RESPONSE_TX_DURATION" => O::ResponseTxDuration,
+        _ => return None,
+    })
+}
+
+fn tls(command: &str) -> Option<Operator> {
+    match (command.strip_prefix("DOWNSTREAM_"), command.strip_prefix("UPSTREAM_")) {
+        (Some(rest), _) => tls_part(rest).map(Operator::DownstreamTls),
+        (_, Some(rest)) => tls_part(rest).map(Operator::UpstreamTls),
+        _ => None,
+    }
 }
 
 fn tls_part(rest: &str) -> Option<TlsPart> {
@@ -200,16 +228,16 @@ fn with_argument(command: &str, argument: &str) -> Result<Option<Operator>, Stri
             O::ResponseTrailer { name, fallback }
         }
         "QUERY_PARAM" => O::QueryParam(needed(command, argument)?.to_owned()),
-        "ENVIRONMENT" => O::Environment(std::env::var(needed(command, argument)?).ok()),
+        "ENVIRONMENT" => O::Environment(std::env::var(needed(command, argument)?).unwrap_or_else(|_| "-".to_owned())),
         "COMMON_DURATION" => common_duration(argument)?,
-        "FILTER_STATE" | "PER_REQUEST_STATE" => filter_state(command, argument)?,
+        "FILTER_STATE" | "UPSTREAM_FILTER_STATE" | "PER_REQUEST_STATE" => filter_state(command, argument)?,
         "METADATA" => {
             let (kind, rest) = needed(command, argument)?.split_once(':').unwrap_or((argument, ""));
             metadata(command, kind, rest)?
         }
-        "DYNAMIC_METADATA" => metadata(command, "DYNAMIC", argument)?,
-        "CLUSTER_METADATA" => metadata(command, "CLUSTER", argument)?,
-        "UPSTREAM_METADATA" => metadata(command, "UPSTREAM_HOST", argument)?,
+        "DYNAMIC_METADATA" => metadata(command, "DYNAMIC", needed(command, argument)?)?,
+        "CLUSTER_METADATA" => metadata(command, "CLUSTER", needed(command, argument)?)?,
+        "UPSTREAM_METADATA" => metadata(command, "UPSTREAM_HOST", needed(command, argument)?)?,
         _ => return Ok(None),
     };
     Ok(Some(operator))
@@ -316,7 +344,7 @@ fn filter_state(command: &str, argument: &str) -> Result<Operator, String> {
 }
 
 fn metadata(command: &str, kind: &str, rest: &str) -> Result<Operator, String> {
-    let mut parts = needed(command, rest)?.split(':').map(name);
+    let mut parts = rest.split(':').map(name);
     let filter = parts.next().unwrap_or_else(|| name(""));
     let path: Vec<Name> = parts.collect();
     Ok(match kind {

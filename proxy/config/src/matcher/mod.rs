@@ -7,8 +7,9 @@ pub mod metadata;
 pub mod parse;
 pub mod path;
 pub mod query;
-mod re2;
+pub(crate) mod re2;
 pub mod string;
+pub mod tree;
 #[cfg(test)]
 mod tests;
 

@@ -9,7 +9,7 @@ use regex::{Regex, RegexBuilder};
 const MAX_COMPILED_BYTES: usize = 1 << 20;
 
 /// Compiles an unanchored expression of RE2 syntax.
-pub(super) fn compile(source: &str) -> Result<Regex, regex::Error> {
+pub(crate) fn compile(source: &str) -> Result<Regex, regex::Error> {
     RegexBuilder::new(&translate(source)).size_limit(MAX_COMPILED_BYTES).build()
 }
 

@@ -12,6 +12,7 @@ pub use parse::{parse, parse_all, parse_filter};
 use crate::format::Format;
 use crate::matcher::header::HeaderMatcher;
 use crate::matcher::metadata::MetadataMatcher;
+use crate::resource::http_connection_manager::CustomTag;
 use crate::value::{GrpcService, Name, RuntimeFraction};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +40,7 @@ pub struct GrpcAccessLog {
     pub request_headers: Vec<http::HeaderName>,
     pub response_headers: Vec<http::HeaderName>,
     pub response_trailers: Vec<http::HeaderName>,
+    pub custom_tags: Vec<CustomTag>,
     pub tcp: bool,
 }
 

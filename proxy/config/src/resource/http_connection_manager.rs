@@ -221,8 +221,6 @@ pub struct Tracing {
     /// A span per upstream attempt of its own (else the one server span is joined).
     pub spawn_upstream_span: bool,
     pub provider: Option<Arc<OpenTelemetryProvider>>,
-    /// Context formats read and written besides W3C.
-    pub b3: bool,
     pub operation: Option<Arc<Format>>,
     pub upstream_operation: Option<Arc<Format>>,
 }

@@ -199,7 +199,8 @@ fn option_fields(option: &core::HeaderValueOption) -> Result<HeaderEdit, Rejecti
     Ok(HeaderEdit { target, value, action: append_action(option)?, keep_empty_value: option.keep_empty_value })
 }
 
-fn target(text: &str) -> Option<HeaderTarget> {
+/// What a name in an edit stands for; `None`: it cannot be a header's.
+pub fn target(text: &str) -> Option<HeaderTarget> {
     if text.eq_ignore_ascii_case(":status") {
         return Some(HeaderTarget::Status);
     }

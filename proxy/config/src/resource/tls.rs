@@ -28,6 +28,18 @@ pub struct DownstreamTls {
     pub full_scan: bool,
     /// Default: the server's order counts.
     pub prefer_client_ciphers: bool,
+    pub staple_policy: StaplePolicy,
+}
+
+/// `OcspStaplePolicy`: what happens where a good OCSP staple is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StaplePolicy {
+    /// The certificate is used without.
+    Lenient,
+    /// A certificate whose staple is out of date is not used.
+    Strict,
+    /// Nor is one without a staple.
+    Must,
 }
 
 /// Stateless resumption of a downstream context.
@@ -134,6 +146,8 @@ pub struct ValidationContext {
 #[derive(Debug, Clone, PartialEq)]
 pub struct SanMatcher {
     pub kind: SanKind,
+    /// Of [`SanKind::OtherName`]: its type.
+    pub oid: Option<Name>,
     pub matcher: StringMatcher,
 }
 
@@ -144,6 +158,7 @@ pub enum SanKind {
     Uri,
     Email,
     IpAddress,
+    OtherName,
 }
 
 #[derive(Debug, Clone, PartialEq)]

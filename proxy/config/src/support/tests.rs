@@ -27,6 +27,9 @@ fn hcm(extra: Value) -> Value {
     json!({ "name": "l", "filter_chains": [{}, { "filters": [{ "name": "hcm", "typed_config": config }] }] })
 }
 
+/// Known to the JSON mapping alone.
+const UNSUPPORTED: &str = "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig";
+
 #[test]
 fn accepts_what_is_supported() {
     assert_eq!(checked(type_url::LISTENER, hcm(json!({}))), Ok(vec![]));
@@ -59,12 +62,12 @@ fn names_the_enum_value_that_is_not_supported() {
 #[test]
 fn names_the_extension_that_is_not_supported() {
     let listener = json!({ "filter_chains": [{ "filters": [{ "name": "x", "typed_config": {
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.set_metadata.v3.Config" } }] }] });
+        "@type": type_url::of(UNSUPPORTED) } }] }] });
     refused(
         type_url::LISTENER,
         listener,
         "filter_chains[0].filters[0].typed_config: not supported: extension type \
-         `envoy.extensions.filters.http.set_metadata.v3.Config` is not supported",
+         `envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig` is not supported",
     );
     refused(
         "type.googleapis.com/envoy.config.core.v3.Extension",
@@ -103,7 +106,7 @@ fn tells_hints() {
 
 #[test]
 fn leaves_out_an_unknown_extension_that_is_optional() {
-    let unknown = json!({ "@type": "type.googleapis.com/envoy.extensions.filters.http.set_metadata.v3.Config" });
+    let unknown = json!({ "@type": type_url::of(UNSUPPORTED) });
     let listener = |optional: bool| {
         hcm(json!({ "http_filters": [{ "name": "x", "is_optional": optional, "typed_config": unknown }] }))
     };

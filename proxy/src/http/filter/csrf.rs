@@ -7,8 +7,18 @@ use sidemesh_config::resource::http_filter::csrf::CsrfPolicy;
 
 use super::{Exchange, Flow};
 use crate::http::reply::LocalReply;
+use crate::stats_group;
 
-pub fn on_request(own: &CsrfPolicy, x: &mut Exchange, over: Option<&FilterOverride>) -> Flow {
+stats_group! {
+    /// `http.<stat_prefix>.csrf.`
+    pub struct CsrfStats {
+        missing_source_origin: Counter,
+        request_invalid: Counter,
+        request_valid: Counter,
+    }
+}
+
+pub fn on_request(own: &CsrfPolicy, stats: &CsrfStats, x: &mut Exchange, over: Option<&FilterOverride>) -> Flow {
     let policy = match over {
         Some(FilterOverride::Csrf(policy)) => policy,
         _ => own,
@@ -19,19 +29,18 @@ pub fn on_request(own: &CsrfPolicy, x: &mut Exchange, over: Option<&FilterOverri
     if !changes || (!enabled && !shadow) {
         return Flow::Continue;
     }
-    let stats = &x.manager.stats;
     let source = source(x);
     let valid = match source {
         None => {
-            stats.csrf_missing_source_origin.inc();
+            stats.missing_source_origin.inc();
             false
         }
         Some(source) if source == x.authority() || policy.additional_origins.iter().any(|m| m.is_match(source)) => {
-            stats.csrf_request_valid.inc();
+            stats.request_valid.inc();
             true
         }
         Some(_) => {
-            stats.csrf_request_invalid.inc();
+            stats.request_invalid.inc();
             false
         }
     };

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,11 +12,22 @@ use http_body::Frame;
 use sidemesh_config::resource::http_filter::compressor::CompressionLibrary;
 
 use crate::body::{Body, Error, HttpBody};
+use crate::stats_group;
 
 /// Bytes that a decoder may make of one that it reads, beyond [`FREE_BYTES`].
 const MAX_INFLATE_RATIO: u64 = 100;
 /// Output that is never held against the ratio.
 const FREE_BYTES: u64 = 64 * 1024;
+
+stats_group! {
+    /// One direction of a compressor (`…request.`, `…response.`).
+    pub struct CodingStats {
+        compressed: Counter,
+        not_compressed: Counter,
+        total_uncompressed_bytes: Counter,
+        total_compressed_bytes: Counter,
+    }
+}
 
 enum Coder {
     Gzip(Box<GzEncoder<Vec<u8>>>),
@@ -26,8 +38,8 @@ enum Coder {
     Unzstd(zstd::stream::write::Decoder<'static, Vec<u8>>),
 }
 
-/// Compresses `body`.
-pub fn compress(body: Body, library: CompressionLibrary) -> io::Result<Body> {
+/// Compresses `body`; its bytes are counted.
+pub fn compress(body: Body, library: CompressionLibrary, stats: Arc<CodingStats>) -> io::Result<Body> {
     let coder =
         match library {
             CompressionLibrary::Gzip { level, .. } => {
@@ -38,7 +50,7 @@ pub fn compress(body: Body, library: CompressionLibrary) -> io::Result<Body> {
             )),
             CompressionLibrary::Zstd { level } => Coder::Zstd(zstd::stream::write::Encoder::new(Vec::new(), level)?),
         };
-    Ok(coded(body, coder, false))
+    Ok(coded(body, coder, Some(stats)))
 }
 
 /// Decompresses `body`.
@@ -50,11 +62,11 @@ pub fn decompress(body: Body, library: CompressionLibrary) -> io::Result<Body> {
         }
         CompressionLibrary::Zstd { .. } => Coder::Unzstd(zstd::stream::write::Decoder::new(Vec::new())?),
     };
-    Ok(coded(body, coder, true))
+    Ok(coded(body, coder, None))
 }
 
-fn coded(body: Body, coder: Coder, inflates: bool) -> Body {
-    Body::boxed(Coded { body, coder: Some(coder), trailers: None, inflates, read: 0, written: 0 })
+fn coded(body: Body, coder: Coder, stats: Option<Arc<CodingStats>>) -> Body {
+    Body::boxed(Coded { body, coder: Some(coder), trailers: None, stats, read: 0, written: 0 })
 }
 
 impl Coder {
@@ -116,7 +128,8 @@ struct Coded {
     /// `None`: finished.
     coder: Option<Coder>,
     trailers: Option<http::HeaderMap>,
-    inflates: bool,
+    /// Of a compressor; `None`: it inflates.
+    stats: Option<Arc<CodingStats>>,
     read: u64,
     written: u64,
 }
@@ -125,7 +138,9 @@ impl Coded {
     fn step(&mut self, out: io::Result<Vec<u8>>) -> Result<Bytes, Error> {
         let out = out.map_err(|_| Error::Malformed("content coding"))?;
         self.written += out.len() as u64;
-        if self.inflates && self.written > FREE_BYTES + self.read.saturating_mul(MAX_INFLATE_RATIO) {
+        if let Some(stats) = &self.stats {
+            stats.total_compressed_bytes.add(out.len() as u64);
+        } else if self.written > FREE_BYTES + self.read.saturating_mul(MAX_INFLATE_RATIO) {
             return Err(Error::TooLarge("the inflate ratio of 100"));
         }
         Ok(Bytes::from(out))
@@ -146,6 +161,9 @@ impl HttpBody for Coded {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
                         this.read += data.len() as u64;
+                        if let Some(stats) = &this.stats {
+                            stats.total_uncompressed_bytes.add(data.len() as u64);
+                        }
                         coder.push(&data)
                     }
                     Err(frame) => {
@@ -180,7 +198,7 @@ mod tests {
             CompressionLibrary::Brotli { quality: 3, window_bits: 18 },
             CompressionLibrary::Zstd { level: 3 },
         ] {
-            let packed = match compress(Body::full(text.clone()), library) {
+            let packed = match compress(Body::full(text.clone()), library, Arc::default()) {
                 Ok(body) => body.collect(1 << 20).await,
                 Err(e) => panic!("{library:?}: {e}"),
             };
@@ -197,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn a_bomb_is_defused() {
         let library = CompressionLibrary::Gzip { level: 9, window_bits: 15 };
-        let packed = match compress(Body::full(vec![0u8; 8 << 20]), library) {
+        let packed = match compress(Body::full(vec![0u8; 8 << 20]), library, Arc::default()) {
             Ok(body) => body.collect(1 << 20).await.unwrap_or_default(),
             Err(e) => panic!("{e}"),
         };

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,12 +19,24 @@ use crate::body::{Body, Error, HttpBody};
 use crate::clock::{Sleep, Timers};
 use crate::http::names::*;
 use crate::http::reply::LocalReply;
+use crate::stats_group;
 use crate::telemetry::flags::ResponseFlags;
-use crate::upstream::grpc::http_status;
 
-/// The throttle of a response.
+stats_group! {
+    /// `http.<stat_prefix>.fault.`
+    pub struct FaultStats {
+        aborts_injected: Counter,
+        delays_injected: Counter,
+        response_rl_injected: Counter,
+        faults_overflow: Counter,
+        active_faults: Gauge,
+    }
+}
+
+/// A fault under way, and the throttle of its response.
 pub struct Active {
-    kbps: u64,
+    kbps: Option<u64>,
+    counted: Counted,
 }
 
 /// How often a throttled response moves on.
@@ -36,7 +49,13 @@ fn in_force<'a>(own: &'a Fault, over: Option<&'a FilterOverride>) -> &'a Fault {
     }
 }
 
-pub fn on_request(own: &Fault, at: u16, x: &mut Exchange, over: Option<&FilterOverride>) -> Flow {
+pub fn on_request(
+    own: &Fault,
+    stats: &Arc<FaultStats>,
+    at: u16,
+    x: &mut Exchange,
+    over: Option<&FilterOverride>,
+) -> Flow {
     let fault = in_force(own, over);
     if fault.delay.is_none() && fault.abort.is_none() && fault.response_rate_limit.is_none() {
         return Flow::Continue;
@@ -44,43 +63,69 @@ pub fn on_request(own: &Fault, at: u16, x: &mut Exchange, over: Option<&FilterOv
     if !concerns(fault, x) {
         return Flow::Continue;
     }
+    let most = fault.max_active_faults.map(|max| x.manager.worker.share_of(u64::from(max)));
+    if most.is_some_and(|most| stats.active_faults.get() >= most as i64) {
+        stats.faults_overflow.inc();
+        return Flow::Continue;
+    }
     if let Some(limit) = &fault.response_rate_limit
         && drawn(x, limit.percentage, X_ENVOY_FAULT_THROUGHPUT_RESPONSE_PERCENTAGE, limit.kbps.is_none(), 7)
         && let Some(kbps) = limit.kbps.or_else(|| number(x, X_ENVOY_FAULT_THROUGHPUT_RESPONSE)).filter(|k| *k > 0)
     {
-        x.manager.stats.fault_response_rl_injected.inc();
-        x.data.push((at, Data::Fault(Active { kbps })));
+        stats.response_rl_injected.inc();
+        begin(stats, at, x, Some(kbps));
     }
     if delay(fault, x).is_some() {
         return Flow::Wait;
     }
-    abort(fault, x)
+    abort(fault, stats, at, x)
+}
+
+/// Notes the request's fault: it counts as active until the answer is through.
+fn begin(stats: &Arc<FaultStats>, at: u16, x: &mut Exchange, kbps: Option<u64>) {
+    let noted = x.data.iter_mut().find_map(|(i, data)| match data {
+        Data::Fault(active) if *i == at => Some(active),
+        _ => None,
+    });
+    match noted {
+        Some(active) => active.kbps = kbps.or(active.kbps),
+        None => {
+            let counted = Counted::new(stats.clone());
+            x.data.push((at, Data::Fault(Active { kbps, counted })));
+        }
+    }
 }
 
 /// The delay, then the abort.
-pub async fn wait(own: &Fault, _at: u16, x: &mut Exchange, over: Option<&FilterOverride>) -> Flow {
+pub async fn wait(
+    own: &Fault,
+    stats: &Arc<FaultStats>,
+    at: u16,
+    x: &mut Exchange,
+    over: Option<&FilterOverride>,
+) -> Flow {
     let fault = in_force(own, over);
     let Some(delay) = delay(fault, x) else { return Flow::Continue };
-    let stats = x.manager.stats.clone();
-    if fault.max_active_faults.is_some_and(|max| stats.fault_active_faults.get() >= i64::from(max)) {
-        stats.fault_faults_overflow.inc();
-        return Flow::Continue;
-    }
-    stats.fault_delays_injected.inc();
-    stats.fault_active_faults.inc();
+    stats.delays_injected.inc();
+    begin(stats, at, x, None);
     x.flag(ResponseFlags::DELAY_INJECTED);
-    let active = Counted(stats);
     x.manager.worker.local.timers.after(delay).await;
-    drop(active);
-    abort(fault, x)
+    abort(fault, stats, at, x)
 }
 
 /// Counts a fault as active until dropped, also by a client that leaves.
-struct Counted(std::sync::Arc<crate::http::HttpStats>);
+struct Counted(Arc<FaultStats>);
+
+impl Counted {
+    fn new(stats: Arc<FaultStats>) -> Self {
+        stats.active_faults.inc();
+        Counted(stats)
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.fault_active_faults.dec();
+        self.0.active_faults.dec();
     }
 }
 
@@ -126,7 +171,7 @@ fn delay(fault: &Fault, x: &Exchange) -> Option<Duration> {
     delay.fixed.or_else(|| number(x, X_ENVOY_FAULT_DELAY_REQUEST).map(Duration::from_millis)).filter(|d| !d.is_zero())
 }
 
-fn abort(fault: &Fault, x: &mut Exchange) -> Flow {
+fn abort(fault: &Fault, stats: &Arc<FaultStats>, at: u16, x: &mut Exchange) -> Flow {
     let Some(abort) = &fault.abort else { return Flow::Continue };
     let by_header = abort.kind == AbortKind::Header;
     if !drawn(x, abort.percentage, X_ENVOY_FAULT_ABORT_REQUEST_PERCENTAGE, by_header, 5) {
@@ -142,10 +187,12 @@ fn abort(fault: &Fault, x: &mut Exchange) -> Flow {
             number(x, X_ENVOY_FAULT_ABORT_GRPC_REQUEST).and_then(|n| u32::try_from(n).ok()),
         ),
     };
-    let Some(status) = http.or(grpc.map(http_status)).and_then(|s| StatusCode::from_u16(s).ok()) else {
+    // The status of gRPC stands in its header, whoever asks.
+    let Some(status) = http.or(grpc.map(|_| 200)).and_then(|s| StatusCode::from_u16(s).ok()) else {
         return Flow::Continue;
     };
-    x.manager.stats.fault_aborts_injected.inc();
+    stats.aborts_injected.inc();
+    begin(stats, at, x, None);
     let mut reply = LocalReply::new(status, "fault_filter_abort", "fault.abort")
         .body("fault filter abort")
         .flags(&[ResponseFlags::FAULT_INJECTED]);
@@ -154,12 +201,19 @@ fn abort(fault: &Fault, x: &mut Exchange) -> Flow {
 }
 
 pub fn on_response(at: u16, x: &mut Exchange, response: &mut Response<Body>) {
-    let Some(Data::Fault(active)) = super::take(x, at) else { return };
+    let Some(Data::Fault(Active { kbps: Some(kbps), counted })) = super::take(x, at) else { return };
     let body = std::mem::take(response.body_mut());
-    let per_tick = (active.kbps * 1024 * TICK.as_millis() as u64 / 1000).max(1);
+    let per_tick = (kbps * 1024 * TICK.as_millis() as u64 / 1000).max(1);
     let timers = x.manager.worker.local.timers.clone();
-    *response.body_mut() =
-        Body::boxed(Throttled { body, pending: Bytes::new(), per_tick, left: per_tick, timers, sleep: None });
+    *response.body_mut() = Body::boxed(Throttled {
+        body,
+        pending: Bytes::new(),
+        per_tick,
+        left: per_tick,
+        timers,
+        sleep: None,
+        _counted: counted,
+    });
 }
 
 /// A body that gives so many bytes a tick.
@@ -170,6 +224,7 @@ struct Throttled {
     left: u64,
     timers: Timers,
     sleep: Option<Sleep>,
+    _counted: Counted,
 }
 
 impl HttpBody for Throttled {

@@ -154,20 +154,3 @@ fn decode<A: Message + Default>(answer: Collected) -> Result<A, CallError> {
     }
     A::decode(message).map_err(|_| CallError::Malformed)
 }
-
-/// A protobuf `Struct` as JSON, for dynamic metadata.
-pub fn json_of(fields: &sidemesh_proto::google::Struct) -> serde_json::Value {
-    serde_json::Value::Object(fields.fields.iter().map(|(k, v)| (k.clone(), json_value(v))).collect())
-}
-
-fn json_value(value: &sidemesh_proto::google::Value) -> serde_json::Value {
-    use sidemesh_proto::google::value::Kind;
-    match &value.kind {
-        None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
-        Some(Kind::BoolValue(b)) => (*b).into(),
-        Some(Kind::NumberValue(n)) => (*n).into(),
-        Some(Kind::StringValue(s)) => s.clone().into(),
-        Some(Kind::StructValue(s)) => json_of(s),
-        Some(Kind::ListValue(l)) => serde_json::Value::Array(l.values.iter().map(json_value).collect()),
-    }
-}

@@ -14,7 +14,7 @@ use super::{Data, Exchange, Flow};
 use crate::body::{Body, Error, HttpBody};
 use crate::http::exchange::is_grpc;
 use crate::http::names::{GRPC_MESSAGE, GRPC_STATUS};
-use crate::http::reply::{grpc_status, percent_encode_message};
+use crate::http::reply::percent_encode_message;
 
 /// What the client wants to hear.
 pub struct Mode {
@@ -72,7 +72,7 @@ pub fn on_response(at: u16, x: &mut Exchange, response: &mut Response<Body>) {
         // An upstream that speaks gRPC-Web itself sends its trailers as a frame.
         true => Body::boxed(Encoded { body, text, ended: false, as_is: encoded && !text }),
         false => {
-            let code = grpc_status(status.as_u16());
+            let code = crate::grpc::from_http(status.as_u16());
             response.headers_mut().insert(GRPC_STATUS, HeaderValue::from(code));
             Body::boxed(Foreign { body, text, code, message: Some(BytesMut::new()) })
         }

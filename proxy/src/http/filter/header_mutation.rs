@@ -9,9 +9,8 @@ use smallvec::SmallVec;
 
 use super::{Exchange, Flow};
 use crate::body::Body;
-use crate::codec;
 use crate::http::headers::{self, Changes};
-use crate::http::{forward, route};
+use crate::http::{forward, query};
 use std::sync::Arc;
 
 /// The filter's own edits and the levels', the least specific first; with `most_specific_wins` off the other way round.
@@ -89,25 +88,17 @@ fn remove(headers: &mut HeaderMap, step: &Mutation) {
 }
 
 fn edit_query(x: &mut Exchange, step: &QueryMutation) {
-    let (path, query) = route::split_query(x.target());
-    let mut pairs: Vec<String> =
-        query.strip_prefix('?').unwrap_or("").split('&').filter(|p| !p.is_empty()).map(str::to_owned).collect();
-    let is = |pair: &str, key: &str| pair.split('=').next() == Some(key);
     match step {
-        QueryMutation::Remove(key) => pairs.retain(|p| !is(p, key)),
+        QueryMutation::Remove(key) => query::edit(x, |q| q.remove(key)),
         QueryMutation::Append { key, value, action } => {
-            let present = pairs.iter().any(|p| is(p, key));
             let value = x.format(value);
-            match action {
-                AppendAction::AddIfAbsent if present => return,
-                AppendAction::OverwriteIfExists if !present => return,
-                AppendAction::OverwriteIfExists | AppendAction::OverwriteIfExistsOrAdd => pairs.retain(|p| !is(p, key)),
-                AppendAction::AppendIfExistsOrAdd | AppendAction::AddIfAbsent => {}
-            }
-            let escaped = percent_encoding::utf8_percent_encode(&value, percent_encoding::NON_ALPHANUMERIC);
-            pairs.push(format!("{key}={escaped}"));
+            let escaped = percent_encoding::utf8_percent_encode(&value, percent_encoding::NON_ALPHANUMERIC).to_string();
+            query::edit(x, |q| match action {
+                AppendAction::AddIfAbsent if q.has(key) => {}
+                AppendAction::OverwriteIfExists if !q.has(key) => {}
+                AppendAction::OverwriteIfExists | AppendAction::OverwriteIfExistsOrAdd => q.set(key, escaped),
+                AppendAction::AppendIfExistsOrAdd | AppendAction::AddIfAbsent => q.add(key, escaped),
+            });
         }
     }
-    let target = if pairs.is_empty() { path.to_owned() } else { format!("{path}?{}", pairs.join("&")) };
-    codec::set_path_and_query(&mut x.parts, &target);
 }

@@ -6,13 +6,14 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Response, StatusCode};
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use sidemesh_config::resource::http_filter::FilterOverride;
-use sidemesh_config::resource::http_filter::rate_limit::{LocalRateLimit as Config, TokenBucket};
+use sidemesh_config::resource::http_filter::rate_limit::LocalRateLimit as Config;
 use sidemesh_config::value::Name;
+use smallvec::SmallVec;
 
 use super::ratelimit_descriptor::{Descriptor, descriptors};
 use super::{Data, Exchange, Flow};
@@ -24,6 +25,7 @@ use crate::http::{forward, headers};
 use crate::stats_group;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::stats::Scope;
+use crate::token_bucket::Bucket;
 use crate::worker::{SharedState, Worker};
 
 stats_group! {
@@ -33,49 +35,12 @@ stats_group! {
         enforced: Counter,
         rate_limited: Counter,
         ok: Counter,
+        shadow_mode: Counter,
     }
 }
 
 /// Buckets of dynamic descriptors kept per limit, unless the configuration names another bound.
 const MAX_DYNAMIC: usize = 20;
-
-/// One bucket: tokens come in lumps, as `token_bucket` says. Lock-free: one word holds the fill's number and what is taken.
-pub struct Bucket {
-    config: TokenBucket,
-    start: Instant,
-    /// Fill interval number (high half), tokens left (low half).
-    state: AtomicU64,
-}
-
-impl Bucket {
-    pub fn new(config: TokenBucket, start: Instant) -> Self {
-        Bucket { config, start, state: AtomicU64::new(u64::from(config.max_tokens)) }
-    }
-
-    /// Takes a token.
-    pub fn take(&self, now: Instant) -> bool {
-        self.update(now, 1).is_some()
-    }
-
-    /// Tokens left.
-    pub fn left(&self, now: Instant) -> u32 {
-        self.update(now, 0).unwrap_or(0)
-    }
-
-    fn update(&self, now: Instant, take: u32) -> Option<u32> {
-        let interval = self.config.fill_interval.as_nanos().max(1);
-        let fill = (now.saturating_duration_since(self.start).as_nanos() / interval).min(u128::from(u32::MAX)) as u64;
-        let mut result = None;
-        let _ = self.state.fetch_update(Relaxed, Relaxed, |state| {
-            let (last, left) = (state >> 32, state as u32);
-            let added = fill.saturating_sub(last).saturating_mul(u64::from(self.config.tokens_per_fill));
-            let left = (u64::from(left) + added).min(u64::from(self.config.max_tokens)) as u32;
-            result = left.checked_sub(take);
-            Some((fill.max(last) << 32) | u64::from(result.unwrap_or(left)))
-        });
-        result
-    }
-}
 
 /// All buckets of one limit.
 pub struct Buckets {
@@ -146,13 +111,15 @@ impl LocalRateLimit {
         limit.stats.enabled.inc();
         let now = x.now();
         let verdict = limit.ask(x, now);
-        if config.enable_x_ratelimit_headers
-            && let Some(told) = verdict.told
-        {
-            x.data.push((at, Data::RateLimit(Box::new(told))));
+        if let Some(headers) = verdict.headers {
+            x.data.push((at, Data::RateLimit(Box::new(headers))));
         }
         if verdict.allowed {
             limit.stats.ok.inc();
+            return Flow::Continue;
+        }
+        if verdict.shadow {
+            limit.stats.shadow_mode.inc();
             return Flow::Continue;
         }
         limit.stats.rate_limited.inc();
@@ -162,7 +129,7 @@ impl LocalRateLimit {
             return Flow::Continue;
         }
         limit.stats.enforced.inc();
-        Flow::Answer(limited(x, config))
+        Flow::Answer(limited(x, config, verdict.next))
     }
 }
 
@@ -177,13 +144,19 @@ fn limit(config: Arc<Config>, worker: &Rc<Worker>) -> Limit {
     }
 }
 
+/// What the buckets say.
 struct Told {
     allowed: bool,
-    told: Option<http::HeaderMap>,
+    /// The bucket that decided is only being tried.
+    shadow: bool,
+    /// `x-ratelimit-*` of the bucket that decided.
+    headers: Option<HeaderMap>,
+    /// When that bucket has a token again.
+    next: Duration,
 }
 
 impl Limit {
-    /// The most specific descriptor's bucket decides; without one the default bucket.
+    /// The buckets of the process, or of the connection.
     fn ask(&self, x: &Exchange, now: Instant) -> Told {
         if self.config.per_connection {
             let buckets = self.of_connection(&x.info.connection);
@@ -201,72 +174,86 @@ impl Limit {
         all.entry(connection.id).or_insert_with(make).1.clone()
     }
 
+    /// Every descriptor that matches takes a token from its bucket, the slowest first; then the default bucket, if it is
+    /// always consumed or nothing matched.
     fn ask_of(&self, buckets: &Buckets, x: &Exchange, now: Instant) -> Told {
-        if !self.config.descriptors.is_empty() {
-            let (vh, stage) = (self.config.vh_rate_limits, self.config.stage);
-            let made = descriptors(x, &self.config.rate_limits, vh, stage);
-            for descriptor in &made {
-                let Some(at) = self.config.descriptors.iter().position(|d| descriptor.matches(&d.entries)) else {
-                    continue;
-                };
-                let allowed = self.take(buckets, at, descriptor, now);
-                let shadow = self.config.descriptors[at].shadow;
-                if !allowed && !shadow {
-                    return Told { allowed: false, told: None };
-                }
-                if let (true, Some(bucket)) = (self.config.always_consume_default_bucket, &buckets.default)
-                    && !bucket.take(now)
-                {
-                    return Told { allowed: false, told: None };
-                }
-                return Told { allowed: true, told: None };
+        let config = &*self.config;
+        let mut matched: SmallVec<[(usize, Held<'_>); 4]> = SmallVec::new();
+        if !config.descriptors.is_empty() {
+            for descriptor in &descriptors(x, &config.rate_limits, config.vh_rate_limits, config.stage) {
+                let found = config.descriptors.iter().position(|d| descriptor.matches(&d.entries));
+                matched.extend(found.and_then(|at| Some((at, self.bucket(buckets, at, descriptor, now)?))));
+            }
+            matched.sort_by_key(|(_, bucket)| std::cmp::Reverse(bucket.pace()));
+        }
+        for (at, bucket) in &matched {
+            if !bucket.take(now) {
+                let shadow = config.descriptors[*at].shadow;
+                return Told { allowed: false, shadow, headers: self.tell(bucket, now), next: bucket.next(now) };
             }
         }
-        match &buckets.default {
-            Some(bucket) => {
-                let allowed = bucket.take(now);
-                Told { allowed, told: self.config.enable_x_ratelimit_headers.then(|| tell(bucket, now)) }
-            }
-            None => Told { allowed: true, told: None },
-        }
+        let of_descriptor = matched.first().map(|(_, bucket)| &**bucket);
+        let default = buckets.default.as_ref().filter(|_| matched.is_empty() || config.always_consume_default_bucket);
+        let allowed = default.is_none_or(|bucket| bucket.take(now));
+        let decisive = if allowed { of_descriptor.or(default) } else { default };
+        let next = decisive.map_or(Duration::ZERO, |bucket| bucket.next(now));
+        Told { allowed, shadow: false, headers: decisive.and_then(|bucket| self.tell(bucket, now)), next }
     }
 
-    fn take(&self, buckets: &Buckets, at: usize, descriptor: &Descriptor, now: Instant) -> bool {
-        let Some(config) = self.config.descriptors.get(at) else { return true };
+    /// The bucket of a descriptor: its own, or that of its values where the configuration leaves some open.
+    fn bucket<'a>(&self, buckets: &'a Buckets, at: usize, descriptor: &Descriptor, now: Instant) -> Option<Held<'a>> {
+        let config = self.config.descriptors.get(at)?;
         if config.entries.iter().all(|(_, value)| !value.is_empty()) {
-            return buckets.descriptors.get(at).is_none_or(|b| b.take(now));
+            return buckets.descriptors.get(at).map(Held::Fixed);
         }
-        let values = descriptor.entries.iter().map(|(_, v)| v.clone()).collect();
+        let values: Vec<Name> = descriptor.entries.iter().map(|(_, v)| v.clone()).collect();
         let mut dynamic = buckets.dynamic.lock().unwrap_or_else(PoisonError::into_inner);
         let bound = match self.config.max_dynamic_descriptors as usize {
             0 => MAX_DYNAMIC,
             bound => bound,
         };
-        if dynamic.len() >= bound && !dynamic.contains_key(&(at, Vec::clone(&values))) {
+        let key = (at, values);
+        if dynamic.len() >= bound && !dynamic.contains_key(&key) {
             // The fullest bucket was idle the longest: forgetting it forgets the least.
             let idle = dynamic.iter().max_by_key(|(_, b)| b.left(now)).map(|(k, _)| k.clone());
             if let Some(idle) = idle {
                 dynamic.remove(&idle);
             }
         }
-        let bucket = dynamic.entry((at, values)).or_insert_with(|| Arc::new(Bucket::new(config.bucket, now))).clone();
-        drop(dynamic);
-        bucket.take(now)
+        let bucket = dynamic.entry(key).or_insert_with(|| Arc::new(Bucket::new(config.bucket, now)));
+        Some(Held::Dynamic(bucket.clone()))
+    }
+
+    /// `x-ratelimit-*` (draft-ietf-httpapi-ratelimit-headers-03), where they are wanted.
+    fn tell(&self, bucket: &Bucket, now: Instant) -> Option<HeaderMap> {
+        if !self.config.enable_x_ratelimit_headers {
+            return None;
+        }
+        let mut headers = HeaderMap::with_capacity(3);
+        headers.insert(X_RATELIMIT_LIMIT, HeaderValue::from(bucket.max_tokens()));
+        headers.insert(X_RATELIMIT_REMAINING, HeaderValue::from(bucket.left(now)));
+        headers.insert(X_RATELIMIT_RESET, HeaderValue::from(bucket.next(now).as_secs_f64().ceil() as u64));
+        Some(headers)
     }
 }
 
-/// `x-ratelimit-*` (draft-ietf-httpapi-ratelimit-headers-03).
-fn tell(bucket: &Bucket, now: Instant) -> http::HeaderMap {
-    let mut headers = http::HeaderMap::new();
-    let interval = bucket.config.fill_interval.as_nanos().max(1);
-    let into = now.saturating_duration_since(bucket.start).as_nanos() % interval;
-    headers.insert(X_RATELIMIT_LIMIT, HeaderValue::from(bucket.config.max_tokens));
-    headers.insert(X_RATELIMIT_REMAINING, HeaderValue::from(bucket.left(now)));
-    headers.insert(X_RATELIMIT_RESET, HeaderValue::from(((interval - into) / 1_000_000_000) as u64));
-    headers
+/// A bucket of the configuration, or one made for values that came.
+enum Held<'a> {
+    Fixed(&'a Bucket),
+    Dynamic(Arc<Bucket>),
 }
 
-fn limited(x: &mut Exchange, config: &Config) -> LocalReply {
+impl std::ops::Deref for Held<'_> {
+    type Target = Bucket;
+    fn deref(&self) -> &Bucket {
+        match self {
+            Held::Fixed(bucket) => bucket,
+            Held::Dynamic(bucket) => bucket,
+        }
+    }
+}
+
+fn limited(x: &mut Exchange, config: &Config, next: Duration) -> LocalReply {
     let status = StatusCode::from_u16(config.status).unwrap_or(StatusCode::TOO_MANY_REQUESTS);
     let mut reply = LocalReply::new(status, "local_rate_limited", "ratelimit.local")
         .body("local_rate_limited")
@@ -274,7 +261,11 @@ fn limited(x: &mut Exchange, config: &Config) -> LocalReply {
     if config.rate_limited_as_resource_exhausted {
         reply = reply.grpc(8);
     }
-    let mut made = http::HeaderMap::new();
+    let mut made = HeaderMap::new();
+    if config.enable_retry_after && config.status == 429 {
+        let seconds = (next.as_secs_f64().ceil() as u64).max(1);
+        made.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
     let mut changes = headers::Changes::new();
     headers::evaluate(&config.response_headers.add, &made, &x.log_context(), &mut changes);
     headers::apply(changes, &mut made);
@@ -287,24 +278,5 @@ pub fn on_response(at: u16, x: &mut Exchange, response: &mut Response<Body>) {
         for (name, value) in told.iter() {
             response.headers_mut().insert(name.clone(), value.clone());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn tokens_come_back_with_each_fill() {
-        let start = Instant::now();
-        let config = TokenBucket { max_tokens: 3, tokens_per_fill: 2, fill_interval: Duration::from_secs(1) };
-        let bucket = Bucket::new(config, start);
-        let taken = |at| (0..5).filter(|_| bucket.take(at)).count();
-        assert_eq!(taken(start), 3);
-        assert_eq!(taken(start + Duration::from_millis(900)), 0);
-        assert_eq!(taken(start + Duration::from_secs(1)), 2);
-        assert_eq!(taken(start + Duration::from_secs(10)), 3);
     }
 }

@@ -6,6 +6,7 @@
 //! route, virtual host, table.
 
 mod buffer;
+mod cluster_stats;
 mod compressor;
 mod cors;
 mod csrf;
@@ -17,12 +18,15 @@ mod grpc_call;
 mod grpc_stats;
 mod grpc_web;
 mod header_mutation;
+mod header_to_metadata;
 mod health_check;
 mod jwt_authn;
 mod local_ratelimit;
+mod on_demand;
 mod rate_limit;
 mod ratelimit_descriptor;
 mod rbac;
+mod set_metadata;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -43,6 +47,7 @@ use super::guard::Patience;
 use super::reply::LocalReply;
 use crate::body::Body;
 use crate::telemetry::flags::ResponseFlags;
+use crate::telemetry::stats::Scope;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
 
@@ -77,28 +82,30 @@ type Found = Result<Option<Rc<Filter>>, ()>;
 /// One filter, compiled for a worker.
 enum Filter {
     Buffer(config::buffer::Buffer),
-    Compressor(Arc<config::compressor::Compressor>),
+    Compressor(compressor::Compressor),
     Decompressor(Arc<config::compressor::Decompressor>),
-    Cors,
-    Csrf(config::csrf::CsrfPolicy),
-    ExtAuthz(Arc<config::ext_authz::ExtAuthz>),
-    Fault(Arc<config::fault::Fault>),
+    Cors(Arc<cors::CorsStats>),
+    Csrf(config::csrf::CsrfPolicy, Arc<csrf::CsrfStats>),
+    ExtAuthz(ext_authz::ExtAuthz),
+    Fault(Arc<config::fault::Fault>, Arc<fault::FaultStats>),
     GrpcStats(grpc_stats::GrpcStats),
     GrpcWeb,
     HeaderMutation(Arc<config::header_mutation::HeaderMutation>),
+    HeaderToMetadata(Arc<config::header_to_metadata::HeaderToMetadata>),
     HealthCheck(health_check::HealthCheck),
     JwtAuthn(jwt_authn::JwtAuthn),
     LocalRateLimit(local_ratelimit::LocalRateLimit),
-    RateLimit(Arc<config::rate_limit::RateLimitFilter>),
+    RateLimit(rate_limit::RateLimit),
     Rbac(rbac::Rbac),
+    SetMetadata(Arc<config::set_metadata::SetMetadata>),
     OnDemand,
 }
 
 /// What a filter leaves for its response side.
 pub enum Data {
     Cors(cors::Allowed),
-    Compress(compressor::Accept),
-    ExtAuthz(Box<http::HeaderMap>),
+    Compress(Box<compressor::Offer>),
+    ExtAuthz(Vec<ext_authz::Change>),
     Fault(fault::Active),
     GrpcWeb(grpc_web::Mode),
     RateLimit(Box<http::HeaderMap>),
@@ -193,27 +200,32 @@ impl Filter {
         upstream: &Rc<Upstream>,
         stat_prefix: &Name,
     ) -> Option<Self> {
+        let scope = |filter: &str| Scope::HttpFilter { prefix: stat_prefix.clone(), filter: filter.into() };
         Some(match kind {
             HttpFilterKind::Router(_) | HttpFilterKind::Discovered { .. } => return None,
             HttpFilterKind::Buffer(c) => Filter::Buffer(*c),
-            HttpFilterKind::Compressor(c) => Filter::Compressor(c.clone()),
+            HttpFilterKind::Compressor(c) => {
+                Filter::Compressor(compressor::Compressor::new(c.clone(), worker, stat_prefix))
+            }
             HttpFilterKind::Decompressor(c) => Filter::Decompressor(c.clone()),
-            HttpFilterKind::Cors => Filter::Cors,
-            HttpFilterKind::Csrf(c) => Filter::Csrf(c.clone()),
-            HttpFilterKind::ExtAuthz(c) => Filter::ExtAuthz(c.clone()),
-            HttpFilterKind::Fault(c) => Filter::Fault(c.clone()),
+            HttpFilterKind::Cors => Filter::Cors(worker.stats().shard(scope("cors"))),
+            HttpFilterKind::Csrf(c) => Filter::Csrf(c.clone(), worker.stats().shard(scope("csrf"))),
+            HttpFilterKind::ExtAuthz(c) => Filter::ExtAuthz(ext_authz::ExtAuthz::new(c.clone(), worker, stat_prefix)),
+            HttpFilterKind::Fault(c) => Filter::Fault(c.clone(), worker.stats().shard(scope("fault"))),
             HttpFilterKind::GrpcStats(c) => Filter::GrpcStats(grpc_stats::GrpcStats::new(c)),
             HttpFilterKind::GrpcWeb => Filter::GrpcWeb,
             HttpFilterKind::HeaderMutation(c) => Filter::HeaderMutation(c.clone()),
-            HttpFilterKind::HealthCheck(c) => Filter::HealthCheck(health_check::HealthCheck::new(c.clone())),
+            HttpFilterKind::HeaderToMetadata(c) => Filter::HeaderToMetadata(c.clone()),
+            HttpFilterKind::HealthCheck(c) => Filter::HealthCheck(health_check::HealthCheck::new(c.clone(), worker)),
             HttpFilterKind::JwtAuthn(c) => {
                 Filter::JwtAuthn(jwt_authn::JwtAuthn::new(c.clone(), worker, upstream, stat_prefix))
             }
             HttpFilterKind::LocalRateLimit(c) => {
                 Filter::LocalRateLimit(local_ratelimit::LocalRateLimit::new(c.clone(), worker, stat_prefix))
             }
-            HttpFilterKind::RateLimit(c) => Filter::RateLimit(c.clone()),
+            HttpFilterKind::RateLimit(c) => Filter::RateLimit(rate_limit::RateLimit::new(c.clone(), worker)),
             HttpFilterKind::Rbac(c) => Filter::Rbac(rbac::Rbac::new(c.clone(), worker, stat_prefix)),
+            HttpFilterKind::SetMetadata(c) => Filter::SetMetadata(c.clone()),
             HttpFilterKind::OnDemand => Filter::OnDemand,
         })
     }
@@ -221,50 +233,72 @@ impl Filter {
     fn on_request(&self, at: u16, x: &mut Exchange, name: &str, over: Option<&FilterOverride>) -> Flow {
         match self {
             Filter::Buffer(c) => buffer::on_request(c, x, over),
-            Filter::Compressor(c) => compressor::on_request(c, at, x, over),
+            Filter::Compressor(c) => c.on_request(at, x, over),
             Filter::Decompressor(c) => decompressor::on_request(c, x),
-            Filter::Cors => cors::on_request(at, x, name),
-            Filter::Csrf(c) => csrf::on_request(c, x, over),
-            Filter::ExtAuthz(c) => ext_authz::on_request(c, x),
-            Filter::Fault(c) => fault::on_request(c, at, x, over),
+            Filter::Cors(stats) => cors::on_request(stats, at, x, name),
+            Filter::Csrf(c, stats) => csrf::on_request(c, stats, x, over),
+            Filter::ExtAuthz(c) => c.on_request(x),
+            Filter::Fault(c, stats) => fault::on_request(c, stats, at, x, over),
             Filter::GrpcStats(c) => c.on_request(at, x),
             Filter::GrpcWeb => grpc_web::on_request(at, x),
             Filter::HeaderMutation(c) => header_mutation::on_request(c, x, name),
+            Filter::HeaderToMetadata(c) => header_to_metadata::on_request(c, x, over),
             Filter::HealthCheck(c) => c.on_request(x),
             Filter::JwtAuthn(c) => c.on_request(x, over),
             Filter::LocalRateLimit(c) => c.on_request(at, x, over),
             Filter::RateLimit(_) => Flow::Wait,
             Filter::Rbac(c) => c.on_request(x, over),
-            Filter::OnDemand => Flow::Continue,
+            Filter::SetMetadata(c) => set_metadata::on_request(c, x),
+            Filter::OnDemand => on_demand::on_request(x),
         }
     }
 
     /// What [`Flow::Wait`] waits for.
-    fn wait<'a>(&'a self, at: u16, x: &'a mut Exchange, over: Option<&'a FilterOverride>) -> Waiting<'a> {
+    fn wait<'a>(
+        &'a self,
+        at: u16,
+        x: &'a mut Exchange,
+        name: &'a str,
+        over: Option<&'a FilterOverride>,
+    ) -> Waiting<'a> {
         match self {
             Filter::Buffer(c) => Box::pin(buffer::wait(c, x, over)),
-            Filter::ExtAuthz(c) => Box::pin(ext_authz::wait(c, at, x, over)),
-            Filter::Fault(c) => Box::pin(fault::wait(c, at, x, over)),
+            Filter::ExtAuthz(c) => Box::pin(c.wait(at, x, name)),
+            Filter::Fault(c, stats) => Box::pin(fault::wait(c, stats, at, x, over)),
             Filter::JwtAuthn(c) => Box::pin(c.wait(x, over)),
-            Filter::RateLimit(c) => Box::pin(rate_limit::wait(c, at, x, over)),
+            Filter::RateLimit(c) => Box::pin(c.wait(at, x, over)),
+            Filter::OnDemand => Box::pin(on_demand::wait(x)),
             _ => Box::pin(std::future::ready(Flow::Continue)),
         }
     }
 
-    fn on_response(&self, at: u16, x: &mut Exchange, response: &mut Response<Body>, name: &str) {
+    fn on_response(
+        &self,
+        at: u16,
+        x: &mut Exchange,
+        response: &mut Response<Body>,
+        name: &str,
+        over: Option<&FilterOverride>,
+    ) {
         match self {
-            Filter::Compressor(c) => compressor::on_response(c, at, x, response),
+            Filter::Compressor(c) => c.on_response(at, x, response),
             Filter::Decompressor(c) => decompressor::on_response(c, x, response),
-            Filter::Cors => cors::on_response(at, x, response),
+            Filter::Cors(_) => cors::on_response(at, x, response),
             Filter::ExtAuthz(_) => ext_authz::on_response(at, x, response),
-            Filter::Fault(_) => fault::on_response(at, x, response),
+            Filter::Fault(..) => fault::on_response(at, x, response),
             Filter::GrpcStats(c) => c.on_response(at, x, response),
             Filter::GrpcWeb => grpc_web::on_response(at, x, response),
             Filter::HeaderMutation(c) => header_mutation::on_response(c, x, response, name),
+            Filter::HeaderToMetadata(c) => header_to_metadata::on_response(c, x, response, over),
             Filter::HealthCheck(c) => c.on_response(x, response),
             Filter::LocalRateLimit(_) => local_ratelimit::on_response(at, x, response),
             Filter::RateLimit(_) => rate_limit::on_response(at, x, response),
-            Filter::Buffer(_) | Filter::Csrf(_) | Filter::JwtAuthn(_) | Filter::Rbac(_) | Filter::OnDemand => {}
+            Filter::Buffer(_)
+            | Filter::Csrf(..)
+            | Filter::JwtAuthn(_)
+            | Filter::Rbac(_)
+            | Filter::SetMetadata(_)
+            | Filter::OnDemand => {}
         }
     }
 }
@@ -290,7 +324,7 @@ pub async fn run_request(chain: &Rc<Chain>, x: &mut Exchange) -> Option<Answer> 
         let flow = match filter.on_request(at, x, &entry.name, over.as_deref()) {
             Flow::Wait => {
                 let mut patience = Patience::new(x);
-                let mut waiting = filter.wait(at, x, over.as_deref());
+                let mut waiting = filter.wait(at, x, &entry.name, over.as_deref());
                 let waited = poll_fn(|cx| match waiting.as_mut().poll(cx) {
                     Poll::Ready(flow) => Poll::Ready(Ok(flow)),
                     Poll::Pending => patience.poll(cx).map(Err),
@@ -323,11 +357,9 @@ pub fn run_response(x: &mut Exchange, response: &mut Response<Body>) {
     let config = x.config.clone();
     for (at, entry) in chain.entries.iter().enumerate().rev() {
         let at = at as u16;
-        if entry.applies(x).is_none() {
-            continue;
-        }
+        let Some(over) = entry.applies(x) else { continue };
         if let Ok(Some(filter)) = entry.filter(&config, &worker, &upstream) {
-            filter.on_response(at, x, response, &entry.name);
+            filter.on_response(at, x, response, &entry.name, over.as_deref());
         }
     }
 }

@@ -5,36 +5,24 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use sidemesh_config::resource::http_filter::FilterOverride;
-use sidemesh_config::resource::http_filter::rbac::RbacFilter;
+use sidemesh_config::resource::http_filter::rbac::{RbacAction, RbacFilter};
 use sidemesh_config::value::{Name, name};
 
 use super::{Exchange, Flow};
 use crate::http::reply::LocalReply;
-use crate::rbac::{Subject, evaluate};
-use crate::stats_group;
+use crate::rbac::{Counts, Subject, Verdict, evaluate};
 use crate::telemetry::stats::Scope;
 use crate::worker::Worker;
 
-stats_group! {
-    /// `http.<stat_prefix>.rbac.[<rules_stat_prefix>.]`
-    pub struct Enforced {
-        allowed: Counter,
-        denied: Counter,
-    }
-}
-
-stats_group! {
-    /// `http.<stat_prefix>.rbac.[<shadow_rules_stat_prefix>.]`
-    pub struct Shadowed {
-        shadow_allowed: Counter,
-        shadow_denied: Counter,
-    }
-}
+/// Where the verdicts stand for logs and later filters.
+const METADATA: &str = "envoy.filters.http.rbac";
+/// A LOG action's verdict: whether the request shall be logged.
+const COMMON_METADATA: &str = "envoy.common";
 
 pub struct Rbac {
     config: Arc<RbacFilter>,
-    enforced: Arc<Enforced>,
-    shadowed: Arc<Shadowed>,
+    /// `http.<stat_prefix>.rbac.[<rules_stat_prefix>.]`, `http.<stat_prefix>.rbac.[<shadow_rules_stat_prefix>.]`
+    counts: Counts,
 }
 
 impl Rbac {
@@ -46,11 +34,8 @@ impl Rbac {
             };
             Scope::HttpFilter { prefix: stat_prefix.clone(), filter }
         };
-        Rbac {
-            enforced: worker.stats().shard(scope(&config.stat_prefix)),
-            shadowed: worker.stats().shard(scope(&config.shadow_stat_prefix)),
-            config,
-        }
+        let counts = Counts::new(worker.stats(), scope(&config.stat_prefix), scope(&config.shadow_stat_prefix));
+        Rbac { counts, config }
     }
 
     /// What a route says instead counts under the filter's own prefixes.
@@ -67,22 +52,50 @@ impl Rbac {
             remote: x.info.remote.ip(),
             metadata: view.metadata,
         };
+        let mut told = serde_json::Map::new();
         if let Some(shadow) = &filter.shadow_rules {
-            match evaluate(shadow, &subject).allowed {
-                true => self.shadowed.shadow_allowed.inc(),
-                false => self.shadowed.shadow_denied.inc(),
-            }
+            let verdict = evaluate(shadow, &subject);
+            self.counts.shadowed(&verdict);
+            let prefix = prefix(&filter.shadow_stat_prefix, &self.config.shadow_stat_prefix);
+            tell(&mut told, prefix, ["shadow_effective_policy_id", "shadow_engine_result"], &verdict);
         }
-        let Some(rules) = &filter.rules else { return Flow::Continue };
-        let verdict = evaluate(rules, &subject);
+        let verdict = filter.rules.as_ref().map(|rules| evaluate(rules, &subject));
+        if let Some(verdict) = &verdict {
+            let prefix = prefix(&filter.stat_prefix, &self.config.stat_prefix);
+            tell(&mut told, prefix, ["enforced_effective_policy_id", "enforced_engine_result"], verdict);
+        }
+        if !told.is_empty() {
+            x.info.metadata.merge(METADATA, told);
+        }
+        let (Some(rules), Some(verdict)) = (&filter.rules, verdict) else { return Flow::Continue };
+        if rules.action == RbacAction::Log {
+            x.info.metadata.set(COMMON_METADATA, "access_log_hint", verdict.policy.is_some().into());
+        }
+        self.counts.enforced(&verdict);
         if verdict.allowed {
-            self.enforced.allowed.inc();
             return Flow::Continue;
         }
-        self.enforced.denied.inc();
         let policy = verdict.policy.map_or("none", |p| p).replace(|c: char| c.is_whitespace(), "_");
         let details = format!("rbac_access_denied_matched_policy[{policy}]");
         let reply = LocalReply::new(StatusCode::FORBIDDEN, "", "rbac.denied");
         Flow::Answer(reply.body("RBAC: access denied").details(details))
     }
+}
+
+/// A route's prefix, else the filter's.
+fn prefix<'a>(of_route: &'a Name, own: &'a Name) -> &'a Name {
+    if of_route.is_empty() { own } else { of_route }
+}
+
+/// Notes a verdict under its two keys: the policy that decided, and the result.
+fn tell(
+    out: &mut serde_json::Map<String, serde_json::Value>,
+    prefix: &str,
+    [policy, result]: [&str; 2],
+    verdict: &Verdict<'_>,
+) {
+    if let Some(name) = verdict.policy {
+        out.insert(format!("{prefix}{policy}"), (&**name).into());
+    }
+    out.insert(format!("{prefix}{result}"), if verdict.allowed { "allowed" } else { "denied" }.into());
 }

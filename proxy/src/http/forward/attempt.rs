@@ -208,12 +208,13 @@ pub fn note(x: &mut Exchange, info: &AttemptInfo) {
     timing.upstream_tx_begin = info.sent_start.get();
     timing.upstream_rx_begin = info.response_head.get();
     let upstream = &mut x.info.upstream;
-    upstream.remote = upstream.endpoint.as_ref().and_then(|e| match &e.address {
+    upstream.host = upstream.endpoint.as_ref().and_then(|e| match &e.address {
         sidemesh_config::value::Address::Socket(a) => Some(*a),
         _ => None,
     });
+    upstream.attempted.extend(upstream.host);
     if let Some(connection) = info.connection() {
-        upstream.remote = connection.peer.or(upstream.remote);
+        upstream.remote = connection.peer.or(upstream.host);
         upstream.local = connection.local;
         upstream.connection_id = connection.id;
         upstream.tls = connection.tls.clone();

@@ -190,6 +190,5 @@ fn rewrite_path(x: &mut Exchange, forward: &Forward) {
 }
 
 fn inject_trace(x: &mut Exchange, context: &TraceContext) {
-    let b3 = x.manager.config.tracing.as_ref().is_some_and(|t| t.b3);
-    trace::inject(context, x.trace_state.as_ref(), b3, &mut x.parts.headers);
+    trace::inject(context, x.trace_state.as_ref(), &mut x.parts.headers);
 }

@@ -96,7 +96,7 @@ fn out_of_time(x: &Exchange, plan: &Plan, racers: &[Racer]) {
     }
     for _ in racers.iter().skip(1) {
         plan.cluster.stats().upstream_rq_timeout.inc();
-        charge(x, &plan.cluster, x.timeout_status().as_u16(), None);
+        charge(x, &plan.cluster, x.timeout_status().as_u16(), None, false);
     }
 }
 

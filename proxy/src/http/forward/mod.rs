@@ -31,6 +31,7 @@ use super::finish::{self, Answer};
 use super::guard::{Limit, Limits};
 use super::names::*;
 use super::reply::LocalReply;
+use super::tally::Counted;
 use super::{hash_policy, mirror, route, upgrade};
 use crate::body::Body;
 use crate::telemetry::flags::ResponseFlags;
@@ -65,6 +66,7 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
         return Answer::Local(reply);
     }
     let mut plan = plan(x, forward, cluster);
+    Counted::begin(x, &plan.cluster.entry().cluster.stat_name);
     head::finish(x, forward, &plan);
     if upgrade::terminates_connect(x, forward) {
         return Box::pin(upgrade::connect(x, &mut plan)).await;
@@ -78,7 +80,7 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
     };
     match answer {
         Answer::Local(reply) => {
-            charge(x, &plan.cluster, reply.status.as_u16(), None);
+            charge(x, &plan.cluster, reply.status.as_u16(), None, false);
             Answer::Local(reply)
         }
         other => other,
@@ -92,15 +94,24 @@ fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>) -> Plan {
     timeouts.stream = cluster.config().protocol.common.max_stream_duration;
     retry::strip(&mut x.parts.headers);
     let hash = if forward.hash_policy.is_empty() { None } else { hash_policy::hash(x, &forward.hash_policy) };
-    x.info.upstream.cluster_metadata = cluster.entry().cluster.metadata.clone();
+    let entry = cluster.entry();
+    x.info.upstream.cluster_metadata = entry.cluster.metadata.clone();
+    x.info.upstream.cluster_stat_name = Some(entry.cluster.stat_name.clone());
     Plan { cluster, priority: forward.priority, timeouts, retry, hash, timed_out: false, tried: SmallVec::new() }
 }
 
 /// Counts an answer under the cluster, unless the router's `dynamic_stats` are off.
-fn charge(x: &Exchange, cluster: &Rc<Cluster>, status: u16, took: Option<Duration>) {
-    if x.manager.router.dynamic_stats {
-        cluster.charge_response(status, took);
+fn charge(x: &Exchange, cluster: &Rc<Cluster>, status: u16, took: Option<Duration>, canary: bool) {
+    if !x.manager.router.dynamic_stats {
+        return;
     }
+    cluster.charge_response(status, took);
+    let stats = cluster.stats();
+    if x.caller.internal { &stats.internal_rq } else { &stats.external_rq }.record(status, took);
+    if canary {
+        stats.canary_rq.record(status, took);
+    }
+    x.counted.answered(status, took);
 }
 
 /// Keeps the body where it may be needed again.
@@ -260,6 +271,7 @@ fn permitted(x: &mut Exchange, plan: &mut Plan, verdict: Verdict) -> Option<Dura
     x.retry_permit = None;
     match plan.cluster.try_retry(plan.priority) {
         Ok(permit) => {
+            x.counted.each(|tally| tally.upstream_rq_retry.inc());
             x.retry_permit = Some(permit);
             let stats = plan.cluster.stats();
             match pause {
@@ -302,6 +314,7 @@ pub(super) fn settle(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<
 fn stopped(x: &mut Exchange, limit: Limit, plan: &Plan) -> Answer {
     if limit == Limit::Route {
         plan.cluster.stats().upstream_rq_timeout.inc();
+        x.counted.each(|tally| tally.upstream_rq_timeout.inc());
     }
     let mut reply = out_of_time(x, limit);
     if plan.timeouts.no_content && matches!(limit, Limit::Route | Limit::PerTry) {
@@ -340,7 +353,8 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     let status = response.status().as_u16();
     let from = x.request_ended().unwrap_or(x.info.start);
     let took = now.saturating_duration_since(from);
-    charge(x, &plan.cluster, status, Some(took));
+    let canary = response.headers().get(X_ENVOY_UPSTREAM_CANARY).is_some_and(|v| v == "true");
+    charge(x, &plan.cluster, status, Some(took), canary);
     let tracked = plan.cluster.config().tracked;
     if tracked.sizes || tracked.timeout_budgets {
         let limits = [plan.timeouts.route, plan.timeouts.per_try];

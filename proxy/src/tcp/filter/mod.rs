@@ -46,7 +46,7 @@ pub struct Passed {
 pub fn build(filter: &NetworkFilter, worker: &Rc<Worker>) -> Option<Filter> {
     Some(match filter {
         NetworkFilter::Rbac(config) => Filter::Rbac(Rbac::new(config.clone(), worker)),
-        NetworkFilter::LocalRateLimit(config) => Filter::RateLimit(RateLimit::new(config, worker)),
+        NetworkFilter::LocalRateLimit(config) => Filter::RateLimit(RateLimit::new(config, "local_rate_limit", worker)),
         NetworkFilter::ConnectionLimit(config) => Filter::ConnectionLimit(ConnectionLimit::new(config, worker)),
         NetworkFilter::SniCluster => Filter::SniCluster,
         NetworkFilter::Http(_) | NetworkFilter::Tcp(_) | NetworkFilter::Echo | NetworkFilter::DirectResponse(_) => {

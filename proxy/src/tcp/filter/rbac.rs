@@ -7,30 +7,13 @@ use sidemesh_config::resource::http_filter::rbac::RbacFilter;
 
 use super::Denied;
 use crate::connection::ConnectionInfo;
-use crate::rbac::{self, Subject};
-use crate::stats_group;
+use crate::rbac::{self, Counts, Subject};
 use crate::worker::Worker;
-
-stats_group! {
-    /// `PREFIX.rbac.`
-    pub struct Enforced {
-        allowed: Counter,
-        denied: Counter,
-    }
-}
-
-stats_group! {
-    /// `PREFIX.rbac.[<shadow_rules_stat_prefix>.]`
-    pub struct Shadowed {
-        shadow_allowed: Counter,
-        shadow_denied: Counter,
-    }
-}
 
 pub struct Rbac {
     config: Arc<RbacFilter>,
-    enforced: Arc<Enforced>,
-    shadowed: Arc<Shadowed>,
+    /// `PREFIX.rbac.`, `PREFIX.rbac.[<shadow_rules_stat_prefix>.]`
+    counts: Counts,
 }
 
 impl Rbac {
@@ -40,26 +23,20 @@ impl Rbac {
             "" => super::scope(prefix, "rbac"),
             own => super::scope(prefix, &format!("rbac.{own}")),
         };
-        Rbac {
-            enforced: worker.stats().shard(super::scope(prefix, "rbac")),
-            shadowed: worker.stats().shard(shadow),
-            config,
-        }
+        Rbac { counts: Counts::new(worker.stats(), super::scope(prefix, "rbac"), shadow), config }
     }
 
     pub(super) fn check(&self, connection: &ConnectionInfo) -> Result<(), Denied> {
         let subject = Subject::of_connection(connection);
         if let Some(shadow) = &self.config.shadow_rules {
-            let verdict = rbac::evaluate(shadow, &subject);
-            if verdict.allowed { &self.shadowed.shadow_allowed } else { &self.shadowed.shadow_denied }.inc();
+            self.counts.shadowed(&rbac::evaluate(shadow, &subject));
         }
         let Some(rules) = &self.config.rules else { return Ok(()) };
         let verdict = rbac::evaluate(rules, &subject);
+        self.counts.enforced(&verdict);
         if verdict.allowed {
-            self.enforced.allowed.inc();
             return Ok(());
         }
-        self.enforced.denied.inc();
         let policy = verdict.policy.map_or("none", |p| p);
         Err(Denied { details: format!("rbac_access_denied_matched_policy[{}]", policy.replace(' ', "_")), delay: None })
     }

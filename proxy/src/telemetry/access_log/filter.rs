@@ -5,7 +5,7 @@ use sidemesh_config::resource::access_log::{AccessLogFilter, Comparison};
 use sidemesh_config::value::{Name, Runtime};
 
 use crate::telemetry::flags::ResponseFlags;
-use crate::telemetry::stream_info::LogContext;
+use crate::telemetry::stream_info::{LogContext, request_number};
 
 /// Whether the filter lets the request into the log.
 pub fn admits(filter: &AccessLogFilter, ctx: &LogContext<'_>, runtime: &Runtime, random: u64) -> bool {
@@ -46,7 +46,7 @@ pub fn admits(filter: &AccessLogFilter, ctx: &LogContext<'_>, runtime: &Runtime,
             flags.iter().any(|f| ResponseFlags::parse(f).is_some_and(|f| info.flags.has(f)))
         }
         AccessLogFilter::GrpcStatus { statuses, exclude } => {
-            let code = crate::telemetry::format::grpc_code(ctx).unwrap_or_else(|| grpc_from_http(info.status));
+            let code = crate::telemetry::format::grpc_code(ctx).unwrap_or_else(|| crate::grpc::from_http(info.status));
             statuses.contains(&code) != *exclude
         }
         AccessLogFilter::Metadata { matcher, match_if_missing } => {
@@ -75,24 +75,5 @@ fn compare(op: Comparison, value: u64, against: u64) -> bool {
         Comparison::Ne => value != against,
         Comparison::Ge => value >= against,
         Comparison::Le => value <= against,
-    }
-}
-
-/// The number that all proxies on a request's way draw alike: the first 32 bits of its id.
-fn request_number(headers: &http::HeaderMap) -> Option<u64> {
-    let id = headers.get("x-request-id")?.to_str().ok()?;
-    u32::from_str_radix(id.get(..8)?, 16).ok().map(u64::from)
-}
-
-/// The gRPC status an HTTP status stands for, where the answer carries none.
-fn grpc_from_http(status: u16) -> u32 {
-    match status {
-        200 => 0,
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
     }
 }

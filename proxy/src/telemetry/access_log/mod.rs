@@ -60,7 +60,7 @@ pub struct Logger {
 const FLUSH_BYTES: usize = 32 * 1024;
 
 /// Lines of one interval that go out at once; a worker that logs more hands them over together.
-const AT_ONCE: u32 = 32;
+const AT_ONCE: u32 = 256;
 
 impl Logger {
     /// Without log services: records for them are dropped and counted.

@@ -27,7 +27,7 @@ pub enum Record {
 impl Record {
     pub(super) fn grpc(log: &Arc<GrpcAccessLog>, ctx: &LogContext<'_>) -> Self {
         match log.tcp {
-            true => Record::Tcp { log: log.clone(), entry: Box::new(entry::tcp(ctx)) },
+            true => Record::Tcp { log: log.clone(), entry: Box::new(entry::tcp(log, ctx)) },
             false => Record::Http { log: log.clone(), entry: Box::new(entry::http(log, ctx)) },
         }
     }

@@ -13,7 +13,7 @@ use sidemesh_config::value::{Metadata, Name};
 
 use super::Field;
 use super::time::{Civil, strftime};
-use crate::telemetry::stream_info::{LogContext, RequestHead, StreamInfo};
+use crate::telemetry::stream_info::{LogContext, Moment, RequestHead, StreamInfo};
 
 /// `None` where the request has no such value.
 pub(super) fn value<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
@@ -78,14 +78,20 @@ fn routing<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
     let info = ctx.info;
     match operator {
         Operator::RouteName => nonempty(&info.route.as_deref()?.name),
+        Operator::VirtualClusterName => nonempty(info.virtual_cluster.as_deref()?),
         Operator::VirtualHostName => nonempty(&info.vhost.as_deref()?.name),
-        Operator::UpstreamCluster | Operator::UpstreamClusterRaw => nonempty(info.cluster.as_deref()?),
-        Operator::UpstreamHost { part } => upstream_host(info).map(|a| address(a, *part)),
+        Operator::UpstreamCluster => nonempty(info.upstream.cluster_stat_name.as_deref().or(info.cluster.as_deref())?),
+        Operator::UpstreamClusterRaw => nonempty(info.cluster.as_deref()?),
+        Operator::UpstreamHost { part } => info.upstream.host.map(|a| address(a, *part)),
+        Operator::UpstreamHostsAttempted(part) => hosts(&info.upstream.attempted, *part),
         Operator::UpstreamHostName { with_port } => upstream_host_name(info, *with_port),
         Operator::UpstreamRemoteAddress(part) => info.upstream.remote.map(|a| address(a, *part)),
         Operator::UpstreamLocalAddress(part) => info.upstream.local.map(|a| address(a, *part)),
         Operator::UpstreamProtocol => text(info.upstream.protocol?.as_str()),
-        Operator::UpstreamTransportFailureReason => nonempty(info.upstream.failure.as_deref()?),
+        Operator::UpstreamTransportFailureReason => {
+            let reason = info.upstream.failure.as_deref().filter(|r| !r.is_empty())?;
+            Some(Field::Text(without_spaces(reason)))
+        }
         Operator::UpstreamRequestAttemptCount => Some(Field::Number(i64::from(info.upstream.attempts))),
         Operator::UpstreamConnectionId => number(info.upstream.connection_id),
         Operator::UpstreamTls(part) => tls(info.upstream.tls.as_deref()?, *part),
@@ -122,15 +128,25 @@ fn connection<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>
         Operator::DownstreamDirectRemoteAddress(part) => Some(address(connection.direct_remote, *part)),
         Operator::DownstreamLocalAddress(part) => Some(address(connection.local, *part)),
         Operator::DownstreamTls(part) => tls(connection.tls.as_deref()?, *part),
+        Operator::CertificateTime { upstream, end, format } => {
+            let peer = if *upstream { info.upstream.tls.as_deref() } else { connection.tls.as_deref() };
+            owned(time(format, peer?.validity(*end)?))
+        }
         Operator::ConnectionId => number(connection.id),
-        Operator::StreamId | Operator::UniqueId => Some(Field::Text(Cow::Owned(format!("{:032x}", info.stream_id)))),
+        Operator::StreamId => stream_id(ctx),
+        Operator::UniqueId => owned(uuid(info.stream_id)),
         Operator::FilterChainName => nonempty(&connection.chain),
         Operator::ListenerMetadata { filter, path } => metadata(connection.listener_metadata.as_deref()?, filter, path),
         Operator::TraceId if info.trace.trace_id != 0 => owned(format!("{:032x}", info.trace.trace_id)),
         Operator::SpanId if info.trace.span_id != 0 => owned(format!("{:016x}", info.trace.span_id)),
         Operator::Hostname => owned(crate::telemetry::hostname().to_owned()),
-        Operator::Environment(value) => owned(value.clone()?),
-        Operator::AccessLogType => text(if info.protocol.is_some() { "DownstreamEnd" } else { "TcpConnectionEnd" }),
+        Operator::Environment(value) => owned(value.clone()),
+        Operator::AccessLogType => text(match (info.protocol, info.moment) {
+            (Some(_), _) => "DownstreamEnd",
+            (None, Moment::UpstreamConnected) => "TcpUpstreamConnected",
+            (None, Moment::Periodic) => "TcpPeriodic",
+            (None, Moment::End) => "TcpConnectionEnd",
+        }),
         Operator::StartTime(format) => owned(time(format, info.start_time)),
         Operator::EmitTime(format) => owned(time(format, SystemTime::now())),
         _ => None,
@@ -294,25 +310,36 @@ fn network(ip: IpAddr, bits: u8) -> String {
     format!("{masked}/{bits}")
 }
 
-/// The endpoint's own address, also where the connection went to another of its addresses.
-fn upstream_host(info: &StreamInfo) -> Option<SocketAddr> {
-    match info.upstream.endpoint.as_deref().map(|e| &e.address) {
-        Some(sidemesh_config::value::Address::Socket(address)) => Some(*address),
-        _ => info.upstream.remote,
-    }
-}
-
+/// The endpoint's name; without one its address.
 fn upstream_host_name<'a>(info: &'a StreamInfo, with_port: bool) -> Option<Field<'a>> {
     let endpoint = info.upstream.endpoint.as_deref()?;
     if endpoint.hostname.is_empty() {
-        return info.upstream.remote.map(|a| {
-            super::operator::address(a, if with_port { AddressPart::AddressAndPort } else { AddressPart::Address })
-        });
+        let part = if with_port { AddressPart::AddressAndPort } else { AddressPart::Address };
+        return info.upstream.host.map(|a| address(a, part));
     }
-    match (with_port, info.upstream.remote) {
-        (true, Some(remote)) => owned(format!("{}:{}", &*endpoint.hostname, remote.port())),
-        _ => text(&endpoint.hostname),
+    text(&endpoint.hostname)
+}
+
+fn hosts<'a>(attempted: &[SocketAddr], part: AddressPart) -> Option<Field<'a>> {
+    let all = attempted.iter().map(|a| match part {
+        AddressPart::Address => a.ip().to_string(),
+        _ => a.to_string(),
+    });
+    owned(all.reduce(|all, next| all + "," + &next)?)
+}
+
+/// The request's id, as far as it has one; else the stream's own.
+fn stream_id<'a>(ctx: &LogContext<'a>) -> Option<Field<'a>> {
+    let id = ctx.request.and_then(|r| r.headers.get("x-request-id")).and_then(|v| v.to_str().ok());
+    match id {
+        Some(id) => text(id),
+        None => owned(uuid(ctx.info.stream_id)),
     }
+}
+
+fn uuid(bits: u128) -> String {
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 fn metadata<'a>(metadata: &'a Metadata, filter: &Name, path: &[Name]) -> Option<Field<'a>> {
@@ -331,28 +358,8 @@ pub(super) fn grpc_status(ctx: &LogContext<'_>) -> Option<i64> {
     value.to_str().ok()?.parse().ok()
 }
 
-const GRPC_CODES: [(&str, &str); 17] = [
-    ("OK", "OK"),
-    ("Canceled", "CANCELLED"),
-    ("Unknown", "UNKNOWN"),
-    ("InvalidArgument", "INVALID_ARGUMENT"),
-    ("DeadlineExceeded", "DEADLINE_EXCEEDED"),
-    ("NotFound", "NOT_FOUND"),
-    ("AlreadyExists", "ALREADY_EXISTS"),
-    ("PermissionDenied", "PERMISSION_DENIED"),
-    ("ResourceExhausted", "RESOURCE_EXHAUSTED"),
-    ("FailedPrecondition", "FAILED_PRECONDITION"),
-    ("Aborted", "ABORTED"),
-    ("OutOfRange", "OUT_OF_RANGE"),
-    ("Unimplemented", "UNIMPLEMENTED"),
-    ("Internal", "INTERNAL"),
-    ("Unavailable", "UNAVAILABLE"),
-    ("DataLoss", "DATA_LOSS"),
-    ("Unauthenticated", "UNAUTHENTICATED"),
-];
-
 fn grpc_status_field<'a>(code: i64, format: GrpcStatusFormat) -> Field<'a> {
-    let names = usize::try_from(code).ok().and_then(|i| GRPC_CODES.get(i));
+    let names = u32::try_from(code).ok().and_then(crate::grpc::names);
     match (format, names) {
         (GrpcStatusFormat::CamelString, Some((camel, _))) => Field::Text(Cow::Borrowed(camel)),
         (GrpcStatusFormat::SnakeString, Some((_, snake))) => Field::Text(Cow::Borrowed(snake)),

@@ -16,6 +16,7 @@ fn strftime_has_envoys_fractions() {
     assert_eq!(strftime("%Y/%m/%dT%H:%M:%S%z %s", &t), "2024/02/29T12:00:00+0000 1709208000");
     assert_eq!(strftime("%3f %6f %f %1f", &t), "123 123456 123456789 1");
     assert_eq!(strftime("%a %b %e %Q %", &t), "Thu Feb 29 %Q %");
+    assert_eq!(strftime("%FT%T%Ez %E3S %E*S %E2f", &t), "2024-02-29T12:00:00+00:00 00.123 00.123456789 12");
 }
 
 #[test]

@@ -109,12 +109,47 @@ pub fn strftime(pattern: &str, t: &Civil) -> String {
             chars.next();
         }
         match chars.next() {
+            Some('E') if digits.is_none() => extended(&mut out, &mut chars, t),
             Some('f') => push_fraction(&mut out, t.nanos, digits.unwrap_or(9)),
             Some(c) => conversion(&mut out, c, t),
             None => out.push('%'),
         }
     }
     out
+}
+
+/// `%Ez`, `%E3S`, `%E*S`, `%E3f`, `%E*f`: `*` stands for as many digits as there are.
+fn extended(out: &mut String, chars: &mut std::iter::Peekable<std::str::Chars<'_>>, t: &Civil) {
+    let digits = match chars.peek() {
+        Some('*') => Some(None),
+        Some(c) => c.to_digit(10).map(Some),
+        None => None,
+    };
+    if digits.is_some() {
+        chars.next();
+    }
+    match (chars.next(), digits) {
+        (Some('z'), None) => out.push_str("+00:00"),
+        (Some(c @ ('S' | 'f')), Some(digits)) => {
+            let full = format!("{:09}", t.nanos);
+            let fraction = match digits {
+                Some(n) => &full[..(n as usize).min(9)],
+                None => full.trim_end_matches('0'),
+            };
+            if c == 'S' {
+                let _ = write!(out, "{:02}", t.second);
+                if !fraction.is_empty() {
+                    out.push('.');
+                }
+            }
+            out.push_str(fraction);
+        }
+        (Some(c), _) => {
+            out.push_str("%E");
+            out.push(c);
+        }
+        (None, _) => out.push_str("%E"),
+    }
 }
 
 fn push_fraction(out: &mut String, nanos: u32, digits: u32) {

@@ -1,6 +1,6 @@
 //! Groups of metrics, declared once with [`stats_group!`](crate::stats_group).
 
-use super::{CodeCounters, Counter, Gauge, Histogram, SeenCodes};
+use super::{Answers, ClassCounters, CodeCounters, Counter, Gauge, Histogram};
 
 /// What a group shows a reader, metric by metric.
 pub enum Visit<'a> {
@@ -44,7 +44,13 @@ impl Metric for CodeCounters {
     }
 }
 
-impl Metric for SeenCodes {
+impl Metric for ClassCounters {
+    fn visit(&self, name: &str, each: &mut dyn FnMut(&str, Visit<'_>)) {
+        self.each(name, each);
+    }
+}
+
+impl Metric for Answers {
     fn visit(&self, name: &str, each: &mut dyn FnMut(&str, Visit<'_>)) {
         self.each(name, each);
     }

@@ -16,11 +16,11 @@ mod tests;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-pub use codes::{CodeCounters, SeenCodes};
+pub use codes::{Answers, ClassCounters, CodeCounters};
 pub use group::{Group, Metric, Visit};
 pub use histogram::{BUCKETS_MS, Histogram, HistogramValue};
 pub use registry::{Registry, Sample, Value};
-pub use render::{prometheus, text};
+pub use render::{prometheus, text, text_with};
 pub use scope::Scope;
 
 /// A count that only grows. One writer; any reader.

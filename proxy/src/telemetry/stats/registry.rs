@@ -6,7 +6,9 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::atomic::{Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use sidemesh_config::bootstrap::{StatsConfig, StatsMatcher};
 
 use super::{Group, HistogramValue, Scope, Visit};
 
@@ -17,6 +19,7 @@ const SCOPES_BEFORE_PRUNING: usize = 1024;
 #[derive(Default)]
 pub struct Registry {
     state: Mutex<State>,
+    config: OnceLock<StatsConfig>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -88,6 +91,16 @@ impl Sample {
 }
 
 impl Registry {
+    /// Under a configuration of its own.
+    pub fn new(config: StatsConfig) -> Self {
+        Registry { state: Mutex::default(), config: config.into() }
+    }
+
+    /// What the metrics are shown under.
+    pub fn config(&self) -> &StatsConfig {
+        self.config.get_or_init(StatsConfig::default)
+    }
+
     /// A shard of a group, owned by the calling worker: one that its owner has let go of, or a new one.
     pub fn shard<T: Group + Default>(&self, scope: Scope) -> Arc<T> {
         let mut state = self.lock();
@@ -120,10 +133,14 @@ impl Registry {
         state.baseline = baseline;
     }
 
-    /// Every metric, in the order of scopes and of fields.
+    /// Every metric that the configuration admits, in the order of scopes and of fields.
     pub fn read(&self) -> Vec<Sample> {
         let state = self.lock();
         let mut samples = read(&state.shards);
+        let matcher = &self.config().matcher;
+        if *matcher != StatsMatcher::All {
+            samples.retain(|s| matcher.admits(&s.name()));
+        }
         if !state.baseline.is_empty() {
             for s in &mut samples {
                 let name = s.name();

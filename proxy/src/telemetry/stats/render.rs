@@ -3,17 +3,25 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use sidemesh_config::bootstrap::{StatsConfig, TagValue};
+
 use super::scope::sanitize;
 use super::{BUCKETS_MS, HistogramValue, Sample, Value};
 
 /// `/stats`: one `name: value` a line, sorted; histograms as their quantiles.
 pub fn text(samples: &[Sample]) -> String {
+    text_with(samples, quantiles)
+}
+
+/// The same with histograms shown as `show` says.
+pub fn text_with(samples: &[Sample], show: impl Fn(&HistogramValue) -> String) -> String {
     let mut lines: Vec<String> = samples
         .iter()
         .map(|s| match &s.value {
             Value::Counter(n) => format!("{}: {n}\n", s.name()),
             Value::Gauge(n) => format!("{}: {n}\n", s.name()),
-            Value::Histogram(h) => format!("{}: {}\n", s.name(), quantiles(h)),
+            Value::Histogram(h) if h.count() == 0 => format!("{}: No recorded values\n", s.name()),
+            Value::Histogram(h) => format!("{}: {}\n", s.name(), show(h)),
         })
         .collect();
     lines.sort();
@@ -21,9 +29,6 @@ pub fn text(samples: &[Sample]) -> String {
 }
 
 fn quantiles(h: &HistogramValue) -> String {
-    if h.count() == 0 {
-        return "No recorded values".to_owned();
-    }
     let points = [
         (0.0, "P0"),
         (0.25, "P25"),
@@ -40,16 +45,34 @@ fn quantiles(h: &HistogramValue) -> String {
 }
 
 /// Prometheus text exposition, series of one metric together under one `# TYPE` line.
-pub fn prometheus(samples: &[Sample]) -> String {
+pub fn prometheus(samples: &[Sample], config: &StatsConfig) -> String {
     let mut families: BTreeMap<String, (&'static str, String)> = BTreeMap::new();
     for sample in samples {
-        let (scope_name, tags) = sample.scope.prometheus();
-        let (metric, code_tag) = split_code(&sample.metric);
-        let name = format!("envoy_{scope_name}_{}", sanitize(&metric));
-        let mut labels: Vec<(&str, &str)> = tags;
+        let full = sample.name();
+        let (mut scope_name, mut labels, mut metric, mut code_tag) =
+            (sanitize(sample.scope.prefix().trim_end_matches('.')), Vec::new(), sample.metric.clone(), None);
+        if config.default_tags {
+            (scope_name, labels) = sample.scope.prometheus();
+            (metric, code_tag) = split_code(&sample.metric);
+        }
+        let fixed = config.tags.iter().filter_map(|t| match &t.value {
+            TagValue::Fixed(value) => Some((&*t.name, &**value)),
+            TagValue::Regex(_) => None,
+        });
+        drop(labels.splice(0..0, fixed));
+        for (tag, pattern) in config.tags.iter().filter_map(|t| match &t.value {
+            TagValue::Regex(pattern) => Some((&*t.name, &pattern.0)),
+            TagValue::Fixed(_) => None,
+        }) {
+            let Some(found) = pattern.captures(&full) else { continue };
+            let Some(removed) = found.get(1) else { continue };
+            labels.push((tag, found.get(2).unwrap_or(removed).as_str()));
+            metric = metric.replacen(removed.as_str(), "", 1);
+        }
         if let Some((tag, value)) = &code_tag {
             labels.insert(0, (tag, value));
         }
+        let name = format!("envoy_{scope_name}_{}", sanitize(&metric));
         let (_, out) = families.entry(name.clone()).or_insert_with(|| (kind(&sample.value), String::new()));
         match &sample.value {
             Value::Counter(n) => series(out, &name, &labels, *n as f64),

@@ -14,6 +14,12 @@ pub enum Scope {
     Http(Name),
     /// `http.PREFIX.FILTER.`: counters that a filter keeps apart from its manager's.
     HttpFilter { prefix: Name, filter: Name },
+    /// `cluster.NAME.PART.`: what a filter counts of a cluster.
+    ClusterPart { cluster: Name, part: Name },
+    /// `vhost.HOST.vcluster.NAME.`
+    VirtualCluster { host: Name, name: Name },
+    /// `vhost.HOST.route.NAME.`
+    Route { host: Name, name: Name },
     /// `cluster.NAME.grpc.` with, of calls that are counted apart, `SERVICE.METHOD.`
     Grpc { cluster: Name, method: Option<(Name, Name)> },
     /// `listener.ADDRESS.`
@@ -39,6 +45,9 @@ impl Scope {
             Scope::Cluster(n) => format!("cluster.{n}."),
             Scope::Http(p) => format!("http.{p}."),
             Scope::HttpFilter { prefix, filter } => format!("http.{prefix}.{filter}."),
+            Scope::ClusterPart { cluster, part } => format!("cluster.{cluster}.{part}."),
+            Scope::VirtualCluster { host, name } => format!("vhost.{host}.vcluster.{name}."),
+            Scope::Route { host, name } => format!("vhost.{host}.route.{name}."),
             Scope::Grpc { cluster, method: None } => format!("cluster.{cluster}.grpc."),
             Scope::Grpc { cluster, method: Some((service, method)) } => {
                 format!("cluster.{cluster}.grpc.{service}.{method}.")
@@ -61,6 +70,15 @@ impl Scope {
             Scope::Http(p) => ("http".to_owned(), vec![("envoy_http_conn_manager_prefix", p)]),
             Scope::HttpFilter { prefix, filter } => {
                 (format!("http_{}", sanitize(filter)), vec![("envoy_http_conn_manager_prefix", prefix)])
+            }
+            Scope::ClusterPart { cluster, part } => {
+                (format!("cluster_{}", sanitize(part)), vec![("envoy_cluster_name", cluster)])
+            }
+            Scope::VirtualCluster { host, name } => {
+                ("vhost_vcluster".to_owned(), vec![("envoy_virtual_cluster", name), ("envoy_virtual_host", host)])
+            }
+            Scope::Route { host, name } => {
+                ("vhost_route".to_owned(), vec![("envoy_virtual_host", host), ("envoy_route", name)])
             }
             Scope::Grpc { cluster, method } => {
                 let mut tags: Vec<(&'static str, &str)> = vec![("envoy_cluster_name", cluster)];

@@ -38,7 +38,7 @@ fn statuses_become_tags_in_prometheus_text() {
     one.upstream_rq.record(200);
     two.upstream_rq.record(503);
     one.upstream_rq_time.record(3.0);
-    let page = prometheus(&registry.read());
+    let page = prometheus(&registry.read(), registry.config());
     for line in [
         "# TYPE envoy_cluster_upstream_rq_xx counter",
         "envoy_cluster_upstream_rq_xx{envoy_response_code_class=\"5\",envoy_cluster_name=\"a.b\"} 1",
@@ -97,4 +97,30 @@ fn scopes_without_an_owner_are_forgotten_as_others_come() {
     let page = text(&registry.read());
     assert!(page.contains("listener.kept.upstream_rq_total: 1\n"));
     assert!(page.lines().filter(|l| l.contains(".upstream_rq_total: ")).count() <= 1024 + 1);
+}
+
+#[test]
+fn what_is_configured_decides_which_metrics_there_are_and_their_tags() {
+    use sidemesh_config::bootstrap::{StatsConfig, StatsMatcher, Tag, TagValue};
+    use sidemesh_config::resource::route::RegexPattern;
+    let regex = RegexPattern(regex::Regex::new(r"\.((default)\.)cx").expect("a regular expression"));
+    let tags = vec![
+        Tag { name: name("env"), value: TagValue::Fixed(name("prod")) },
+        Tag { name: name("class"), value: TagValue::Regex(regex) },
+    ];
+    let without = StatsMatcher::Without(vec![sidemesh_config::matcher::string::StringMatcher::exact(
+        "cluster.a.upstream_rq_total",
+    )]);
+    let registry = Registry::new(StatsConfig { tags: tags.clone(), default_tags: true, matcher: without });
+    let one = registry.shard::<Sampled>(Scope::Cluster(name("a")));
+    one.cx_open.set(4);
+    let page = prometheus(&registry.read(), registry.config());
+    let line = "envoy_cluster_circuit_breakers_cx_open{env=\"prod\",envoy_cluster_name=\"a\",class=\"default\"} 4";
+    assert!(page.contains(line), "{page}");
+    assert!(!page.contains("upstream_rq_total"), "{page}");
+
+    let plain = Registry::new(StatsConfig { tags: Vec::new(), default_tags: false, matcher: StatsMatcher::All });
+    plain.shard::<Sampled>(Scope::Cluster(name("a"))).upstream_rq_total.inc();
+    let page = prometheus(&plain.read(), plain.config());
+    assert!(page.contains("envoy_cluster_a_upstream_rq_total{} 1"), "{page}");
 }

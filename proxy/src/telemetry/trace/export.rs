@@ -115,6 +115,11 @@ async fn send(collector: &impl Collector, provider: &Arc<OpenTelemetryProvider>,
 pub fn request(provider: &OpenTelemetryProvider, spans: Vec<Span>) -> ExportTraceServiceRequest {
     let service = if provider.service_name.is_empty() { "unknown_service:sidemesh" } else { &provider.service_name };
     let mut attributes = vec![string("service.name", service.to_owned())];
+    attributes.extend([
+        string("telemetry.sdk.language", "rust".to_owned()),
+        string("telemetry.sdk.name", "sidemesh".to_owned()),
+        string("telemetry.sdk.version", env!("CARGO_PKG_VERSION").to_owned()),
+    ]);
     attributes.extend(provider.resource_attributes.iter().map(|(k, v)| string(k, v.to_string())));
     let scope = InstrumentationScope {
         name: "sidemesh".to_owned(),

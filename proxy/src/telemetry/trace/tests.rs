@@ -1,4 +1,8 @@
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderValue};
+use sidemesh_config::resource::http_connection_manager::{OpenTelemetryProvider, Sampler, Tracing};
+use sidemesh_config::value::{Fraction, name};
 
 use super::*;
 
@@ -13,7 +17,9 @@ const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 #[test]
 fn a_traceparent_is_read_whole() {
-    let got = extract(&headers(&[("traceparent", PARENT), ("tracestate", "v=1")]), false).expect("context");
+    let Incoming::Context(got) = extract(&headers(&[("traceparent", PARENT), ("tracestate", "v=1")])) else {
+        panic!("no context")
+    };
     assert_eq!(got.trace_id, 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c);
     assert_eq!(got.span_id, 0xb7ad_6b71_6920_3331);
     assert!(got.sampled);
@@ -21,37 +27,80 @@ fn a_traceparent_is_read_whole() {
 }
 
 #[test]
-fn malformed_traceparents_count_as_absent() {
+fn malformed_traceparents_are_left_alone() {
     for bad in [
         "",
         "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
-        "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         "00-00000000000000000000000000000000-b7ad6b7169203331-01",
         "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
         "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
-        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-extra",
+        "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-extra",
     ] {
-        assert_eq!(extract(&headers(&[("traceparent", bad)]), false), None, "{bad}");
+        let headers = headers(&[("traceparent", bad)]);
+        assert_eq!(extract(&headers), Incoming::Malformed, "{bad}");
+        assert!(start(&provider(None), &headers, true, || 5).is_none(), "{bad}");
     }
-}
-
-#[test]
-fn b3_is_read_only_when_asked() {
-    let single = headers(&[("b3", "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0")]);
-    assert_eq!(extract(&single, false), None);
-    assert!(!extract(&single, true).expect("b3").sampled);
-    let multi =
-        headers(&[("x-b3-traceid", "8448eb211c80319c"), ("x-b3-spanid", "b7ad6b7169203331"), ("x-b3-sampled", "1")]);
-    assert_eq!(extract(&multi, true).expect("b3").trace_id, 0x8448_eb21_1c80_319c);
 }
 
 #[test]
 fn what_is_injected_can_be_extracted() {
     let context = TraceContext { trace_id: 7, span_id: 9, parent_id: 3, sampled: true };
-    for b3 in [false, true] {
-        let mut out = HeaderMap::new();
-        inject(&context, None, b3, &mut out);
-        let back = extract(&out, b3).expect("context");
-        assert_eq!((back.trace_id, back.span_id, back.sampled), (7, 9, true));
-    }
+    let mut out = HeaderMap::new();
+    inject(&context, None, &mut out);
+    assert_eq!(out["tracestate"], "");
+    let Incoming::Context(back) = extract(&out) else { panic!("no context") };
+    assert_eq!((back.trace_id, back.span_id, back.sampled), (7, 9, true));
+}
+
+fn provider(sampler: Option<Sampler>) -> OpenTelemetryProvider {
+    let (service, http, resource_attributes) = (None, None, Vec::new());
+    OpenTelemetryProvider { service, http, service_name: name("s"), resource_attributes, sampler }
+}
+
+#[test]
+fn the_callers_flag_and_the_sampler_decide_what_is_traced() {
+    let never = || Sampler::TraceIdRatio(Fraction::NEVER);
+    let one = headers(&[("traceparent", PARENT)]);
+    let zero = headers(&[("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")]);
+    let sampled =
+        |p: &OpenTelemetryProvider, h: &HeaderMap, traced| start(p, h, traced, || 5).map(|s| s.context.sampled);
+    let none = HeaderMap::new();
+    assert_eq!(sampled(&provider(None), &none, true), Some(true));
+    assert_eq!(sampled(&provider(None), &none, false), Some(false));
+    assert_eq!(sampled(&provider(None), &one, true), Some(true));
+    assert_eq!(sampled(&provider(None), &one, false), Some(false));
+    assert_eq!(sampled(&provider(None), &zero, true), Some(false));
+    assert_eq!(sampled(&provider(Some(never())), &one, true), Some(false));
+    let by_parent = provider(Some(Sampler::ParentBased(Box::new(never()))));
+    assert_eq!(sampled(&by_parent, &one, true), Some(true));
+    assert_eq!(sampled(&by_parent, &none, true), Some(false));
+}
+
+#[test]
+fn who_asks_and_what_the_configuration_lets_through() {
+    let tracing = |client, random, overall| Tracing {
+        client_sampling: client,
+        random_sampling: random,
+        overall_sampling: overall,
+        max_path_tag_length: 256,
+        custom_tags: Vec::new(),
+        spawn_upstream_span: false,
+        provider: Some(Arc::new(provider(None))),
+        operation: None,
+        upstream_operation: None,
+    };
+    let (all, none) = (Fraction::ALWAYS, Fraction::NEVER);
+    let asked = Asked { known: None, client: false, forced: false, number: Some(1), draw: 2 };
+    let on_client = Asked { client: true, ..asked };
+    let on_service = Asked { forced: true, ..asked };
+    assert_eq!(reason(&tracing(all, none, all), None, &asked), Reason::NotTraced);
+    assert_eq!(reason(&tracing(all, all, all), None, &asked), Reason::Sampled);
+    assert_eq!(reason(&tracing(all, none, all), None, &on_client), Reason::Client);
+    assert_eq!(reason(&tracing(none, none, all), None, &on_client), Reason::NotTraced);
+    assert_eq!(reason(&tracing(none, none, all), None, &on_service), Reason::Forced);
+    assert_eq!(reason(&tracing(all, all, none), None, &on_service), Reason::NotTraced);
+    let known = Asked { known: Some(Reason::Client), ..asked };
+    assert_eq!(reason(&tracing(none, none, all), None, &known), Reason::Client);
+    let without_id = Asked { number: None, ..on_service };
+    assert_eq!(reason(&tracing(all, all, all), None, &without_id), Reason::NotTraced);
 }

@@ -118,6 +118,7 @@ impl Probe {
             keepalive: None,
             transport,
             client: matches!(inner, UpstreamTransport::Tls(_)).then(|| self.client.clone()).flatten(),
+            tls_stats: None,
             server_name: None,
             san: None,
             hostname: &self.endpoint.hostname,

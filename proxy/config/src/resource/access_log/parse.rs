@@ -14,6 +14,7 @@ use super::{
 };
 use crate::matcher::parse as matcher;
 use crate::rejection::{Rejection, Within};
+use crate::resource::route::custom_tags;
 use crate::resource::substitution;
 use crate::value::{Fraction, GrpcService, Name, RuntimeFraction, name};
 use crate::wire::{self, enumeration, flag, non_empty, optional_name, required, uint32};
@@ -131,6 +132,7 @@ fn common_grpc(c: &sinks::grpc::v3::CommonGrpcAccessLogConfig, tcp: bool) -> Res
         request_headers: Vec::new(),
         response_headers: Vec::new(),
         response_trailers: Vec::new(),
+        custom_tags: custom_tags(&c.custom_tags)?,
         tcp,
     })
 }

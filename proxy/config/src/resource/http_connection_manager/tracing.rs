@@ -5,22 +5,26 @@ use std::sync::Arc;
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::config::trace::v3 as trace;
 use sidemesh_proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
+use sidemesh_proto::envoy::extensions::tracers::opentelemetry::resource_detectors::v3 as detectors;
 use sidemesh_proto::envoy::extensions::tracers::opentelemetry::samplers::v3 as samplers;
 use sidemesh_proto::envoy::r#type::v3 as types;
 use sidemesh_proto::type_url;
 
 use prost::Name as _;
 
-use super::{HttpService, OpenTelemetryProvider, Sampler, Tracing};
+use super::{OpenTelemetryProvider, Sampler, Tracing};
 use crate::rejection::{Rejection, Within};
+use crate::resource::http_service::http_service;
 use crate::resource::route;
 use crate::resource::substitution;
-use crate::value::{Fraction, name};
+use crate::value::{Fraction, Name, name};
 use crate::wire;
 
 const DEFAULT_PATH_TAG_LENGTH: u32 = 256;
 /// Envoy's name of a service that has none.
 const DEFAULT_SERVICE_NAME: &str = "unknown_service:envoy";
+/// The OpenTelemetry specification's name of the variable.
+const RESOURCE_ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
 /// `ParentBased` samplers inside one another.
 const MAX_SAMPLER_NESTING: u32 = 4;
 
@@ -41,7 +45,6 @@ pub(super) fn tracing(t: &pb::http_connection_manager::Tracing) -> Result<Tracin
         custom_tags: route::custom_tags(&t.custom_tags)?,
         spawn_upstream_span: wire::flag(&t.spawn_upstream_span, false),
         provider: t.provider.as_ref().map(|p| provider(p).map(Arc::new)).transpose().within("provider")?,
-        b3: false,
         operation: operation(&t.operation, "operation")?,
         upstream_operation: operation(&t.upstream_operation, "upstream_operation")?,
     })
@@ -64,7 +67,6 @@ fn open_telemetry(c: &trace::OpenTelemetryConfig) -> Result<OpenTelemetryProvide
     }
     for (set, field) in [
         (c.exporter.is_some(), "exporter"),
-        (!c.resource_detectors.is_empty(), "resource_detectors"),
         (
             c.set_service_name_resource_attribute.as_ref().is_some_and(|v| !v.value),
             "set_service_name_resource_attribute",
@@ -77,32 +79,40 @@ fn open_telemetry(c: &trace::OpenTelemetryConfig) -> Result<OpenTelemetryProvide
     let service_name = if c.service_name.is_empty() { DEFAULT_SERVICE_NAME } else { &c.service_name };
     Ok(OpenTelemetryProvider {
         service: c.grpc_service.as_ref().map(|s| wire::grpc_service(s, "grpc_service")).transpose()?,
-        http: c.http_service.as_ref().map(http_service).transpose().within("http_service")?,
+        http: c.http_service.as_ref().map(|s| http_service(s, "http_service")).transpose()?,
         service_name: name(service_name),
-        resource_attributes: Vec::new(),
+        resource_attributes: resource_attributes(&c.resource_detectors)?,
         sampler: c.sampler.as_ref().map(|s| sampler(s, MAX_SAMPLER_NESTING)).transpose().within("sampler")?,
     })
 }
 
-fn http_service(service: &core::HttpService) -> Result<HttpService, Rejection> {
-    use core::http_uri::HttpUpstreamType;
-    let uri = wire::required(&service.http_uri, "http_uri")?;
-    let Some(HttpUpstreamType::Cluster(cluster)) = &uri.http_upstream_type else {
-        return Err(Rejection::invalid("http_uri.cluster", "is required"));
-    };
-    let timeout = wire::required(&uri.timeout, "timeout").and_then(|d| wire::duration(d, "timeout"));
-    let mut headers = Vec::with_capacity(service.request_headers_to_add.len());
-    for (i, option) in service.request_headers_to_add.iter().enumerate() {
-        let header = wire::required(&option.header, "header").within_index("request_headers_to_add", i)?;
-        let one = wire::header_values(std::slice::from_ref(header), "header");
-        headers.extend(one.within_index("request_headers_to_add", i)?);
+/// What the detectors find, read once: fixed attributes, and those of `OTEL_RESOURCE_ATTRIBUTES`.
+fn resource_attributes(list: &[core::TypedExtensionConfig]) -> Result<Vec<(Name, Name)>, Rejection> {
+    let mut attributes: Vec<(Name, Name)> = Vec::new();
+    for (i, detector) in list.iter().enumerate() {
+        attributes.extend(detected(detector).within_index("resource_detectors", i)?);
     }
-    Ok(HttpService {
-        uri: wire::non_empty(&uri.uri, "uri").within("http_uri")?,
-        cluster: wire::non_empty(cluster, "cluster").within("http_uri")?,
-        timeout: timeout.within("http_uri")?,
-        headers,
-    })
+    attributes.sort();
+    Ok(attributes)
+}
+
+fn detected(detector: &core::TypedExtensionConfig) -> Result<Vec<(Name, Name)>, Rejection> {
+    let any = wire::required(&detector.typed_config, "typed_config")?;
+    match type_url::message_name(&any.type_url) {
+        n if n == detectors::StaticConfigResourceDetectorConfig::full_name() => {
+            let config = wire::unpack::<detectors::StaticConfigResourceDetectorConfig>(any, "typed_config")?;
+            Ok(config.attributes.iter().map(|(key, value)| (name(key), name(value))).collect())
+        }
+        n if n == detectors::EnvironmentResourceDetectorConfig::full_name() => {
+            let text = std::env::var(RESOURCE_ATTRIBUTES).unwrap_or_default();
+            let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
+            Ok(pairs.map(|(key, value)| (name(key.trim()), name(value.trim()))).collect())
+        }
+        _ => {
+            let reason = format!("no resource detector `{}`; there are static_config and environment", any.type_url);
+            Err(Rejection::unsupported("typed_config", reason))
+        }
+    }
 }
 
 fn sampler(s: &core::TypedExtensionConfig, depth: u32) -> Result<Sampler, Rejection> {

@@ -7,6 +7,8 @@ use sidemesh_proto::envoy::extensions::filters::http::decompressor::v3 as decomp
 use sidemesh_proto::{google, type_url};
 
 use super::FilterOverride;
+use crate::matcher::parse as matcher;
+use crate::matcher::string::StringMatcher;
 use crate::rejection::{Rejection, Within};
 use crate::value::{Name, name};
 use crate::wire::{self, enumeration, flag, optional_name, required, uint32};
@@ -23,7 +25,11 @@ const MAX_ZSTD_LEVEL: u32 = 22;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Compressor {
+    /// The library's name in the configuration: statistics stand under it.
+    pub name: Name,
     pub library: CompressionLibrary,
+    /// Preferred where the client likes several codings equally.
+    pub choose_first: bool,
     /// `request_direction_config`; `None`: requests are left alone.
     pub request: Option<Direction>,
     /// Responses: on unless switched off.
@@ -34,6 +40,8 @@ pub struct Compressor {
 pub struct ResponseCompression {
     pub direction: Direction,
     pub disable_on_etag_header: bool,
+    /// A strong tag becomes a weak one instead of being removed.
+    pub weaken_etag: bool,
     pub remove_accept_encoding: bool,
     pub uncompressible_statuses: Vec<u16>,
 }
@@ -45,8 +53,15 @@ pub struct Direction {
     pub runtime_key: Option<Name>,
     /// Default 30 bytes.
     pub min_content_length: u32,
-    /// Lower-cased media types; empty stands for Envoy's default list.
-    pub content_types: Vec<Name>,
+    pub content_types: ContentTypes,
+}
+
+/// Which media types are compressed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ContentTypes {
+    /// Lower-cased; empty stands for Envoy's default list.
+    Listed(Vec<Name>),
+    Matching(Vec<StringMatcher>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,12 +80,21 @@ impl CompressionLibrary {
             CompressionLibrary::Zstd { .. } => "zstd",
         }
     }
+
+    /// Its part of statistics' names.
+    pub fn stat_name(self) -> &'static str {
+        match self {
+            CompressionLibrary::Brotli { .. } => "brotli",
+            other => other.token(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct CompressorOverride {
     pub response_enabled: Option<bool>,
     pub remove_accept_encoding: Option<bool>,
+    pub library: Option<CompressionLibrary>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -100,7 +124,8 @@ pub(super) fn parse(config: &pb::Compressor) -> Result<Compressor, Rejection> {
     let response = match &config.response_direction_config {
         Some(r) => ResponseCompression {
             direction: direction(&r.common_config).within("response_direction_config.common_config")?,
-            disable_on_etag_header: r.disable_on_etag_header,
+            disable_on_etag_header: r.disable_on_etag_header && !r.weaken_etag_on_compress,
+            weaken_etag: r.weaken_etag_on_compress,
             remove_accept_encoding: r.remove_accept_encoding_header,
             uncompressible_statuses: statuses(&r.uncompressible_response_codes)
                 .within("response_direction_config.uncompressible_response_codes")?,
@@ -110,9 +135,10 @@ pub(super) fn parse(config: &pb::Compressor) -> Result<Compressor, Rejection> {
                 enabled: runtime_flag(&config.runtime_enabled).default,
                 runtime_key: runtime_flag(&config.runtime_enabled).key,
                 min_content_length: uint32(&config.content_length).unwrap_or(DEFAULT_MIN_CONTENT_LENGTH),
-                content_types: media_types(&config.content_type),
+                content_types: ContentTypes::Listed(media_types(&config.content_type)),
             },
             disable_on_etag_header: config.disable_on_etag_header,
+            weaken_etag: false,
             remove_accept_encoding: config.remove_accept_encoding_header,
             uncompressible_statuses: Vec::new(),
         },
@@ -122,20 +148,27 @@ pub(super) fn parse(config: &pb::Compressor) -> Result<Compressor, Rejection> {
         None => None,
     };
     let library = required(&config.compressor_library, "compressor_library")?;
-    Ok(Compressor { library: extension(library, compressor_library).within("compressor_library")?, request, response })
+    Ok(Compressor {
+        name: name(&library.name),
+        library: extension(library, compressor_library).within("compressor_library")?,
+        choose_first: config.choose_first,
+        request,
+        response,
+    })
 }
 
 fn direction(common: &Option<pb::compressor::CommonDirectionConfig>) -> Result<Direction, Rejection> {
     let common = common.clone().unwrap_or_default();
-    if !common.content_type_matcher.is_empty() {
-        return Err(Rejection::unsupported("content_type_matcher", "use content_type"));
-    }
+    let content_types = match common.content_type_matcher.is_empty() {
+        true => ContentTypes::Listed(media_types(&common.content_type)),
+        false => ContentTypes::Matching(matcher::strings(&common.content_type_matcher, "content_type_matcher")?),
+    };
     let enabled = runtime_flag(&common.enabled);
     Ok(Direction {
         enabled: enabled.default,
         runtime_key: enabled.key,
         min_content_length: uint32(&common.min_content_length).unwrap_or(DEFAULT_MIN_CONTENT_LENGTH),
-        content_types: media_types(&common.content_type),
+        content_types,
     })
 }
 
@@ -234,14 +267,13 @@ pub(super) fn parse_override(config: &pb::CompressorPerRoute) -> Result<FilterOv
         Some(Override::Disabled(true)) => Ok(FilterOverride::Disabled),
         Some(Override::Disabled(false)) => Err(Rejection::invalid("disabled", "must be true")),
         Some(Override::Overrides(overrides)) => {
-            if overrides.compressor_library.is_some() {
-                return Err(Rejection::unsupported("overrides.compressor_library", "remove it"));
-            }
+            let library = overrides.compressor_library.as_ref().map(|l| extension(l, compressor_library));
             let response = overrides.response_direction_config.as_ref();
             let removes = response.and_then(|r| r.remove_accept_encoding_header.as_ref());
             Ok(FilterOverride::Compressor(CompressorOverride {
                 response_enabled: response.map(|_| true),
                 remove_accept_encoding: removes.map(|v| v.value),
+                library: library.transpose().within("overrides.compressor_library")?,
             }))
         }
         None => Err(Rejection::invalid("", "needs one of disabled, overrides")),

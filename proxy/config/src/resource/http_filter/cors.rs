@@ -6,8 +6,9 @@ use crate::matcher::parse as matcher;
 use crate::matcher::string::StringMatcher;
 use crate::rejection::Rejection;
 use crate::value::{Name, RuntimeFraction, name};
-use crate::wire::{self, flag};
+use crate::wire;
 
+/// One level's policy; what it leaves out the next level says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CorsPolicy {
     pub allow_origins: Vec<StringMatcher>,
@@ -15,9 +16,9 @@ pub struct CorsPolicy {
     pub allow_headers: Name,
     pub expose_headers: Name,
     pub max_age: Name,
-    pub allow_credentials: bool,
-    pub allow_private_network_access: bool,
-    pub forward_not_matching_preflights: bool,
+    pub allow_credentials: Option<bool>,
+    pub allow_private_network_access: Option<bool>,
+    pub forward_not_matching_preflights: Option<bool>,
     pub enabled: RuntimeFraction,
     pub shadow: Option<RuntimeFraction>,
 }
@@ -31,9 +32,9 @@ pub(super) fn parse(policy: &pb::CorsPolicy) -> Result<CorsPolicy, Rejection> {
         allow_headers: name(&policy.allow_headers),
         expose_headers: name(&policy.expose_headers),
         max_age: name(&policy.max_age),
-        allow_credentials: flag(&policy.allow_credentials, false),
-        allow_private_network_access: flag(&policy.allow_private_network_access, false),
-        forward_not_matching_preflights: flag(&policy.forward_not_matching_preflights, true),
+        allow_credentials: policy.allow_credentials.as_ref().map(|v| v.value),
+        allow_private_network_access: policy.allow_private_network_access.as_ref().map(|v| v.value),
+        forward_not_matching_preflights: policy.forward_not_matching_preflights.as_ref().map(|v| v.value),
         enabled: enabled.transpose()?.unwrap_or_else(RuntimeFraction::always),
         shadow: shadow.transpose()?,
     })

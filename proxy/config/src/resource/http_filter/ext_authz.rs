@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sidemesh_proto::envoy::extensions::filters::http::ext_authz::v3 as pb;
 
 use super::{FilterOverride, http_status};
+use crate::matcher::metadata::MetadataMatcher;
 use crate::matcher::parse as matcher;
 use crate::matcher::string::StringMatcher;
 use crate::rejection::{Rejection, Within};
@@ -34,6 +35,14 @@ pub struct ExtAuthz {
     pub disallowed_headers: Vec<StringMatcher>,
     pub encode_raw_headers: bool,
     pub charge_cluster_response_stats: bool,
+    pub stat_prefix: Name,
+    /// The filter is on for requests whose dynamic metadata match.
+    pub enabled_metadata: Option<MetadataMatcher>,
+    pub route_metadata_context_namespaces: Vec<Name>,
+    /// Whether the service's metadata become the request's.
+    pub ingests_metadata: bool,
+    /// A denial's body is cut off after so many bytes; 0: never.
+    pub max_denied_body: usize,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -46,12 +55,15 @@ pub enum AuthzService {
 pub struct HttpAuthz {
     pub service: HttpService,
     pub path_prefix: Name,
+    /// In place of the request's path; empty: none.
+    pub path_override: Name,
     pub allowed_headers: Vec<StringMatcher>,
     pub headers_to_add: Vec<(http::HeaderName, Name)>,
     pub allowed_upstream_headers: Vec<StringMatcher>,
     pub allowed_upstream_headers_to_append: Vec<StringMatcher>,
     pub allowed_client_headers: Vec<StringMatcher>,
     pub allowed_client_headers_on_success: Vec<StringMatcher>,
+    pub metadata_from_headers: Vec<StringMatcher>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +79,8 @@ pub struct ExtAuthzOverride {
     pub context_extensions: Vec<(Name, Name)>,
     pub disable_request_body_buffering: bool,
     pub with_request_body: Option<RequestBody>,
+    /// Asked in place of the filter's service.
+    pub service: Option<AuthzService>,
 }
 
 pub(super) fn parse(config: &pb::ExtAuthz) -> Result<ExtAuthz, Rejection> {
@@ -77,6 +91,9 @@ pub(super) fn parse(config: &pb::ExtAuthz) -> Result<ExtAuthz, Rejection> {
         None => return Err(Rejection::invalid("", "needs one of grpc_service, http_service")),
     };
     let enabled = config.filter_enabled.as_ref().map(|f| wire::runtime_fraction(f, "filter_enabled"));
+    let enabled_metadata = config.filter_enabled_metadata.as_ref();
+    let enabled_metadata = enabled_metadata.map(|m| matcher::metadata(m, "filter_enabled_metadata"));
+    let names = |list: &[String]| list.iter().map(|n| name(n)).collect();
     let body = config.with_request_body.as_ref().map(|b| request_body(b).within("with_request_body"));
     Ok(ExtAuthz {
         service,
@@ -86,7 +103,7 @@ pub(super) fn parse(config: &pb::ExtAuthz) -> Result<ExtAuthz, Rejection> {
         clear_route_cache: config.clear_route_cache,
         status_on_error: http_status(&config.status_on_error, 403, "status_on_error")?,
         validate_mutations: config.validate_mutations,
-        metadata_context_namespaces: config.metadata_context_namespaces.iter().map(|n| name(n)).collect(),
+        metadata_context_namespaces: names(&config.metadata_context_namespaces),
         enabled: enabled.transpose()?,
         deny_at_disable: config
             .deny_at_disable
@@ -98,12 +115,20 @@ pub(super) fn parse(config: &pb::ExtAuthz) -> Result<ExtAuthz, Rejection> {
         disallowed_headers: matcher::string_list(&config.disallowed_headers, "disallowed_headers")?,
         encode_raw_headers: config.encode_raw_headers,
         charge_cluster_response_stats: flag(&config.charge_cluster_response_stats, true),
+        stat_prefix: name(&config.stat_prefix),
+        enabled_metadata: enabled_metadata.transpose()?,
+        route_metadata_context_namespaces: names(&config.route_metadata_context_namespaces),
+        ingests_metadata: flag(&config.enable_dynamic_metadata_ingestion, true),
+        max_denied_body: config.max_denied_response_body_bytes as usize,
     })
 }
 
 fn http(service: &pb::HttpService) -> Result<HttpAuthz, Rejection> {
     if !service.path_prefix.is_empty() && !service.path_prefix.starts_with('/') {
         return Err(Rejection::invalid("path_prefix", "must start with `/`"));
+    }
+    if !service.path_override.is_empty() && !service.path_prefix.is_empty() {
+        return Err(Rejection::invalid("path_override", "excludes path_prefix"));
     }
     let request = service.authorization_request.clone().unwrap_or_default();
     let response = service.authorization_response.clone().unwrap_or_default();
@@ -113,6 +138,7 @@ fn http(service: &pb::HttpService) -> Result<HttpAuthz, Rejection> {
     Ok(HttpAuthz {
         service: http_uri(required(&service.server_uri, "server_uri")?, Vec::new(), "server_uri")?,
         path_prefix: name(&service.path_prefix),
+        path_override: name(&service.path_override),
         allowed_headers,
         headers_to_add: wire::header_values(&request.headers_to_add, "authorization_request.headers_to_add")?,
         allowed_upstream_headers: of_response(&response.allowed_upstream_headers, "allowed_upstream_headers")?,
@@ -125,6 +151,7 @@ fn http(service: &pb::HttpService) -> Result<HttpAuthz, Rejection> {
             &response.allowed_client_headers_on_success,
             "allowed_client_headers_on_success",
         )?,
+        metadata_from_headers: of_response(&response.dynamic_metadata_from_headers, "dynamic_metadata_from_headers")?,
     })
 }
 
@@ -152,9 +179,16 @@ pub(super) fn parse_override(config: &pb::ExtAuthzPerRoute) -> Result<FilterOver
 }
 
 fn check_settings(s: &pb::CheckSettings) -> Result<ExtAuthzOverride, Rejection> {
-    if s.service_override.is_some() {
-        return Err(Rejection::unsupported("grpc_service", "a route cannot override the service; remove it"));
-    }
+    use pb::check_settings::ServiceOverride;
+    let service = match &s.service_override {
+        Some(ServiceOverride::GrpcService(service)) => {
+            Some(AuthzService::Grpc(wire::grpc_service(service, "grpc_service")?))
+        }
+        Some(ServiceOverride::HttpService(service)) => {
+            Some(AuthzService::Http(Arc::new(http(service).within("http_service")?)))
+        }
+        None => None,
+    };
     if s.disable_request_body_buffering && s.with_request_body.is_some() {
         return Err(Rejection::invalid("with_request_body", "excludes disable_request_body_buffering"));
     }
@@ -165,5 +199,6 @@ fn check_settings(s: &pb::CheckSettings) -> Result<ExtAuthzOverride, Rejection> 
         context_extensions,
         disable_request_body_buffering: s.disable_request_body_buffering,
         with_request_body: body.transpose()?,
+        service,
     })
 }

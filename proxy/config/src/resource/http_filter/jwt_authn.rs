@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::extensions::filters::http::jwt_authn::v3 as pb;
 
 use crate::matcher::parse as matcher;
@@ -51,6 +52,8 @@ pub struct JwtProvider {
     pub pad_forward_payload_header: bool,
     pub payload_in_metadata: Option<Name>,
     pub header_in_metadata: Option<Name>,
+    /// Claims whose text becomes a list of its words in the metadata.
+    pub space_delimited_claims: Vec<Name>,
     pub claim_to_headers: Vec<(http::HeaderName, Name)>,
     pub clear_route_cache: bool,
     pub cache_size: Option<u32>,
@@ -124,10 +127,23 @@ pub(super) fn parse(config: &pb::JwtAuthentication) -> Result<JwtAuthn, Rejectio
     })
 }
 
+/// A key set that is given here must be one; what a file holds is seen when it is read.
+fn local_jwks(source: &core::DataSource) -> Result<DataSource, Rejection> {
+    let source = wire::data_source(source, "local_jwks")?;
+    if let DataSource::Inline(bytes) = &source {
+        let document: serde_json::Value =
+            serde_json::from_slice(bytes).map_err(|e| Rejection::invalid("local_jwks", format!("is no JSON: {e}")))?;
+        if !document["keys"].is_array() {
+            return Err(Rejection::invalid("local_jwks", "must hold a list of `keys`"));
+        }
+    }
+    Ok(source)
+}
+
 fn provider(provider_name: &str, p: &pb::JwtProvider) -> Result<JwtProvider, Rejection> {
     use pb::jwt_provider::JwksSourceSpecifier as Wire;
     let jwks = match &p.jwks_source_specifier {
-        Some(Wire::LocalJwks(source)) => Jwks::Local(wire::data_source(source, "local_jwks")?),
+        Some(Wire::LocalJwks(source)) => Jwks::Local(local_jwks(source)?),
         Some(Wire::RemoteJwks(remote)) => remote_jwks(remote).within("remote_jwks")?,
         None => return Err(Rejection::invalid("", "needs one of remote_jwks, local_jwks")),
     };
@@ -158,6 +174,12 @@ fn provider(provider_name: &str, p: &pb::JwtProvider) -> Result<JwtProvider, Rej
         pad_forward_payload_header: p.pad_forward_payload_header,
         payload_in_metadata: optional_name(&p.payload_in_metadata),
         header_in_metadata: optional_name(&p.header_in_metadata),
+        space_delimited_claims: p
+            .normalize_payload_in_metadata
+            .iter()
+            .flat_map(|n| &n.space_delimited_claims)
+            .map(|c| name(c))
+            .collect(),
         claim_to_headers: claims
             .map(|(i, c)| claim(c).within_index("claim_to_headers", i))
             .collect::<Result<_, _>>()?,

@@ -9,12 +9,14 @@ pub mod csrf;
 pub mod ext_authz;
 pub mod fault;
 pub mod header_mutation;
+pub mod header_to_metadata;
 pub mod health_check;
 pub mod jwt_authn;
 mod parse;
 pub mod rate_limit;
 pub mod rbac;
 pub mod router;
+pub mod set_metadata;
 #[cfg(test)]
 mod tests;
 
@@ -50,11 +52,13 @@ pub enum HttpFilterKind {
     GrpcStats(GrpcStats),
     GrpcWeb,
     HeaderMutation(Arc<header_mutation::HeaderMutation>),
+    HeaderToMetadata(Arc<header_to_metadata::HeaderToMetadata>),
     HealthCheck(Arc<health_check::HealthCheckFilter>),
     JwtAuthn(Arc<jwt_authn::JwtAuthn>),
     LocalRateLimit(Arc<rate_limit::LocalRateLimit>),
     RateLimit(Arc<rate_limit::RateLimitFilter>),
     Rbac(Arc<rbac::RbacFilter>),
+    SetMetadata(Arc<set_metadata::SetMetadata>),
     OnDemand,
     /// ECDS: the configuration arrives under this name.
     Discovered {
@@ -62,6 +66,8 @@ pub enum HttpFilterKind {
         source: ConfigSource,
         default: Option<Box<HttpFilterKind>>,
         type_urls: Vec<Name>,
+        /// The default serves until the configuration arrives; nobody waits for it.
+        without_warming: bool,
     },
 }
 
@@ -80,11 +86,13 @@ impl HttpFilterKind {
             HttpFilterKind::GrpcStats(_) => "grpc_stats.v3.FilterConfig",
             HttpFilterKind::GrpcWeb => "grpc_web.v3.GrpcWeb",
             HttpFilterKind::HeaderMutation(_) => "header_mutation.v3.HeaderMutation",
+            HttpFilterKind::HeaderToMetadata(_) => "header_to_metadata.v3.Config",
             HttpFilterKind::HealthCheck(_) => "health_check.v3.HealthCheck",
             HttpFilterKind::JwtAuthn(_) => "jwt_authn.v3.JwtAuthentication",
             HttpFilterKind::LocalRateLimit(_) => "local_ratelimit.v3.LocalRateLimit",
             HttpFilterKind::RateLimit(_) => "ratelimit.v3.RateLimit",
             HttpFilterKind::Rbac(_) => "rbac.v3.RBAC",
+            HttpFilterKind::SetMetadata(_) => "set_metadata.v3.Config",
             HttpFilterKind::OnDemand => "on_demand.v3.OnDemand",
             HttpFilterKind::Discovered { .. } => "",
         }
@@ -131,6 +139,7 @@ pub enum FilterOverride {
     ExtAuthz(ext_authz::ExtAuthzOverride),
     Fault(Arc<fault::Fault>),
     HeaderMutation(Arc<header_mutation::HeaderMutation>),
+    HeaderToMetadata(Arc<header_to_metadata::HeaderToMetadata>),
     JwtAuthn(jwt_authn::JwtOverride),
     LocalRateLimit(Arc<rate_limit::LocalRateLimit>),
     RateLimit(rate_limit::RateLimitOverride),

@@ -11,7 +11,7 @@ use sidemesh_proto::{google, type_url};
 
 use super::{
     FilterOverride, FilterOverrides, GrpcStats, HttpFilter, HttpFilterKind, buffer, compressor, cors, csrf, ext_authz,
-    fault, header_mutation, health_check, jwt_authn, rate_limit, rbac, router,
+    fault, header_mutation, header_to_metadata, health_check, jwt_authn, rate_limit, rbac, router, set_metadata,
 };
 use crate::rejection::{Rejection, Within};
 use crate::value::{Name, name};
@@ -53,6 +53,7 @@ fn discovered(filter: &Name, source: &core::ExtensionConfigSource) -> Result<Htt
         source: wire::config_source(required(&source.config_source, "config_source")?, "config_source")?,
         default,
         type_urls: source.type_urls.iter().map(|url| name(url)).collect(),
+        without_warming: source.apply_default_config_without_warming,
     })
 }
 
@@ -93,6 +94,9 @@ const FILTERS: &[(&str, Parse)] = &[
     ("envoy.extensions.filters.http.header_mutation.v3.HeaderMutation", |any| {
         Ok(HttpFilterKind::HeaderMutation(Arc::new(header_mutation::parse(&wire::unpack(any, "")?)?)))
     }),
+    ("envoy.extensions.filters.http.header_to_metadata.v3.Config", |any| {
+        Ok(HttpFilterKind::HeaderToMetadata(Arc::new(header_to_metadata::parse(&wire::unpack(any, "")?)?)))
+    }),
     ("envoy.extensions.filters.http.health_check.v3.HealthCheck", |any| {
         Ok(HttpFilterKind::HealthCheck(Arc::new(health_check::parse(&wire::unpack(any, "")?)?)))
     }),
@@ -107,6 +111,9 @@ const FILTERS: &[(&str, Parse)] = &[
     }),
     ("envoy.extensions.filters.http.rbac.v3.RBAC", |any| {
         Ok(HttpFilterKind::Rbac(Arc::new(rbac::parse(&wire::unpack(any, "")?)?)))
+    }),
+    ("envoy.extensions.filters.http.set_metadata.v3.Config", |any| {
+        Ok(HttpFilterKind::SetMetadata(Arc::new(set_metadata::parse(&wire::unpack(any, "")?)?)))
     }),
     ("envoy.extensions.filters.http.on_demand.v3.OnDemand", |any| {
         on_demand(&wire::unpack(any, "")?).map(|()| HttpFilterKind::OnDemand)
@@ -173,6 +180,7 @@ fn wrapped(any: &google::Any) -> Result<Option<FilterOverride>, Rejection> {
     match &wrapper.config {
         _ if wrapper.disabled => Ok(Some(FilterOverride::Disabled)),
         None => Ok(Some(FilterOverride::Enabled)),
+        Some(inner) if inner.type_url.is_empty() => Ok(Some(FilterOverride::Enabled)),
         Some(inner) => match one_override(inner).within("config")? {
             None if !wrapper.is_optional => Err(unknown_override(inner)).within("config"),
             parsed => Ok(parsed),
@@ -205,6 +213,9 @@ fn one_override(any: &google::Any) -> Result<Option<FilterOverride>, Rejection> 
         }
         "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute" => {
             FilterOverride::HeaderMutation(Arc::new(header_mutation::parse_override(&wire::unpack(any, "")?)?))
+        }
+        "envoy.extensions.filters.http.header_to_metadata.v3.Config" => {
+            FilterOverride::HeaderToMetadata(Arc::new(header_to_metadata::parse(&wire::unpack(any, "")?)?))
         }
         "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig" => {
             FilterOverride::JwtAuthn(jwt_authn::parse_override(&wire::unpack(any, "")?)?)

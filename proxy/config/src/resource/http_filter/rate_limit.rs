@@ -24,6 +24,7 @@ const MAX_HEADERS: usize = 10;
 const LEAST_FILL_INTERVAL: Duration = Duration::from_millis(50);
 const DEFAULT_MAX_DYNAMIC_DESCRIPTORS: u32 = 20;
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(20);
+const DEFAULT_METADATA: &str = "envoy.filters.http.ratelimit";
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct LocalRateLimit {
@@ -40,6 +41,7 @@ pub struct LocalRateLimit {
     pub per_connection: bool,
     pub rate_limited_as_resource_exhausted: bool,
     pub enable_x_ratelimit_headers: bool,
+    pub enable_retry_after: bool,
     pub vh_rate_limits: VhRateLimits,
     pub always_consume_default_bucket: bool,
     pub rate_limits: Arc<[RateLimit]>,
@@ -83,6 +85,16 @@ pub struct RateLimitFilter {
     pub rate_limited_status: u16,
     pub status_on_error: u16,
     pub response_headers: HeaderEdits,
+    pub stat_prefix: Name,
+    pub enabled: RuntimeFraction,
+    pub enforced: RuntimeFraction,
+    /// In place of `failure_mode_deny`, for so many requests.
+    pub failure_mode_deny_percent: Option<RuntimeFraction>,
+    /// The policies of routes that have none of their own for this filter.
+    pub rate_limits: Arc<[RateLimit]>,
+    /// Under which name the service's metadata is kept.
+    pub metadata_namespace: Name,
+    pub enable_retry_after: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +163,7 @@ pub(super) fn parse_local(config: &local_pb::LocalRateLimit) -> Result<LocalRate
         per_connection: config.local_rate_limit_per_downstream_connection,
         rate_limited_as_resource_exhausted: config.rate_limited_as_resource_exhausted,
         enable_x_ratelimit_headers: ratelimit_headers == common::XRateLimitHeadersRfcVersion::DraftVersion03,
+        enable_retry_after: config.enable_retry_after_header,
         vh_rate_limits: match enumeration(config.vh_rate_limits, "vh_rate_limits")? {
             common::VhRateLimitsOptions::Override => VhRateLimits::Override,
             common::VhRateLimitsOptions::Include => VhRateLimits::Include,
@@ -198,6 +211,12 @@ pub(super) fn parse(config: &pb::RateLimit) -> Result<RateLimitFilter, Rejection
     let service = required(&service.grpc_service, "grpc_service")
         .and_then(|s| wire::grpc_service(s, "grpc_service"))
         .within("rate_limit_service")?;
+    let fraction = |f: &Option<core::RuntimeFractionalPercent>, field: &str, key: &str| match f {
+        Some(f) => wire::runtime_fraction(f, field),
+        None => Ok(RuntimeFraction { key: Some(name(key)), default: Fraction::ALWAYS }),
+    };
+    let deny = config.failure_mode_deny_percent.as_ref();
+    let deny = deny.map(|f| wire::runtime_fraction(f, "failure_mode_deny_percent")).transpose()?;
     let ratelimit_headers: Version = enumeration(config.enable_x_ratelimit_headers, "enable_x_ratelimit_headers")?;
     Ok(RateLimitFilter {
         domain: non_empty(&config.domain, "domain")?,
@@ -220,6 +239,16 @@ pub(super) fn parse(config: &pb::RateLimit) -> Result<RateLimitFilter, Rejection
         rate_limited_status: refusal(&config.rate_limited_status, "rate_limited_status")?,
         status_on_error: http_status(&config.status_on_error, 500, "status_on_error")?,
         response_headers: headers(&config.response_headers_to_add, "response_headers_to_add")?,
+        stat_prefix: name(&config.stat_prefix),
+        enabled: fraction(&config.filter_enabled, "filter_enabled", "ratelimit.http_filter_enabled")?,
+        enforced: fraction(&config.filter_enforced, "filter_enforced", "ratelimit.http_filter_enforcing")?,
+        failure_mode_deny_percent: deny,
+        rate_limits: rate_limits(&config.rate_limits, "rate_limits")?,
+        metadata_namespace: match config.metadata_namespace.as_str() {
+            "" => name(DEFAULT_METADATA),
+            own => name(own),
+        },
+        enable_retry_after: config.enable_retry_after_header,
     })
 }
 

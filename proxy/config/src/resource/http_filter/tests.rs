@@ -168,7 +168,7 @@ fn authorization() {
 
 #[test]
 fn tokens_name_configured_providers() {
-    let provider = json!({ "issuer": "i", "local_jwks": { "inline_string": "{}" } });
+    let provider = json!({ "issuer": "i", "local_jwks": { "inline_string": r#"{ "keys": [] }"# } });
     let with = |requires: Value| {
         kind(
             "jwt_authn.v3.JwtAuthentication",
@@ -211,4 +211,39 @@ fn rate_limits() {
     );
     let Ok(HttpFilterKind::RateLimit(global)) = global else { panic!("{global:?}") };
     assert_eq!((global.timeout.as_millis(), global.rate_limited_status, global.status_on_error), (20, 429, 500));
+}
+
+#[test]
+fn metadata_filters() {
+    let set = json!({ "metadata": [{ "metadata_namespace": "n", "value": { "a": 1 }, "allow_overwrite": true }] });
+    let HttpFilterKind::SetMetadata(set) = kind("set_metadata.v3.Config", set).expect("valid") else { panic!() };
+    let entry = &set.entries[0];
+    assert_eq!((&*entry.namespace, &entry.fields["a"], entry.allow_overwrite), ("n", &json!(1), true));
+
+    const TO: &str = "header_to_metadata.v3.Config";
+    let rule = |rule: Value| kind(TO, json!({ "request_rules": [rule] }));
+    let present = json!({ "key": "k", "type": "NUMBER" });
+    let HttpFilterKind::HeaderToMetadata(to) =
+        rule(json!({ "header": "x-a", "on_header_present": present, "remove": true })).expect("valid")
+    else {
+        panic!()
+    };
+    let target = to.request[0].on_present.as_ref().expect("a target");
+    assert_eq!(&*target.namespace, "envoy.filters.http.header_to_metadata");
+    assert!(to.request[0].remove && target.kind == header_to_metadata::ValueKind::Number);
+    refused(kind(TO, json!({})), "typed_config.request_rules: invalid: there must be a rule here or in response_rules");
+    refused(
+        rule(json!({ "header": "x-a" })),
+        "typed_config.request_rules[0]: invalid: needs one of on_header_present, on_header_missing",
+    );
+    refused(
+        rule(json!({ "header": "x-a", "on_header_missing": present })),
+        "typed_config.request_rules[0].on_header_missing.value: invalid: is required",
+    );
+    let rewritten = json!({ "key": "k", "value": "v",
+        "regex_value_rewrite": { "pattern": { "regex": "a" }, "substitution": "b" } });
+    refused(
+        rule(json!({ "cookie": "c", "on_header_present": rewritten })),
+        "typed_config.request_rules[0].on_header_present.regex_value_rewrite: invalid: excludes value; give one of them",
+    );
 }

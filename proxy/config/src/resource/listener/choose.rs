@@ -31,6 +31,13 @@ pub struct ConnectionView<'a> {
 impl Listener {
     /// The chain that serves a connection; `None`: nobody does, it is closed.
     pub fn choose(&self, connection: &ConnectionView<'_>) -> Option<&Arc<FilterChain>> {
+        if let Some(matcher) = &self.matcher {
+            // A name that no chain has leaves the connection without one, default chain or not.
+            return match matcher.find(&|input| connection.value(*input)) {
+                Some(name) => self.chains.iter().find(|c| c.name == *name),
+                None => self.default_chain.as_ref(),
+            };
+        }
         self.index.find(connection).and_then(|i| self.chains.get(i)).or(self.default_chain.as_ref())
     }
 }
@@ -234,7 +241,7 @@ impl SourceTypes {
     }
 }
 
-fn is_local(connection: &ConnectionView<'_>) -> bool {
+pub(super) fn is_local(connection: &ConnectionView<'_>) -> bool {
     let Some(source) = connection.source.map(|a| a.ip().to_canonical()) else { return true };
     source.is_loopback() || connection.destination.is_some_and(|d| d.ip().to_canonical() == source)
 }

@@ -2,6 +2,7 @@
 
 mod chain;
 mod choose;
+mod matcher;
 mod parse;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use choose::{ChainIndex, ConnectionView};
+pub use matcher::{ChainMatcher, Input};
 pub use parse::parse;
 
 use crate::resource::access_log::AccessLog;
@@ -42,6 +44,8 @@ pub struct Listener {
     pub default_chain: Option<Arc<FilterChain>>,
     /// `chains` by what they match; see [`Listener::choose`].
     pub index: ChainIndex,
+    /// `filter_chain_matcher`: chooses instead of the index.
+    pub matcher: Option<ChainMatcher>,
     /// Default 1 MiB.
     pub buffer_limit: u32,
     pub access_logs: Vec<Arc<AccessLog>>,
@@ -76,6 +80,8 @@ pub struct ProxyProtocolFilter {
     pub disallow_v1: bool,
     pub disallow_v2: bool,
     pub pass_through_tlvs: Option<Vec<u8>>,
+    /// Its counts stand under `proxy_proto.PREFIX.`
+    pub stat_prefix: Option<Name>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -128,4 +134,13 @@ pub fn bind_addresses(listener: &Listener) -> Vec<SocketAddr> {
             _ => None,
         })
         .collect()
+}
+
+impl Listener {
+    /// Equal but for the filter chains: connections of chains that stay need not notice.
+    pub fn differs_in_chains_alone(&self, other: &Listener) -> bool {
+        let bare =
+            |l: &Listener| Listener { chains: Vec::new(), default_chain: None, index: Default::default(), ..l.clone() };
+        bare(self) == bare(other)
+    }
 }

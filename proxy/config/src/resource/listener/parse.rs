@@ -16,7 +16,8 @@ use ext::tls_inspector::v3::TlsInspector;
 use prost::Name as _;
 
 use super::chain::filter_chain;
-use super::{ChainIndex, FilterChain, Listener, ListenerFilter, ProxyProtocolFilter, TrafficDirection};
+use super::matcher;
+use super::{ChainIndex, ChainMatcher, FilterChain, Listener, ListenerFilter, ProxyProtocolFilter, TrafficDirection};
 use crate::rejection::{Rejection, Within};
 use crate::resource::cluster::tcp_keepalive;
 use crate::resource::network_filter::rate_limit;
@@ -39,6 +40,7 @@ pub fn parse(listener: &pb::Listener) -> Result<Listener, Rejection> {
     if chains.is_empty() && default_chain.is_none() {
         return Err(Rejection::invalid("filter_chains", "must hold at least one filter chain"));
     }
+    let matcher = chain_matcher(listener, &chains)?;
     let spelled = address.to_string();
     let stat_prefix =
         if listener.stat_prefix.is_empty() { spelled.replace(':', "_") } else { listener.stat_prefix.clone() };
@@ -65,7 +67,8 @@ pub fn parse(listener: &pb::Listener) -> Result<Listener, Rejection> {
         listener_filters: listener_filters(listener, &chains)?,
         listener_filters_timeout: (!timeout.is_zero()).then_some(timeout),
         continue_on_listener_filters_timeout: listener.continue_on_listener_filters_timeout,
-        index: index(&chains)?,
+        index: if matcher.is_some() { ChainIndex::default() } else { index(&chains)? },
+        matcher,
         chains,
         default_chain: default_chain.map(Arc::new),
         buffer_limit: wire::uint32(&listener.per_connection_buffer_limit_bytes).unwrap_or(DEFAULT_BUFFER_BYTES),
@@ -86,7 +89,6 @@ pub fn parse(listener: &pb::Listener) -> Result<Listener, Rejection> {
 fn refuse_unsupported(listener: &pb::Listener) -> Result<(), Rejection> {
     for (set, field) in [
         (listener.fcds_config.is_some(), "fcds_config"),
-        (listener.filter_chain_matcher.is_some(), "filter_chain_matcher"),
         (!listener.socket_options.is_empty(), "socket_options"),
         (listener.udp_listener_config.is_some(), "udp_listener_config"),
         (listener.api_listener.is_some(), "api_listener"),
@@ -116,6 +118,25 @@ fn binds(listener: &pb::Listener) -> bool {
 
 fn ipv4_compat(address: &core::Address) -> bool {
     matches!(&address.address, Some(core::address::Address::SocketAddress(s)) if s.ipv4_compat)
+}
+
+/// The matcher names chains: they have names of their own, and no criteria.
+fn chain_matcher(listener: &pb::Listener, chains: &[Arc<FilterChain>]) -> Result<Option<ChainMatcher>, Rejection> {
+    let Some(wire) = &listener.filter_chain_matcher else { return Ok(None) };
+    for (i, chain) in listener.filter_chains.iter().enumerate() {
+        let at = |field: &str| format!("filter_chains[{i}].{field}");
+        if chain.filter_chain_match.as_ref().is_some_and(|m| *m != pb::FilterChainMatch::default()) {
+            return Err(Rejection::invalid(at("filter_chain_match"), "leave it out beside filter_chain_matcher"));
+        }
+        if chain.name.is_empty() {
+            return Err(Rejection::invalid(at("name"), "is required: filter_chain_matcher chooses by it"));
+        }
+        if let Some(other) = chains[..i].iter().position(|c| *c.name == chain.name) {
+            let reason = format!("`{}` is also the name of filter_chains[{other}]", chain.name);
+            return Err(Rejection::invalid(at("name"), reason));
+        }
+    }
+    matcher::parse(wire).map(Some).within("filter_chain_matcher")
 }
 
 fn index(chains: &[Arc<FilterChain>]) -> Result<ChainIndex, Rejection> {
@@ -239,5 +260,6 @@ fn proxy_protocol_filter(p: &proxy_protocol::ProxyProtocol) -> Result<ProxyProto
         disallow_v1: disallowed.0,
         disallow_v2: disallowed.1,
         pass_through_tlvs,
+        stat_prefix: wire::optional_name(&p.stat_prefix),
     })
 }

@@ -178,3 +178,34 @@ fn listener_filters() {
         "listener_filters[0].typed_config.enable_ja3_fingerprinting: not supported: leave it out"
     );
 }
+
+#[test]
+fn a_matcher_names_the_chain() {
+    let input = |name: &str| {
+        json!({ "name": "i", "typed_config":
+            { "@type": format!("type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.{name}") } })
+    };
+    let to = |chain: &str| {
+        json!({ "action": { "name": "a", "typed_config":
+            { "@type": "type.googleapis.com/google.protobuf.StringValue", "value": chain } } })
+    };
+    let by_port = json!({ "matcher": { "matcher_list": { "matchers": [{ "predicate": { "single_predicate": {
+        "input": input("DestinationPortInput"), "value_match": { "exact": "443" } } }, "on_match": to("b") }] } } });
+    let map = json!({ "10.0.0.1": to("a"), "10.0.0.2": by_port, "10.0.0.3": to("nobody") });
+    let matcher = json!({ "matcher_tree": { "input": input("SourceIPInput"), "exact_match_map": { "map": map } } });
+    let mut value = json!({ "filter_chain_matcher": matcher, "filter_chains": [chain("a", json!({})), chain("b", json!({}))],
+        "default_filter_chain": chain("rest", json!({})) });
+    let listener = read(value.clone()).expect("valid");
+    let chosen = |source: &str, port: u16| {
+        let view = ConnectionView { destination: Some(([127, 0, 0, 1], port).into()), ..from(source) };
+        listener.choose(&view).map(|c| c.name.to_string())
+    };
+    assert_eq!(chosen("10.0.0.1:9", 80).as_deref(), Some("a"));
+    assert_eq!(chosen("10.0.0.2:9", 443).as_deref(), Some("b"), "a tree in the tree");
+    assert_eq!(chosen("10.0.0.2:9", 80).as_deref(), Some("rest"), "which finds nothing");
+    assert_eq!(chosen("10.0.0.3:9", 80), None, "a chain that is not there");
+    assert_eq!(chosen("10.0.0.9:9", 80).as_deref(), Some("rest"));
+    value["filter_chains"][1]["name"] = json!("a");
+    let error = read(value).expect_err("two of a name");
+    assert!(error.contains("filter_chains[1].name"), "{error}");
+}

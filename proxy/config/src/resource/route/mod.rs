@@ -6,6 +6,7 @@ mod parse;
 mod policy;
 mod rate_limit;
 mod select;
+pub mod virtual_cluster;
 #[cfg(test)]
 mod tests;
 
@@ -31,7 +32,7 @@ use crate::matcher::query::QueryMatcher;
 use crate::matcher::string::StringMatcher;
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::FilterOverrides;
-use crate::value::{Backoff, DataSource, Metadata, Name, RuntimeFraction};
+use crate::value::{Backoff, ConfigSource, DataSource, Metadata, Name, RuntimeFraction};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteConfig {
@@ -50,6 +51,8 @@ pub struct RouteConfig {
     pub request_mirrors: Arc<[MirrorPolicy]>,
     pub overrides: FilterOverrides,
     pub metadata: Option<Arc<Metadata>>,
+    /// More virtual hosts come from here, by name `<table>/<host>` (VHDS).
+    pub vhds: Option<ConfigSource>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +75,7 @@ pub struct VirtualHost {
     pub request_mirrors: Arc<[MirrorPolicy]>,
     pub overrides: FilterOverrides,
     pub metadata: Option<Arc<Metadata>>,
+    pub virtual_clusters: Vec<virtual_cluster::VirtualCluster>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +97,8 @@ pub struct Route {
     pub tracing: Option<RouteTracing>,
     pub per_request_buffer_limit: Option<u64>,
     pub overrides: FilterOverrides,
+    /// Under which its requests are counted apart.
+    pub stat_prefix: Option<Name>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

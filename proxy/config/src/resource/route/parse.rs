@@ -10,7 +10,7 @@ use sidemesh_proto::google;
 
 use super::{
     Decorator, RequireTls, Route, RouteAction, RouteConfig, RouteIndex, RouteMatch, ScopedRoute, TlsMatch, VirtualHost,
-    action, policy, rate_limits,
+    action, policy, rate_limits, virtual_cluster,
 };
 use crate::matcher::domain::DomainIndex;
 use crate::matcher::parse as matcher;
@@ -18,7 +18,7 @@ use crate::matcher::path::{PathMatcher, UriTemplate};
 use crate::rejection::{Rejection, Within};
 use crate::resource::http_filter::parse_overrides;
 use crate::resource::substitution;
-use crate::value::{Metadata, Name, name};
+use crate::value::{ConfigOrigin, ConfigSource, Metadata, Name, name};
 use crate::wire::{self, enumeration, flag, non_empty, required};
 
 /// `max_direct_response_body_size_bytes` when it is not given.
@@ -40,9 +40,6 @@ pub fn parse(config: &pb::RouteConfiguration) -> Result<RouteConfig, Rejection> 
     let virtual_hosts = hosts
         .map(|(i, host)| virtual_host(host, limits).map(Arc::new).within_index("virtual_hosts", i))
         .collect::<Result<Vec<_>, _>>()?;
-    if config.vhds.is_some() {
-        return Err(Rejection::unsupported("vhds", "list the virtual hosts in virtual_hosts"));
-    }
     let internal = config.internal_only_headers.iter().enumerate();
     Ok(RouteConfig {
         name: name(&config.name),
@@ -68,7 +65,37 @@ pub fn parse(config: &pb::RouteConfiguration) -> Result<RouteConfig, Rejection> 
         request_mirrors: policy::mirrors(&config.request_mirror_policies)?,
         overrides: parse_overrides(&config.typed_per_filter_config)?,
         metadata: metadata(&config.metadata),
+        vhds: config.vhds.as_ref().map(vhds).transpose().within("vhds")?,
     })
+}
+
+/// The protocol of on-demand hosts is the delta variant alone.
+fn vhds(vhds: &pb::Vhds) -> Result<ConfigSource, Rejection> {
+    let source = wire::config_source(wire::required(&vhds.config_source, "config_source")?, "config_source")?;
+    match &source.origin {
+        ConfigOrigin::Ads => Ok(source),
+        ConfigOrigin::Grpc(grpc) if grpc.delta => Ok(source),
+        _ => Err(Rejection::invalid("config_source", "must be ads, or an api_config_source with api_type DELTA_GRPC")),
+    }
+}
+
+impl RouteConfig {
+    /// The table with these hosts as well; one whose domains are taken is left out, and named.
+    pub fn with_hosts(&self, hosts: impl Iterator<Item = Arc<VirtualHost>>) -> (RouteConfig, Vec<Name>) {
+        let mut table = self.clone();
+        let mut left_out = Vec::new();
+        for host in hosts {
+            let mut domains = table.domains.clone();
+            let at = table.virtual_hosts.len();
+            if host.domains.iter().all(|domain| domains.insert(domain, at).is_ok()) {
+                table.domains = domains;
+                table.virtual_hosts.push(host);
+            } else {
+                left_out.push(host.name.clone());
+            }
+        }
+        (table, left_out)
+    }
 }
 
 /// Names and domains are unique within a table.
@@ -133,6 +160,7 @@ fn virtual_host(host: &pb::VirtualHost, limits: Limits) -> Result<VirtualHost, R
         request_mirrors: policy::mirrors(&host.request_mirror_policies)?,
         overrides: parse_overrides(&host.typed_per_filter_config)?,
         metadata: metadata(&host.metadata),
+        virtual_clusters: virtual_cluster::parse(&host.virtual_clusters)?,
     })
 }
 
@@ -199,6 +227,7 @@ fn route(route: &pb::Route, limits: Limits) -> Result<Route, Rejection> {
             &route.request_body_buffer_limit,
         )?,
         overrides: parse_overrides(&route.typed_per_filter_config)?,
+        stat_prefix: wire::optional_name(&route.stat_prefix),
     })
 }
 

@@ -3,13 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::extensions::filters::network::tcp_proxy::v3 as pb;
 use sidemesh_proto::envoy::r#type::v3 as types;
 
-use super::{TcpCluster, TcpProxy};
+use super::{TcpCluster, TcpProxy, Tunneling};
+use crate::format;
 use crate::rejection::{Rejection, Within};
 use crate::resource::access_log;
+use crate::resource::core::HeaderEdits;
 use crate::resource::route::subset_match;
+use crate::resource::substitution::header_additions;
+use crate::value::name;
 use crate::wire;
 
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -50,23 +56,50 @@ pub fn parse(p: &pb::TcpProxy) -> Result<TcpProxy, Rejection> {
             .as_ref()
             .map(|d| wire::positive_duration(d, "max_downstream_connection_duration"))
             .transpose()?,
+        duration_jitter_percent: jitter(p)?,
+        tunneling: p.tunneling_config.as_ref().map(tunneling).transpose().within("tunneling_config")?,
+        proxy_tlvs: wire::each(&p.proxy_protocol_tlvs, "proxy_protocol_tlvs", proxy_tlv)?,
         access_logs: wire::each(&p.access_log, "access_log", |l| access_log::parse(l).map(Arc::new))?,
         access_log_flush_interval,
         flush_log_on_connected,
     })
 }
 
+fn jitter(p: &pb::TcpProxy) -> Result<f64, Rejection> {
+    let percent = p.max_downstream_connection_duration_jitter_percentage.as_ref().map_or(0.0, |j| j.value);
+    if (0.0..=100.0).contains(&percent) {
+        return Ok(percent);
+    }
+    Err(Rejection::invalid("max_downstream_connection_duration_jitter_percentage", "must be from 0 to 100"))
+}
+
+fn proxy_tlv(tlv: &core::TlvEntry) -> Result<(u8, Bytes), Rejection> {
+    let kind =
+        u8::try_from(tlv.r#type).map_err(|_| Rejection::invalid("type", "is no TLV type; the largest is 255"))?;
+    Ok((kind, Bytes::copy_from_slice(&tlv.value)))
+}
+
+fn tunneling(t: &pb::tcp_proxy::TunnelingConfig) -> Result<Tunneling, Rejection> {
+    if !t.post_path.is_empty() && !t.use_post {
+        return Err(Rejection::invalid("post_path", "needs use_post: CONNECT has no path"));
+    }
+    let post_path = match (t.use_post, t.post_path.as_str()) {
+        (false, _) => None,
+        (true, "") => Some(name("/")),
+        (true, path) if path.starts_with('/') => Some(name(path)),
+        (true, _) => return Err(Rejection::invalid("post_path", "must begin with `/`")),
+    };
+    let host = wire::non_empty(&t.hostname, "hostname")?;
+    Ok(Tunneling {
+        host: Arc::new(format::parse(&host).map_err(|e| Rejection::invalid("hostname", e.to_string()))?),
+        post_path,
+        headers: HeaderEdits { add: header_additions(&t.headers_to_add, "headers_to_add")?, remove: Vec::new() },
+    })
+}
+
 fn refuse_unsupported(p: &pb::TcpProxy) -> Result<(), Rejection> {
-    for (set, field) in [
-        (p.on_demand.is_some(), "on_demand"),
-        (p.tunneling_config.is_some(), "tunneling_config"),
-        (!p.proxy_protocol_tlvs.is_empty(), "proxy_protocol_tlvs"),
-        (p.upstream_connect_mode != 0, "upstream_connect_mode"),
-        (
-            p.max_downstream_connection_duration_jitter_percentage.is_some(),
-            "max_downstream_connection_duration_jitter_percentage",
-        ),
-    ] {
+    for (set, field) in [(p.on_demand.is_some(), "on_demand"), (p.upstream_connect_mode != 0, "upstream_connect_mode")]
+    {
         if set {
             return Err(Rejection::unsupported(field, "leave it out"));
         }

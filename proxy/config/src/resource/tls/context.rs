@@ -254,7 +254,7 @@ pub(crate) fn validation_context(v: &pb::CertificateValidationContext) -> Result
     }
     let mut san_matchers = wire::each(&v.match_typed_subject_alt_names, "match_typed_subject_alt_names", san_matcher)?;
     san_matchers.extend(wire::each(&v.match_subject_alt_names, "match_subject_alt_names", |m| {
-        Ok(SanMatcher { kind: SanKind::Any, matcher: string(m, "")? })
+        Ok(SanMatcher { kind: SanKind::Any, oid: None, matcher: string(m, "")? })
     })?);
     let watched = wire::watched_directory(&v.watched_directory, "watched_directory")?;
     let source = |d: &Option<core::DataSource>, field: &str| {
@@ -283,15 +283,19 @@ fn san_matcher(m: &pb::SubjectAltNameMatcher) -> Result<SanMatcher, Rejection> {
     use pb::subject_alt_name_matcher::SanType;
     let kind = match wire::enumeration::<SanType>(m.san_type, "san_type")? {
         SanType::Unspecified => {
-            return Err(Rejection::invalid("san_type", "must be one of EMAIL, DNS, URI, IP_ADDRESS"));
+            return Err(Rejection::invalid("san_type", "must be one of EMAIL, DNS, URI, IP_ADDRESS, OTHER_NAME"));
         }
         SanType::Email => SanKind::Email,
         SanType::Dns => SanKind::Dns,
         SanType::Uri => SanKind::Uri,
         SanType::IpAddress => SanKind::IpAddress,
-        SanType::OtherName => return Err(Rejection::unsupported("san_type", "OTHER_NAME is not supported")),
+        SanType::OtherName => SanKind::OtherName,
     };
-    Ok(SanMatcher { kind, matcher: string(wire::required(&m.matcher, "matcher")?, "matcher")? })
+    let oid = wire::optional_name(&m.oid);
+    if kind == SanKind::OtherName && oid.is_none() {
+        return Err(Rejection::invalid("oid", "OTHER_NAME needs the type of the name, such as 1.3.6.1.4.1.311.20.2.3"));
+    }
+    Ok(SanMatcher { kind, oid, matcher: string(wire::required(&m.matcher, "matcher")?, "matcher")? })
 }
 
 fn spki_hash(text: &str) -> Result<[u8; 32], Rejection> {

@@ -11,7 +11,8 @@ use sidemesh_proto::{google, type_url};
 
 use super::context::{common_context, ticket_keys};
 use super::{
-    DownstreamTls, DownstreamTransport, ProxyProtocolVersion, Tickets, TlsVersion, UpstreamTls, UpstreamTransport,
+    DownstreamTls, DownstreamTransport, ProxyProtocolVersion, StaplePolicy, Tickets, TlsVersion, UpstreamTls,
+    UpstreamTransport,
 };
 use crate::rejection::{Rejection, Within};
 use crate::wire;
@@ -64,7 +65,7 @@ fn unknown(config: &google::Any) -> Rejection {
 }
 
 fn downstream_tls(context: &pb::DownstreamTlsContext) -> Result<DownstreamTls, Rejection> {
-    use pb::downstream_tls_context::SessionTicketKeysType;
+    use pb::downstream_tls_context::{OcspStaplePolicy, SessionTicketKeysType};
     let common = common_context(&context.common_tls_context, TlsVersion::V1_3)?;
     if common.certificates.is_empty() && common.certificate_secrets.is_empty() {
         let reason = "a server needs tls_certificates or tls_certificate_sds_secret_configs";
@@ -72,9 +73,6 @@ fn downstream_tls(context: &pb::DownstreamTlsContext) -> Result<DownstreamTls, R
     }
     if wire::flag(&context.require_sni, false) {
         return Err(Rejection::unsupported("require_sni", "match server_names in the filter chain instead"));
-    }
-    if context.ocsp_staple_policy != pb::downstream_tls_context::OcspStaplePolicy::LenientStapling as i32 {
-        return Err(Rejection::unsupported("ocsp_staple_policy", "only LENIENT_STAPLING is supported"));
     }
     let tickets = match &context.session_ticket_keys_type {
         None | Some(SessionTicketKeysType::DisableStatelessSessionResumption(false)) => Tickets::OwnKeys,
@@ -94,6 +92,11 @@ fn downstream_tls(context: &pb::DownstreamTlsContext) -> Result<DownstreamTls, R
         session_timeout: wire::optional_duration(&context.session_timeout, "session_timeout")?,
         full_scan: wire::flag(&context.full_scan_certs_on_sni_mismatch, false),
         prefer_client_ciphers: context.prefer_client_ciphers,
+        staple_policy: match wire::enumeration(context.ocsp_staple_policy, "ocsp_staple_policy")? {
+            OcspStaplePolicy::LenientStapling => StaplePolicy::Lenient,
+            OcspStaplePolicy::StrictStapling => StaplePolicy::Strict,
+            OcspStaplePolicy::MustStaple => StaplePolicy::Must,
+        },
     })
 }
 

@@ -181,13 +181,16 @@ impl<'a> Serving<'a> {
         {
             return Step::Closed(Closed::Timeout("the keepalive timeout"));
         }
-        self.look_at_drain(cx);
+        self.look_at_drain(cx, quiet);
         match self.connection.poll_accept(cx) {
             Poll::Ready(Some(Ok((request, respond)))) => {
                 self.accepted += 1;
                 self.idle = None;
                 if self.shared.settings.max_requests_per_connection.is_some_and(|limit| self.accepted >= limit) {
                     self.leave(Closed::AfterResponse);
+                }
+                if self.drain.is_draining() {
+                    self.leave(Closed::Drained);
                 }
                 return Step::Accepted(Box::new(request), respond);
             }
@@ -208,8 +211,9 @@ impl<'a> Serving<'a> {
         self.poll_idle(cx)
     }
 
-    /// Says GOAWAY when a drain, a limit or a response asks for it.
-    fn look_at_drain(&mut self, cx: &mut Context<'_>) {
+    /// Says GOAWAY when a drain, a limit or a response asks for it. In a drain a connection without streams hears it with its next
+    /// request, or when idle ones are closed: a request that is on its way is not lost.
+    fn look_at_drain(&mut self, cx: &mut Context<'_>, quiet: bool) {
         if !self.drain.is_closing() {
             self.drain.wake_on_change(cx.waker());
         }
@@ -219,7 +223,7 @@ impl<'a> Serving<'a> {
         if self.shared.goodbye.get() {
             return self.leave(Closed::AfterResponse);
         }
-        if self.drain.is_draining() {
+        if self.drain.is_closing() || (self.drain.is_draining() && !quiet) {
             return self.leave(Closed::Drained);
         }
         if let Some(expires) = &mut self.expires

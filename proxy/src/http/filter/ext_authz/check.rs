@@ -4,17 +4,20 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderValue};
 use sidemesh_config::format::TlsPart;
 use sidemesh_config::resource::http_filter::ext_authz::{ExtAuthz, ExtAuthzOverride, RequestBody};
-use sidemesh_config::value::GrpcService;
+use sidemesh_config::resource::substitution;
+use sidemesh_config::value::{GrpcService, Metadata, Name};
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::service::auth::v3 as auth;
 use sidemesh_proto::google;
+use sidemesh_proto::json::well_known::{from_struct, to_struct};
 
-use super::{Change, How, Verdict};
+use super::{Change, How, Verdict, seen_body};
 use crate::http::exchange::Exchange;
-use crate::http::filter::grpc_call::{CallError, call, json_of};
+use crate::http::filter::grpc_call::{CallError, call};
+use crate::http::names::X_ENVOY_AUTH_PARTIAL_BODY as PARTIAL_BODY;
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
@@ -27,8 +30,9 @@ pub async fn ask(
     timeout: Duration,
 ) -> Result<Verdict, CallError> {
     let request = auth::CheckRequest { attributes: Some(attributes(config, x, over, body)) };
+    let asked = x.now();
     let answer: auth::CheckResponse = call(x, service, CHECK, &request, timeout).await?;
-    Ok(verdict(answer))
+    Ok(verdict(answer, x.now().saturating_duration_since(asked)))
 }
 
 fn attributes(
@@ -63,11 +67,11 @@ fn attributes(
             http: Some(http_request(config, x, body)),
         }),
         context_extensions: over.context_extensions.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
-        metadata_context: metadata(config, x),
+        metadata_context: Some(metadata(&config.metadata_context_namespaces, Some(&x.info.metadata))),
+        route_metadata_context: route_metadata(config, x),
         tls_session: config.include_tls_session.then(|| auth::attribute_context::TlsSession {
             sni: connection.server_name.as_deref().unwrap_or("").to_owned(),
         }),
-        ..Default::default()
     }
 }
 
@@ -125,11 +129,9 @@ fn http_request(config: &ExtAuthz, x: &Exchange, body: Option<&RequestBody>) -> 
         }
     }
     let (mut text, mut raw) = (String::new(), Vec::new());
-    if let (Some(wanted), Some(upload)) = (body, &x.upload) {
-        let bytes = upload.kept(wanted.max_request_bytes as usize);
-        let partial = upload.ended().is_none() || upload.kept_bytes() > bytes.len();
-        headers.insert("x-envoy-auth-partial-body".to_owned(), partial.to_string());
-        match wanted.pack_as_bytes {
+    if let Some((bytes, partial)) = seen_body(x, body) {
+        headers.insert(PARTIAL_BODY.as_str().to_owned(), partial.to_string());
+        match body.is_some_and(|b| b.pack_as_bytes) {
             true => raw = bytes.to_vec(),
             false => text = String::from_utf8_lossy(&bytes).into_owned(),
         }
@@ -138,7 +140,8 @@ fn http_request(config: &ExtAuthz, x: &Exchange, body: Option<&RequestBody>) -> 
     if header_map.is_some() {
         headers.clear();
     }
-    let size = x.parts.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(-1);
+    let size = x.parts.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    let size = size.unwrap_or(if x.upload.is_some() { -1 } else { 0 });
     auth::attribute_context::HttpRequest {
         id: format!("{}", x.random),
         method: x.parts.method.to_string(),
@@ -166,44 +169,38 @@ fn raw_headers(x: &Exchange, allowed: impl Fn(&str) -> bool) -> core::HeaderMap 
     core::HeaderMap { headers: raw.collect() }
 }
 
-/// `metadata_context_namespaces` of the request's dynamic metadata.
-fn metadata(config: &ExtAuthz, x: &Exchange) -> Option<core::Metadata> {
-    let filter_metadata: HashMap<String, google::Struct> = config
-        .metadata_context_namespaces
-        .iter()
-        .filter_map(|n| Some((n.to_string(), struct_of(x.info.metadata.0.get(n)?.as_object()?))))
-        .collect();
-    Some(core::Metadata { filter_metadata, ..Default::default() })
+/// The wanted namespaces of some metadata.
+fn metadata(namespaces: &[Name], of: Option<&Metadata>) -> core::Metadata {
+    let filter_metadata: HashMap<String, google::Struct> =
+        namespaces.iter().filter_map(|n| Some((n.to_string(), to_struct(of?.0.get(n)?.as_object()?)))).collect();
+    core::Metadata { filter_metadata, ..Default::default() }
 }
 
-fn struct_of(object: &serde_json::Map<String, serde_json::Value>) -> google::Struct {
-    google::Struct { fields: object.iter().map(|(k, v)| (k.clone(), value_of(v))).collect() }
+fn route_metadata(config: &ExtAuthz, x: &Exchange) -> Option<core::Metadata> {
+    let of_route = || x.info.route.as_ref().and_then(|r| r.metadata.as_deref());
+    let namespaces = &config.route_metadata_context_namespaces;
+    (!namespaces.is_empty()).then(|| metadata(namespaces, of_route()))
 }
 
-fn value_of(value: &serde_json::Value) -> google::Value {
-    use google::value::Kind;
-    let kind = match value {
-        serde_json::Value::Null => Kind::NullValue(0),
-        serde_json::Value::Bool(b) => Kind::BoolValue(*b),
-        serde_json::Value::Number(n) => Kind::NumberValue(n.as_f64().unwrap_or(0.0)),
-        serde_json::Value::String(s) => Kind::StringValue(s.clone()),
-        serde_json::Value::Array(a) => Kind::ListValue(google::ListValue { values: a.iter().map(value_of).collect() }),
-        serde_json::Value::Object(o) => Kind::StructValue(struct_of(o)),
-    };
-    google::Value { kind: Some(kind) }
-}
-
-fn verdict(answer: auth::CheckResponse) -> Verdict {
+fn verdict(answer: auth::CheckResponse, took: Duration) -> Verdict {
     use auth::check_response::HttpResponse;
     let allowed = answer.status.as_ref().is_none_or(|s| s.code == 0);
-    let metadata = answer.dynamic_metadata.as_ref().map(json_of);
+    let metadata = answer.dynamic_metadata.as_ref().map(from_struct).and_then(|m| match m {
+        serde_json::Value::Object(mut fields) if !fields.is_empty() => {
+            if allowed {
+                fields.insert("ext_authz_duration".to_owned(), (took.as_millis() as u64).into());
+            }
+            Some(fields)
+        }
+        _ => None,
+    });
     let mut out = Verdict { allowed, status: 403, metadata, ..Verdict::default() };
     match answer.http_response {
         Some(HttpResponse::OkResponse(ok)) if allowed => {
-            out.invalid = ok.headers.iter().chain(&ok.response_headers_to_add).any(|h| change(h).is_none());
-            out.headers = ok.headers.iter().filter_map(change).collect();
+            out.invalid = ok.headers.iter().chain(&ok.response_headers_to_add).any(|h| change(h, How::Set).is_none());
+            out.upstream = ok.headers.iter().filter_map(upstream_change).collect();
             out.remove = ok.headers_to_remove.iter().filter_map(|n| n.to_ascii_lowercase().parse().ok()).collect();
-            out.response_headers = ok.response_headers_to_add.iter().filter_map(change).collect();
+            out.client = ok.response_headers_to_add.iter().filter_map(client_change).collect();
             out.query_set = ok.query_parameters_to_set.into_iter().map(|q| (q.key, q.value)).collect();
             out.query_remove = ok.query_parameters_to_remove;
         }
@@ -212,30 +209,44 @@ fn verdict(answer: auth::CheckResponse) -> Verdict {
                 out.status = code;
             }
             out.body = denied.body;
-            out.invalid = denied.headers.iter().any(|h| change(h).is_none());
-            out.headers = denied.headers.iter().filter_map(change).collect();
+            out.invalid = denied.headers.iter().any(|h| change(h, How::Set).is_none());
+            // There is nothing yet that an appended header could join.
+            out.client = denied.headers.iter().filter(|h| !appends(h)).filter_map(|h| change(h, How::Set)).collect();
         }
         _ => {}
     }
     out
 }
 
+#[allow(deprecated)] // Envoy reads `append` alone where requests are concerned.
+fn appends(option: &core::HeaderValueOption) -> bool {
+    option.append.as_ref().is_some_and(|a| a.value)
+}
+
+fn upstream_change(option: &core::HeaderValueOption) -> Option<Change> {
+    change(option, if appends(option) { How::Join } else { How::Set })
+}
+
 #[allow(deprecated)]
-fn change(option: &core::HeaderValueOption) -> Option<Change> {
+fn client_change(option: &core::HeaderValueOption) -> Option<Change> {
     use core::header_value_option::HeaderAppendAction as Action;
+    let how = match (&option.append, Action::try_from(option.append_action)) {
+        (Some(append), _) if !append.value => How::Set,
+        (Some(_), _) | (None, Ok(Action::AppendIfExistsOrAdd) | Err(_)) => How::Add,
+        (None, Ok(Action::AddIfAbsent)) => How::IfAbsent,
+        (None, Ok(Action::OverwriteIfExists)) => How::IfPresent,
+        (None, Ok(Action::OverwriteIfExistsOrAdd)) => How::Set,
+    };
+    change(option, how)
+}
+
+/// `None`: no header can be called that, or hold that.
+fn change(option: &core::HeaderValueOption, how: How) -> Option<Change> {
     let header = option.header.as_ref()?;
-    let name: HeaderName = header.key.to_ascii_lowercase().parse().ok()?;
+    let target = substitution::target(&header.key)?;
     let value = match header.raw_value.is_empty() {
         true => HeaderValue::from_str(&header.value).ok()?,
         false => HeaderValue::from_bytes(&header.raw_value).ok()?,
     };
-    // Here an option that says nothing overwrites, other than in routes.
-    let how = match (&option.append, Action::try_from(option.append_action)) {
-        (Some(append), _) if append.value => How::Append,
-        (Some(_), _) => How::Set,
-        (None, Ok(Action::AddIfAbsent)) => How::IfAbsent,
-        (None, Ok(Action::OverwriteIfExists)) => How::IfPresent,
-        (None, _) => How::Set,
-    };
-    Some(Change { name, value, how })
+    Some(Change { target, value, how })
 }

@@ -37,6 +37,7 @@ use crate::worker::Worker;
 use error::JwtError;
 use keys::KeyStore;
 use requirement::{Accepted, Node, Pass, Unmet};
+use token::Token;
 
 stats_group! {
     /// `http.<stat_prefix>.jwt_authn.`
@@ -104,9 +105,9 @@ impl JwtAuthn {
             Err(reply) => return *reply,
         };
         match self.check(x, node, &[]) {
-            Ok(accepted) => self.allow(x, accepted),
-            Err(Unmet::Fetch(_)) => Flow::Wait,
-            Err(Unmet::Error(error)) => self.deny(x, error),
+            (Ok(()), accepted) => self.allow(x, accepted),
+            (Err(Unmet::Fetch(_)), _) => Flow::Wait,
+            (Err(Unmet::Error(error)), accepted) => self.deny(x, error, &accepted),
         }
     }
 
@@ -121,16 +122,16 @@ impl JwtAuthn {
         // Each provider is fetched once a request, twice when another's fetch took so long that its keys ran out.
         for _ in 0..=2 * self.config.providers.len() {
             match self.check(x, node, &unreachable) {
-                Ok(accepted) => return self.allow(x, accepted),
-                Err(Unmet::Error(error)) => return self.deny(x, error),
-                Err(Unmet::Fetch(at)) => {
+                (Ok(()), accepted) => return self.allow(x, accepted),
+                (Err(Unmet::Error(error)), accepted) => return self.deny(x, error, &accepted),
+                (Err(Unmet::Fetch(at)), _) => {
                     if !self.keys.fetch(at).await {
                         unreachable.push(at);
                     }
                 }
             }
         }
-        self.deny(x, JwtError::Fetch)
+        self.deny(x, JwtError::Fetch, &[])
     }
 
     /// What the request must show; `None`: nothing.
@@ -149,7 +150,8 @@ impl JwtAuthn {
         }
     }
 
-    fn check(&self, x: &Exchange, node: &Node, unreachable: &[usize]) -> Result<Vec<Accepted>, Unmet> {
+    /// What the request shows, and the tokens that hold, also when they are not enough.
+    fn check(&self, x: &Exchange, node: &Node, unreachable: &[usize]) -> (Result<(), Unmet>, Vec<Accepted>) {
         let now = x.manager.worker.local.clock.system().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let mut pass = Pass {
             headers: &x.parts.headers,
@@ -159,8 +161,8 @@ impl JwtAuthn {
             unreachable,
             accepted: Vec::new(),
         };
-        node.check(&mut pass)?;
-        Ok(pass.accepted)
+        let met = node.check(&mut pass);
+        (met, pass.accepted)
     }
 
     /// Passes on what the configuration says, and takes the tokens away unless they are forwarded.
@@ -181,8 +183,7 @@ impl JwtAuthn {
                     append(x, header, value);
                 }
             }
-            keep(x, provider.payload_in_metadata.as_ref(), &token.claims);
-            keep(x, provider.header_in_metadata.as_ref(), &token.header);
+            tell(x, provider, &token);
             if !provider.forward {
                 place.clear(x);
             }
@@ -193,8 +194,12 @@ impl JwtAuthn {
         Flow::Continue
     }
 
-    fn deny(&self, x: &Exchange, error: JwtError) -> Flow {
+    /// Tokens that hold are told of even so.
+    fn deny(&self, x: &mut Exchange, error: JwtError, accepted: &[Accepted]) -> Flow {
         self.stats.denied.inc();
+        for Accepted { provider, token, .. } in accepted {
+            tell(x, &self.config.providers[*provider], token);
+        }
         let status = if error == JwtError::Audience { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
         let text = error.to_string();
         let reply = LocalReply::new(status, "", "jwt.denied").details(details(&text));
@@ -250,11 +255,25 @@ fn payload(text: &str, pad: bool) -> String {
     text
 }
 
-fn keep(x: &mut Exchange, key: Option<&Name>, value: &Value) {
-    let Some(key) = key else { return };
-    let all = x.info.metadata.0.entry(name(METADATA)).or_insert_with(|| Value::Object(Default::default()));
-    if let Some(object) = all.as_object_mut() {
-        object.insert(key.to_string(), value.clone());
+/// Puts a token's payload and header into the metadata, where the provider says so.
+fn tell(x: &mut Exchange, provider: &JwtProvider, token: &Token) {
+    keep(x, provider.payload_in_metadata.as_ref(), || {
+        let mut claims = token.claims.clone();
+        for claim in &provider.space_delimited_claims {
+            if let Some(value) = claims.get_mut(&**claim)
+                && let Some(text) = value.as_str()
+            {
+                *value = text.split(' ').filter(|w| !w.is_empty()).collect();
+            }
+        }
+        claims
+    });
+    keep(x, provider.header_in_metadata.as_ref(), || token.header.clone());
+}
+
+fn keep(x: &mut Exchange, key: Option<&Name>, value: impl FnOnce() -> Value) {
+    if let Some(key) = key {
+        x.info.metadata.set(METADATA, key, value());
     }
 }
 

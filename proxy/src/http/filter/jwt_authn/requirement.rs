@@ -101,7 +101,12 @@ impl Node {
                     return Err(JwtError::Missing.into());
                 }
                 // Every token must be good: the upstream may look at another one than we did.
-                found.iter().try_for_each(|f| pass.verify(f, Some(*provider), audiences))
+                let before = pass.accepted.len();
+                let outcome = found.iter().try_for_each(|f| pass.verify(f, Some(*provider), audiences));
+                if outcome.is_err() {
+                    pass.accepted.truncate(before);
+                }
+                outcome
             }
             Node::All(all) => all.iter().try_for_each(|one| one.check(pass)),
             Node::Any(any) => check_any(any, pass),

@@ -195,7 +195,7 @@ async fn remote_keys_are_fetched_first_and_broken_local_ones_refuse() {
     let remote = json!({ "http_uri": { "uri": "http://keys/jwks", "cluster": "keys", "timeout": "1s" } });
     let providers = json!({
         "away": { "issuer": "w", "remote_jwks": remote },
-        "broken": { "issuer": "k", "local_jwks": { "inline_string": "{}" } },
+        "broken": { "issuer": "k", "local_jwks": { "inline_string": r#"{ "keys": [] }"# } },
     });
     let asks = |provider: &str| config(providers.clone(), json!({ "r": { "provider_name": provider } }));
     let w = bearer(&token("s", json!({ "iss": "w" })));

@@ -1,8 +1,10 @@
 //! `AccessLogCommon`: what HTTP and TCP entries share.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use sidemesh_config::resource::access_log::GrpcAccessLog;
 use sidemesh_config::value::Metadata;
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::data::accesslog::v3::response_flags::{Unauthorized, unauthorized};
@@ -19,9 +21,10 @@ use sidemesh_proto::json::well_known::to_struct;
 use super::{REQUEST_ID, text};
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::stream_info::{LogContext, StreamInfo};
+use crate::telemetry::trace::custom_value;
 use crate::tls::PeerInfo;
 
-pub(super) fn properties(ctx: &LogContext<'_>, kind: AccessLogType) -> AccessLogCommon {
+pub(super) fn properties(log: &GrpcAccessLog, ctx: &LogContext<'_>, kind: AccessLogType) -> AccessLogCommon {
     let info = ctx.info;
     let connection = &info.connection;
     let timing = &info.timing;
@@ -41,13 +44,14 @@ pub(super) fn properties(ctx: &LogContext<'_>, kind: AccessLogType) -> AccessLog
         time_to_first_downstream_tx_byte: since(timing.downstream_tx_begin),
         time_to_last_downstream_tx_byte: since(timing.downstream_tx_end),
         duration: since(Some(timing.downstream_tx_end.unwrap_or(ctx.now))),
-        upstream_remote_address: upstream.remote.map(address),
+        upstream_remote_address: upstream.host.map(address),
         upstream_local_address: upstream.local.map(address),
         upstream_cluster: info.cluster.as_deref().unwrap_or_default().to_owned(),
         upstream_transport_failure_reason: upstream.failure.as_deref().unwrap_or_default().to_owned(),
         upstream_request_attempt_count: upstream.attempts,
         response_flags: (!info.flags.is_empty()).then(|| flags(info.flags)),
         metadata: metadata(&info.metadata),
+        custom_tags: custom_tags(log, ctx),
         route_name: info.route.as_deref().map(|r| r.name.to_string()).unwrap_or_default(),
         connection_termination_details: info.termination_details.as_deref().unwrap_or_default().to_owned(),
         stream_id: stream_id(ctx, info),
@@ -92,6 +96,11 @@ fn duration(d: Duration) -> google::Duration {
 
 fn seconds(d: Duration) -> i64 {
     i64::try_from(d.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn custom_tags(log: &GrpcAccessLog, ctx: &LogContext<'_>) -> HashMap<String, String> {
+    let tags = log.custom_tags.iter();
+    tags.filter_map(|tag| Some((tag.tag.to_string(), custom_value(&tag.value, ctx)?))).collect()
 }
 
 fn metadata(metadata: &Metadata) -> Option<core::Metadata> {

@@ -16,7 +16,7 @@ use sidemesh_proto::envoy::data::accesslog::v3::{
 };
 use sidemesh_proto::google::UInt32Value;
 
-use crate::telemetry::stream_info::{LogContext, Protocol, RequestHead};
+use crate::telemetry::stream_info::{LogContext, Moment, Protocol, RequestHead};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -30,16 +30,21 @@ pub(super) fn http(log: &GrpcAccessLog, ctx: &LogContext<'_>) -> HttpAccessLogEn
         None => HttpVersion::ProtocolUnspecified,
     };
     HttpAccessLogEntry {
-        common_properties: Some(common::properties(ctx, AccessLogType::DownstreamEnd)),
+        common_properties: Some(common::properties(log, ctx, AccessLogType::DownstreamEnd)),
         protocol_version: version as i32,
         request: Some(request(log, ctx)),
         response: Some(response(log, ctx)),
     }
 }
 
-pub(super) fn tcp(ctx: &LogContext<'_>) -> TcpAccessLogEntry {
+pub(super) fn tcp(log: &GrpcAccessLog, ctx: &LogContext<'_>) -> TcpAccessLogEntry {
+    let kind = match ctx.info.moment {
+        Moment::UpstreamConnected => AccessLogType::TcpUpstreamConnected,
+        Moment::Periodic => AccessLogType::TcpPeriodic,
+        Moment::End => AccessLogType::TcpConnectionEnd,
+    };
     TcpAccessLogEntry {
-        common_properties: Some(common::properties(ctx, AccessLogType::TcpConnectionEnd)),
+        common_properties: Some(common::properties(log, ctx, kind)),
         connection_properties: Some(ConnectionProperties {
             received_bytes: ctx.info.request_body_bytes,
             sent_bytes: ctx.info.response_body_bytes,

@@ -17,6 +17,7 @@ fn log(tcp: bool) -> GrpcAccessLog {
         request_headers: vec![HeaderName::from_static("x-a"), HeaderName::from_static("x-absent")],
         response_headers: vec![HeaderName::from_static("x-b")],
         response_trailers: vec![HeaderName::from_static("x-c")],
+        custom_tags: Vec::new(),
         tcp,
     }
 }

@@ -51,6 +51,7 @@ fn grpc(bytes: u32) -> Arc<GrpcAccessLog> {
         request_headers: Vec::new(),
         response_headers: Vec::new(),
         response_trailers: Vec::new(),
+        custom_tags: Vec::new(),
         tcp: false,
     })
 }

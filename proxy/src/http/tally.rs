@@ -1,0 +1,97 @@
+//! What requests are counted under besides their cluster: virtual clusters, routes with a `stat_prefix`, and the name that a
+//! caller within the mesh gives (`x-envoy-upstream-alt-stat-name`).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidemesh_config::resource::route::virtual_cluster;
+use sidemesh_config::value::Name;
+
+use super::exchange::Exchange;
+use super::names::X_ENVOY_UPSTREAM_ALT_STAT_NAME;
+use crate::stats_group;
+use crate::telemetry::stats::{Registry, Scope};
+
+stats_group! {
+    /// `vhost.<host>.vcluster.<name>.`, `vhost.<host>.route.<prefix>.`, `cluster.<name>.<alternative name>.`
+    pub struct Tally {
+        upstream_rq: Answers,
+        upstream_rq_total: Counter,
+        upstream_rq_timeout: Counter,
+        upstream_rq_retry: Counter,
+    }
+}
+
+/// Tallies remembered before the list is begun anew: a bound for names that come without end.
+const KEPT: usize = 4096;
+
+/// The tallies of a worker's connection manager.
+#[derive(Default)]
+pub struct Tallies(RefCell<HashMap<Key, Arc<Tally>>>);
+
+/// Which kind of part, of what, called what.
+type Key = (Part, Name, Name);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Part {
+    VirtualCluster,
+    Route,
+    Alternative,
+}
+
+impl Tallies {
+    fn get(&self, registry: &Registry, key: Key) -> Arc<Tally> {
+        let mut all = self.0.borrow_mut();
+        if let Some(tally) = all.get(&key) {
+            return tally.clone();
+        }
+        if all.len() >= KEPT {
+            all.clear();
+        }
+        let (of, name) = (key.1.clone(), key.2.clone());
+        let tally: Arc<Tally> = registry.shard(match key.0 {
+            Part::VirtualCluster => Scope::VirtualCluster { host: of, name },
+            Part::Route => Scope::Route { host: of, name },
+            Part::Alternative => Scope::ClusterPart { cluster: of, part: name },
+        });
+        all.insert(key, tally.clone());
+        tally
+    }
+}
+
+/// The tallies of one request.
+#[derive(Default)]
+pub struct Counted(Vec<Arc<Tally>>);
+
+impl Counted {
+    /// Begins to count a request that goes to `cluster`.
+    pub fn begin(x: &mut Exchange, cluster: &Name) {
+        let alternative = x.parts.headers.remove(X_ENVOY_UPSTREAM_ALT_STAT_NAME);
+        let Some(host) = x.info.vhost.clone() else { return };
+        x.info.virtual_cluster = virtual_cluster::select(&host.virtual_clusters, &x.view());
+        let route = x.info.route.as_ref().and_then(|r| r.stat_prefix.clone());
+        let alternative = alternative.and_then(|v| v.to_str().ok().filter(|v| !v.is_empty()).map(Name::from));
+        let of_host = |part, name: Option<Name>| name.map(|name| (part, host.name.clone(), name));
+        let keys = [
+            of_host(Part::VirtualCluster, x.info.virtual_cluster.clone()),
+            of_host(Part::Route, route),
+            alternative.map(|name| (Part::Alternative, cluster.clone(), name)),
+        ];
+        let registry = x.manager.worker.stats();
+        // Most requests are counted nowhere else: an empty list takes no memory.
+        let all = keys.into_iter().flatten().map(|key| x.manager.tallies.get(registry, key)).collect();
+        x.counted = Counted(all);
+        x.counted.each(|tally| tally.upstream_rq_total.inc());
+    }
+
+    pub fn each(&self, count: impl Fn(&Tally)) {
+        self.0.iter().for_each(|tally| count(tally));
+    }
+
+    /// Counts the answer.
+    pub fn answered(&self, status: u16, took: Option<Duration>) {
+        self.each(|tally| tally.upstream_rq.record(status, took));
+    }
+}
