@@ -293,15 +293,9 @@ impl Running {
 /// Keeps the gauges of membership and health up to date.
 async fn count_members(shared: Arc<SharedCluster>, stats: Arc<MembershipStats>) {
     let mut changed = shared.subscribe();
-    let mut seen = shared.members();
-    let mut first = true;
     loop {
         changed.mark_unchanged();
         let members = shared.members();
-        if (first && !members.is_empty()) || !members.has_hosts_of(&seen) {
-            stats.membership_change.inc();
-        }
-        first = false;
         let count = |health| members.iter().filter(|(_, _, h)| h.health() == health).count() as i64;
         stats.membership_total.set(members.len() as i64);
         stats.membership_healthy.set(count(Health::Healthy));
@@ -310,7 +304,6 @@ async fn count_members(shared: Arc<SharedCluster>, stats: Arc<MembershipStats>) 
         stats.max_host_weight.set(members.iter().map(|(_, e, _)| i64::from(e.weight)).max().unwrap_or(0));
         stats.hc_healthy.set(count(Health::Healthy));
         stats.hc_degraded.set(count(Health::Degraded));
-        seen = members;
         if changed.changed().await.is_err() {
             return;
         }

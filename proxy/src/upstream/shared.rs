@@ -115,12 +115,6 @@ impl Membership {
             .flat_map(|(l, states)| l.endpoints.iter().zip(states).map(move |(e, s)| (l, e, s)))
     }
 
-    /// Whether these are the same hosts as in `other`, in the same order.
-    pub fn has_hosts_of(&self, other: &Membership) -> bool {
-        let hosts = || self.hosts.iter().flatten().zip(other.hosts.iter().flatten());
-        self.len() == other.len() && hosts().all(|(a, b)| Arc::ptr_eq(a, b))
-    }
-
     pub fn len(&self) -> usize {
         self.hosts.iter().map(Vec::len).sum()
     }
