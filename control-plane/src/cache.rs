@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use sidemesh_proto::google;
 
-use crate::translate::{Resources, TYPES};
+use crate::translate::Resources;
 
 /// One resource at one version.
 #[derive(Debug, Clone)]
@@ -76,27 +76,27 @@ impl Snapshot {
     pub fn get(&self, type_url: &str) -> Option<&Arc<TypeSet>> {
         self.types.get(type_url)
     }
-
-    /// The types whose content differs between the two.
-    pub fn changed_types(&self, other: &Snapshot) -> Vec<&'static str> {
-        let differs = |t: &&str| match (self.types.get(*t), other.types.get(*t)) {
-            (Some(a), Some(b)) => !Arc::ptr_eq(a, b) && a.version != b.version,
-            (a, b) => a.is_some_and(|s| !s.resources.is_empty()) || b.is_some_and(|s| !s.resources.is_empty()),
-        };
-        TYPES.into_iter().filter(|t| differs(t)).collect()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::translate::Resource;
+    use crate::translate::{Resource, TYPES};
     use sidemesh_proto::type_url;
 
     fn resources(list: &[(&str, &str)]) -> Resources {
         let any = |text: &str| google::Any { type_url: type_url::CLUSTER.into(), value: text.as_bytes().to_vec() };
         let set = list.iter().map(|(name, text)| ((*name).to_owned(), Resource::new(any(text)))).collect();
         Resources::from([(type_url::CLUSTER, set)])
+    }
+
+    /// The types whose content differs between the two.
+    fn changed_types(now: &Snapshot, before: &Snapshot) -> Vec<&'static str> {
+        let differs = |t: &&str| match (now.types.get(*t), before.types.get(*t)) {
+            (Some(a), Some(b)) => !Arc::ptr_eq(a, b) && a.version != b.version,
+            (a, b) => a.is_some() != b.is_some(),
+        };
+        TYPES.into_iter().filter(differs).collect()
     }
 
     #[test]
@@ -108,9 +108,9 @@ mod tests {
             set.resources.values().map(|r| r.version.split('.').next().unwrap_or("").to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(versions(&second), ["7", "9"]);
-        assert_eq!(second.changed_types(&first), [type_url::CLUSTER]);
+        assert_eq!(changed_types(&second, &first), [type_url::CLUSTER]);
         let third = Snapshot::next(&second, 10, resources(&[("a", "1"), ("b", "2")]));
-        assert!(third.changed_types(&second).is_empty());
+        assert!(changed_types(&third, &second).is_empty());
         assert_eq!(
             third.get(type_url::CLUSTER).map(|s| s.version.clone()),
             second.get(type_url::CLUSTER).map(|s| s.version.clone())
@@ -121,7 +121,7 @@ mod tests {
     fn a_removed_resource_changes_the_set() {
         let first = Snapshot::next(&Snapshot::default(), 7, resources(&[("a", "1"), ("b", "1")]));
         let second = Snapshot::next(&first, 8, resources(&[("a", "1")]));
-        assert_eq!(second.changed_types(&first), [type_url::CLUSTER]);
+        assert_eq!(changed_types(&second, &first), [type_url::CLUSTER]);
     }
 
     #[test]

@@ -31,8 +31,6 @@ pub use token::{Claims, Identity, TokenError, Tokens};
 
 /// How much a clock may be behind ours.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
-/// `--leaf-ttl` by default.
-pub const DEFAULT_LEAF_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Shorter certificates would be renewed all the time.
 pub const MIN_LEAF_TTL: Duration = Duration::from_secs(2);
 const ROOT_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -6,6 +6,8 @@ use rcgen::PKCS_ED25519;
 use super::token::Use;
 use super::*;
 
+const LEAF_TTL: Duration = Duration::from_secs(24 * 3600);
+
 struct Dir(PathBuf);
 
 impl Dir {
@@ -16,7 +18,7 @@ impl Dir {
     }
 
     fn ca(&self) -> Ca {
-        Ca::open(&self.0, "mesh.test", DEFAULT_LEAF_TTL).expect("authority")
+        Ca::open(&self.0, "mesh.test", LEAF_TTL).expect("authority")
     }
 }
 
@@ -47,10 +49,10 @@ fn the_root_is_made_once_and_only_its_owner_reads_it() {
         let mode = std::fs::metadata(dir.0.join(file)).expect(file).permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
-    let other = Ca::open(&dir.0, "other.test", DEFAULT_LEAF_TTL).map(drop).expect_err("refused");
+    let other = Ca::open(&dir.0, "other.test", LEAF_TTL).map(drop).expect_err("refused");
     assert!(other.to_string().contains("--trust-domain mesh.test"), "{other}");
     std::fs::write(dir.0.join("root.key"), "nonsense").expect("write");
-    let broken = Ca::open(&dir.0, "mesh.test", DEFAULT_LEAF_TTL).map(drop).expect_err("refused");
+    let broken = Ca::open(&dir.0, "mesh.test", LEAF_TTL).map(drop).expect_err("refused");
     assert!(broken.to_string().contains("root.key"), "{broken}");
 }
 

@@ -34,10 +34,6 @@ impl Errors {
         self.list.push(FieldError { path: path.into(), message: message.into() });
     }
 
-    pub fn extend(&mut self, others: Vec<FieldError>) {
-        self.list.extend(others);
-    }
-
     /// `value`, unless something was wrong.
     pub fn finish<T>(self, value: T) -> Result<T, Vec<FieldError>> {
         if self.list.is_empty() { Ok(value) } else { Err(self.list) }

@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::model::Name;
 
-/// How long a sidecar may be silent, by default (`--lease-ttl`).
-pub const DEFAULT_TTL: Duration = Duration::from_secs(15);
-
 /// All leases; the time is the caller's.
 #[derive(Debug)]
 pub struct Leases {
+    /// How long a sidecar may be silent.
     ttl: Duration,
     live: HashMap<String, Lease>,
     /// The lease of each workload: one at a time.

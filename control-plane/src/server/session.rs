@@ -114,11 +114,6 @@ impl Session {
         &self.snapshot
     }
 
-    /// Types that the client has asked for.
-    pub fn subscribed(&self) -> impl Iterator<Item = &str> {
-        self.types.keys().map(String::as_str)
-    }
-
     /// Types with something that the client was not told yet.
     pub fn untold(&self) -> Vec<String> {
         let has_more = |(type_url, state): &(&String, &TypeState)| {

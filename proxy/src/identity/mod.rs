@@ -18,7 +18,6 @@ mod tests;
 
 pub use agent::{Agent, Status};
 pub use registration::Registration;
-pub use schedule::renewal_delay;
 pub use state::{Svid, SvidStore};
 pub use workload::{Inbound, Workload};
 
@@ -48,11 +47,4 @@ pub enum Error {
     Key(#[from] rcgen::Error),
     #[error("node.metadata.sidemesh: {0}")]
     Metadata(String),
-}
-
-impl Error {
-    /// Asking again with the same credential cannot help.
-    pub fn is_final(&self) -> bool {
-        matches!(self, Error::NoCredential | Error::Refused { .. } | Error::Metadata(_))
-    }
 }

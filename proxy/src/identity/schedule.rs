@@ -11,7 +11,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// How long to wait from `now` until a certificate got at `issued` should be renewed; zero when that moment has passed.
 /// Counted from when it was got, not from its `notBefore`, which lies in the past to allow for clocks that differ.
 /// `draw` is in `0.0..1.0`.
-pub fn renewal_delay(issued: SystemTime, not_after: SystemTime, now: SystemTime, draw: f64) -> Duration {
+pub(super) fn renewal_delay(issued: SystemTime, not_after: SystemTime, now: SystemTime, draw: f64) -> Duration {
     let lifetime = not_after.duration_since(issued).unwrap_or(Duration::ZERO);
     let share = 0.5 + (draw - 0.5) * 2.0 * JITTER;
     let moment = issued + lifetime.mul_f64(share);

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use sidemesh_config::resource::secret::SecretValue;
 
-use super::schedule::retry_delay;
+use super::schedule::{renewal_delay, retry_delay};
 use super::*;
 
 fn at(seconds: u64) -> SystemTime {
