@@ -75,5 +75,5 @@ fn yaml(mut value: Value) -> Result<String, Failure> {
             }
         }
     }
-    serde_yaml_ng::to_string(&value).map_err(|e| Failure::Failed(e.to_string()))
+    crate::output::yaml(&value)
 }

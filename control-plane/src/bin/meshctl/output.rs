@@ -1,8 +1,10 @@
 //! Output formats: tables for people, JSON, YAML and names for programs.
 
 use std::io::Write;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use regex::Regex;
 use serde_json::Value;
 
 use crate::client::Failure;
@@ -20,10 +22,39 @@ pub enum Format {
 /// Prints a value as JSON or YAML.
 pub fn structured(format: Format, value: &Value) -> Result<(), Failure> {
     let text = match format {
-        Format::Yaml => serde_yaml_ng::to_string(value).map_err(|e| Failure::Failed(e.to_string()))?,
+        Format::Yaml => yaml(value)?,
         _ => serde_json::to_string_pretty(value).map_err(|e| Failure::Failed(e.to_string()))? + "\n",
     };
     print(&text)
+}
+
+/// What YAML 1.1, which kubectl reads, takes for a boolean, a number or a date where YAML 1.2 sees text.
+static MISREAD: LazyLock<Regex> = LazyLock::new(|| {
+    let words = "y|n|yes|no|on|off|true|false|null";
+    let whole = "[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-f_]+|[0-9][0-9_]*(?:e[-+]?[0-9]+)?)";
+    let broken = r"[-+]?(?:[0-9][0-9_]*)?\.[0-9_]*(?:e[-+]?[0-9]+)?|[-+]?\.inf|\.nan";
+    let others = r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?|[0-9]{4}-[0-9]{2}-[0-9]{2}(?:t[0-9:.]+z?)?";
+    Regex::new(&format!("^(?i:{words}|{whole}|{broken}|{others})$")).expect("a constant")
+});
+/// Put before such text to carry it through the writer, and taken off again with the quotes put on.
+const MARK: &str = "quoted-7c1f9e-";
+static MARKED: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(&format!("{MARK}([A-Za-z0-9_.:+-]*[A-Za-z0-9_.])")).expect("a constant"));
+
+/// YAML that says the same to readers of 1.1 and of 1.2.
+pub fn yaml(value: &Value) -> Result<String, Failure> {
+    let text = serde_yaml_ng::to_string(&marked(value)).map_err(|e| Failure::Failed(e.to_string()))?;
+    Ok(MARKED.replace_all(&text, "\"$1\"").into_owned())
+}
+
+fn marked(value: &Value) -> Value {
+    let mark = |text: &str| if MISREAD.is_match(text) { format!("{MARK}{text}") } else { text.to_owned() };
+    match value {
+        Value::String(text) => Value::String(mark(text)),
+        Value::Array(list) => Value::Array(list.iter().map(marked).collect()),
+        Value::Object(map) => Value::Object(map.iter().map(|(key, value)| (mark(key), marked(value))).collect()),
+        other => other.clone(),
+    }
 }
 
 /// Writes to standard output; a reader that went away (`| head`) is no error.
@@ -89,6 +120,33 @@ mod tests {
     fn columns_line_up_and_empty_cells_show() {
         let rows = vec![vec!["product".to_owned(), String::new()], vec!["a".to_owned(), "3".to_owned()]];
         assert_eq!(table_text(&["NAME", "N"], &rows), "NAME      N\nproduct   -\na         3\n");
+    }
+
+    #[test]
+    fn text_that_kubectl_would_misread_is_quoted() {
+        let value = serde_json::json!({"on": "no", "list": ["y", "1_000", "010", "1:30", "2024-01-01", "1.5", "Off"],
+            "plain": ["10.96.0.1", "v1", "nope", "a: b", "127.0.0.1:80"], "real": [true, 7, null]});
+        let text = yaml(&value).expect("yaml");
+        for line in [
+            "\"on\": \"no\"",
+            "- \"y\"",
+            "- \"1_000\"",
+            "- \"010\"",
+            "- \"1:30\"",
+            "- \"2024-01-01\"",
+            "- \"1.5\"",
+            "- \"Off\"",
+            "- 10.96.0.1",
+            "- v1",
+            "- nope",
+            "- 127.0.0.1:80",
+            "- true",
+            "- 7",
+            "- null",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in:\n{text}");
+        }
+        assert_eq!(serde_yaml_ng::from_str::<Value>(&text).expect("read again"), value);
     }
 
     #[test]

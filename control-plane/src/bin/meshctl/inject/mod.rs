@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::client::Failure;
 use crate::documents;
-use crate::output::print;
+use crate::output::{print, yaml};
 use sidecar::Pod;
 
 #[derive(clap::Args)]
@@ -62,7 +62,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         if index > 0 {
             out += "---\n";
         }
-        out += &serde_yaml_ng::to_string(&value).map_err(|e| Failure::Failed(e.to_string()))?;
+        out += &yaml(&value)?;
     }
     print(&out)?;
     Ok(ExitCode::SUCCESS)

@@ -17,10 +17,8 @@ fn golden(name: &str) -> PathBuf {
 fn injected(yaml: &str) -> String {
     let mut documents = Vec::new();
     documents::parse("test", yaml, &mut documents).expect("documents");
-    let parts: Vec<String> = documents
-        .into_iter()
-        .map(|d| serde_yaml_ng::to_string(&inject(d.value, &options()).expect("inject")).expect("yaml"))
-        .collect();
+    let parts: Vec<String> =
+        documents.into_iter().map(|d| yaml(&inject(d.value, &options()).expect("inject")).expect("yaml")).collect();
     parts.join("---\n")
 }
 
