@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::backend_tls::{BackendTls, Target};
-use super::kind::{Kind, Name};
+use super::kind::{Key, Kind, Name};
 use super::route::{BackendTarget, Parent, Route};
 use super::service::Protocol;
 use super::state::Model;
@@ -79,6 +79,35 @@ pub fn attached(model: &Model, kind: Kind, parent: &Parent) -> Result<(Name, Vec
     Ok((service.clone(), ports))
 }
 
+/// Why a parent does not send the route its traffic: the Gateway API's reason for `Accepted`, and words.
+pub fn unaccepted(model: &Model, route: &Route, parent: &Parent) -> Option<(&'static str, String)> {
+    let (service, ports) = match attached(model, route.kind, parent) {
+        Ok(found) => found,
+        Err(message) => return Some(("NoMatchingParent", message)),
+    };
+    let winner =
+        (route.kind == Kind::HttpRoute).then(|| calls_first(model, &route.name, &service, &ports)).flatten()?;
+    let message = format!("the GRPCRoute {winner} is attached there too, and GRPCRoutes are used before HTTPRoutes");
+    Some(("Conflicted", message))
+}
+
+/// A GRPCRoute of the same namespace as an HTTPRoute that takes all of these ports from it.
+fn calls_first<'m>(model: &'m Model, route: &Name, service: &Name, ports: &[u16]) -> Option<&'m Name> {
+    let first = Key { kind: Kind::GrpcRoute, name: Name::new(route.namespace.clone(), "") };
+    for (key, calls) in model.routes.range(first..) {
+        if key.kind != Kind::GrpcRoute || key.name.namespace != route.namespace {
+            break;
+        }
+        let parents = calls.parents.iter().filter(|p| p.service.as_ref() == Some(service));
+        let attached = parents.filter_map(|p| attached(model, Kind::GrpcRoute, p).ok());
+        let taken: Vec<u16> = attached.flat_map(|(_, ports)| ports).collect();
+        if ports.iter().all(|port| taken.contains(port)) {
+            return Some(&key.name);
+        }
+    }
+    None
+}
+
 /// Every backend of the route, mirrors included, that cannot be used; with its path.
 pub fn unresolved(model: &Model, route: &Route) -> Vec<(String, Unresolved)> {
     let mut found = Vec::new();
@@ -134,9 +163,9 @@ pub fn of_route<'r>(model: &Model, route: &'r Route, before: Option<&Value>, now
                 Verdict::fails(first.reason, all.join("; "))
             }
         };
-        let accepted = match attached(model, route.kind, parent) {
-            Ok(_) => Verdict::holds("Accepted"),
-            Err(message) => Verdict::fails("NoMatchingParent", message),
+        let accepted = match unaccepted(model, route, parent) {
+            None => Verdict::holds("Accepted"),
+            Some((reason, message)) => Verdict::fails(reason, message),
         };
         (&parent.reference, [("Accepted", accepted), ("ResolvedRefs", resolved)])
     };

@@ -212,6 +212,19 @@ fn tls_policies_say_what_they_lack() {
 }
 
 #[test]
+fn an_http_route_beside_a_grpc_route_says_that_it_is_not_used() {
+    let route = format!("{}  - backendRefs: [{{name: product, port: 8080}}]", ROUTE.trim_start());
+    let calls = route.replace("HTTPRoute", "GRPCRoute");
+    let model = model(&format!("{}\n---\n{route}\n---\n{calls}", SHOP.trim_start()));
+    let accepted = |kind: Kind| {
+        let route = &model.routes[&Key { kind, name: Name::new("default", "product") }];
+        conditions(&status::of_route(&model, route, None, "now").expect("new"))[0].clone()
+    };
+    assert_eq!(accepted(Kind::HttpRoute), "Accepted=False Conflicted");
+    assert_eq!(accepted(Kind::GrpcRoute), "Accepted=True Accepted");
+}
+
+#[test]
 fn routes_attach_to_ports_that_speak_their_protocol() {
     let route = ROUTE.trim_start().replace("HTTPRoute", "TCPRoute").replace("/v1", "/v1alpha2");
     let model = model(&format!("{}\n---\n{route}  - backendRefs: [{{name: product, port: 8080}}]", SHOP.trim_start()));

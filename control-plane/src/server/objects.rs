@@ -136,7 +136,7 @@ pub fn warnings(model: &Model, key: &Key, body: &Value) -> Vec<FieldError> {
     let Ok(Typed::Route(route)) = typed(key, body) else { return Vec::new() };
     let mut list = Vec::new();
     for (i, parent) in route.parents.iter().enumerate() {
-        if let Err(message) = status::attached(model, route.kind, parent) {
+        if let Some((_, message)) = status::unaccepted(model, &route, parent) {
             list.push(FieldError { path: format!("spec.parentRefs[{i}]"), message });
         }
     }
