@@ -348,6 +348,7 @@ fn tell_cert(headers: &mut HeaderMap, how: ForwardClientCert, element: String) {
 /// One element of `x-forwarded-client-cert`: `By=...;Hash=...;Subject="...";URI=...;DNS=...`.
 fn cert_element<'a>(
     details: &sidemesh_config::resource::http_connection_manager::ClientCertDetails,
+    chain: Option<String>,
     part: impl Fn(TlsPart) -> Option<std::borrow::Cow<'a, str>>,
 ) -> String {
     let mut fields: Vec<String> = Vec::new();

@@ -133,6 +133,7 @@ impl StreamInfo {
             connection,
             stream_id: 0,
             vhost: None,
+            virtual_cluster: None,
             route: None,
             cluster: None,
             upstream: UpstreamInfo::default(),

@@ -96,6 +96,8 @@ pub enum RequireTls {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     pub name: Name,
+    /// Its requests are counted apart under this name.
+    pub stat_prefix: Option<Name>,
     pub matcher: RouteMatch,
     pub action: RouteAction,
     pub metadata: Option<Arc<Metadata>>,

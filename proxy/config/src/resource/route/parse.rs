@@ -209,6 +209,7 @@ fn route(route: &pb::Route, limits: Limits) -> Result<Route, Rejection> {
     };
     Ok(Route {
         name: name(&route.name),
+        stat_prefix: wire::optional_name(&route.stat_prefix),
         matcher,
         action,
         metadata: metadata(&route.metadata),
