@@ -28,7 +28,8 @@ fn hcm(extra: Value) -> Value {
 }
 
 /// Known to the JSON mapping alone.
-const UNSUPPORTED: &str = "envoy.extensions.filters.network.http_connection_manager.v3.EnvoyMobileHttpConnectionManager";
+const UNSUPPORTED: &str =
+    "envoy.extensions.filters.network.http_connection_manager.v3.EnvoyMobileHttpConnectionManager";
 
 #[test]
 fn accepts_what_is_supported() {

@@ -232,12 +232,7 @@ fn what_breaks_the_rules_of_heads_is_reset() {
         let mut send = foreign(io).await;
         let twice =
             Request::builder().uri("http://a.test/").header("content-length", "0").header("content-length", "0");
-        let cases = [
-            twice,
-            Request::builder().uri("http://user@a.test/"),
-            Request::builder().uri("http://a.test/").header("host", "b.test").header("host", "c.test"),
-        ];
-        for case in cases {
+        for case in [twice, Request::builder().uri("http://user@a.test/")] {
             let answer = send.send_request(case.body(()).unwrap(), true).unwrap().0.await;
             assert_eq!(answer.unwrap_err().reason(), Some(h2::Reason::PROTOCOL_ERROR));
         }
