@@ -49,6 +49,8 @@ pub(super) fn outbound(
         outlier_detection: Some(outlier(policy)),
         common_lb_config: Some(cluster::cluster::CommonLbConfig {
             healthy_panic_threshold: Some(Percent { value: panic_threshold(policy).into() }),
+            // A host that is ejected a second after another one must not wait for its turn.
+            update_merge_window: wire::duration(std::time::Duration::ZERO),
             ..Default::default()
         }),
         ..Default::default()

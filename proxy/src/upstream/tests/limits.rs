@@ -129,7 +129,8 @@ fn a_host_that_fails_is_ejected_and_comes_back() {
             "c",
             &[&a, &b],
             json!({ "outlier_detection": {
-            "consecutive_5xx": 3, "interval": "0.05s", "base_ejection_time": "0.2s", "max_ejection_percent": 60 } }),
+            "consecutive_5xx": 3, "interval": "0.05s", "base_ejection_time": "0.2s", "max_ejection_percent": 60 },
+            "common_lb_config": { "update_merge_window": "0s" } }),
         );
         b.script.status.set(500);
         let mut bad = 0;
@@ -162,7 +163,7 @@ fn checks_keep_failing_hosts_out_and_follow_changes() {
             "c",
             &[&a, &b],
             json!({ "health_checks": [check],
-            "common_lb_config": { "healthy_panic_threshold": { "value": 0 } } }),
+            "common_lb_config": { "healthy_panic_threshold": { "value": 0 }, "update_merge_window": "0s" } }),
         );
         world.control.ready(&[name("c")]).await;
         let names = |n| {
