@@ -13,7 +13,7 @@ use http::HeaderMap;
 pub use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::h1;
-use super::h2;
+use super::h2::{self, Reason};
 use super::tunnel::Tunnel;
 
 /// Why a body ended before its end. Cheap to clone: it goes to the log, the stream's end and the retry decision.
@@ -21,7 +21,7 @@ use super::tunnel::Tunnel;
 pub enum Error {
     /// The peer reset the stream (HTTP/2 RST_STREAM), with its reason.
     #[error("the peer reset the stream: {0}")]
-    Reset(::h2::Reason),
+    Reset(Reason),
     /// The connection ended, or was reset, before the body was complete.
     #[error("the connection was closed before the body was complete")]
     Closed,
@@ -47,11 +47,11 @@ pub enum Error {
 
 impl Error {
     /// The HTTP/2 reason that tells a peer of this failure.
-    pub fn reason(&self) -> ::h2::Reason {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Canceled | Self::Timeout(_) => ::h2::Reason::CANCEL,
-            Self::Malformed(_) => ::h2::Reason::PROTOCOL_ERROR,
-            _ => ::h2::Reason::INTERNAL_ERROR,
+            Self::Canceled | Self::Timeout(_) => Reason::CANCEL,
+            Self::Malformed(_) => Reason::PROTOCOL_ERROR,
+            _ => Reason::INTERNAL_ERROR,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong with one exchange on an upstream connection, with the verdict whether it is safe to try again elsewhere.
 use super::body;
+use super::h2::Reason;
 
 /// Why no (complete) response head came. The response body's own failures are [`body::Error`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +22,7 @@ pub enum SendError {
     PartialResponse,
     /// The peer reset the stream (HTTP/2), with its reason.
     #[error("the peer reset the stream: {0}")]
-    Reset(::h2::Reason),
+    Reset(Reason),
     /// The response breaks the protocol.
     #[error("protocol error in the response: {0}")]
     Protocol(&'static str),
@@ -71,7 +72,7 @@ pub enum Closed {
     /// A response could not be completed, so that the connection had to be cut.
     Aborted(body::Error),
     /// The peer broke HTTP/2 itself.
-    Protocol(::h2::Reason),
+    Protocol(Reason),
     /// The socket failed.
     Io(std::io::ErrorKind),
 }

@@ -311,6 +311,7 @@ fn h2_settings(config: &HttpConnectionManager) -> h2::server::Settings {
                     jitter_percent: k.interval_jitter_percent,
                 })
             }),
+            stream_errors: http2.stream_error_on_invalid_message.unwrap_or(false),
             ..h2::Settings::default()
         },
         idle_timeout: idle_timeout(config),

@@ -243,6 +243,10 @@ pub fn rejected(connection: &Connection, rejection: &Rejection) -> Response<Body
     let headers = response.headers_mut();
     headers.insert(SERVER, manager.server_name.clone());
     headers.insert(DATE, manager.date.at(manager.worker.local.clock.system()));
+    if rejection.silent && rejection.protocol == Protocol::Http2 {
+        // A reset has no status; an HTTP/1 connection is closed after one that could not be sent.
+        x.info.status = 0;
+    }
     let logs = &manager.config.access_logs;
     if !logs.is_empty() {
         x.info.timing.downstream_tx_end = Some(x.now());

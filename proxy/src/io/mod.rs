@@ -3,7 +3,6 @@
 //! `Io` is the one narrow seam to the kernel: whatever reads or writes a connection goes through it, and through nothing
 //! of tokio's, so that splice, io_uring or write coalescing have one place to live. It does not time out, count or log.
 mod buffers;
-mod gather;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -18,7 +17,6 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio_rustls::{client, server};
 
 pub use buffers::{Buffers, READ_BUFFER_BYTES};
-pub use gather::Gather;
 pub use socket::Socket;
 
 /// Anything else that reads and writes: rare nestings such as TLS inside a CONNECT tunnel.

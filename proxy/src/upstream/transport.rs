@@ -52,6 +52,7 @@ impl Settings {
                 .clamp(MIN_SEND_BUFFER, h2::Settings::default().max_send_buffer),
             floods: http2.floods,
             keepalive: http2.keepalive.as_ref().and_then(keepalive),
+            stream_errors: http2.stream_error_on_invalid_message.unwrap_or(false),
             ..h2::Settings::default()
         };
         let requests = common.max_requests_per_connection.or(config.max_requests_per_connection);

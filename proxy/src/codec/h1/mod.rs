@@ -14,7 +14,7 @@ mod spelling;
 pub(crate) mod tests;
 mod writer;
 
-pub(crate) use encode::{declared_length, parse_length};
+pub(crate) use encode::parse_length;
 pub(crate) use head::{is_connection_specific, tokens};
 pub(crate) use request::is_authority;
 pub use sidemesh_config::resource::cluster::HeaderCase;

@@ -2,27 +2,30 @@
 //!
 //! The connection's frames are moved by one local task, started by [`connect`]; it ends with the last handle and stream. A stream's
 //! request body is moved by whoever polls its response.
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker, ready};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use h2::Reason;
-use h2::client::SendRequest;
 use http::request::Parts;
-use http::{Response, StatusCode, header};
+use http::{Response, StatusCode, Version, header};
+use tokio::io::AsyncWrite;
 
-use super::flood::{Guarded, Side};
+use super::Settings;
+use super::head::Head;
 use super::keepalive::Pinger;
+use super::link::{Driver, Link, StreamRef};
+use super::reason::Reason;
 use super::recv::RecvBody;
+use super::session::Role;
+use super::streams::Cause;
+use super::translate::Outgoing;
 use super::upload::{Failure, Upload};
-use super::{Settings, body_error, translate};
 use crate::codec::body::{Body, Error};
-use crate::codec::handler::{Informational, Upgrade};
+use crate::codec::handler::{Informational, Scheme, Upgrade};
 use crate::codec::{Local, Release, SendError, SendOptions};
-use crate::io::{Gather, Io};
+use crate::io::Io;
 
 /// A shared connection. Cloning is another handle to it.
 #[derive(Clone)]
@@ -31,31 +34,21 @@ pub struct Connection {
 }
 
 struct State {
-    /// The frame layer's side of all streams. Asking and cloning it takes its lock: what it says is kept in `seen`.
-    send: RefCell<SendRequest<Bytes>>,
-    /// The driver has moved frames since `seen` was taken.
-    stale: Cell<bool>,
-    seen: Cell<Seen>,
+    link: Rc<Link>,
     settings: Settings,
     /// Streams that have not ended.
     active: Cell<usize>,
     /// Streams ever opened.
     opened: Cell<u64>,
-    closed: RefCell<Option<SendError>>,
     /// Nothing new is to be sent on it: the pool said so.
     retired: Cell<bool>,
-    wakers: RefCell<Vec<Waker>>,
 }
 
-type Opened = (h2::client::ResponseFuture, h2::SendStream<Bytes>);
-
-/// What the frame layer says of the connection; only its driver changes it.
-#[derive(Clone, Copy)]
-struct Seen {
-    /// The peer, or an error, keeps new streams from being opened.
-    gone_away: bool,
-    /// How many streams the peer allows.
-    max_streams: usize,
+impl Drop for State {
+    fn drop(&mut self) {
+        // The last handle and stream are gone: the driver has nobody to read for.
+        self.link.session().leave_now();
+    }
 }
 
 impl std::fmt::Debug for Connection {
@@ -64,113 +57,82 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-/// Streams to open before the peer has said how many it allows: what RFC 9113, section 6.5.2 tells it to allow at least.
-const INITIAL_STREAMS: usize = 100;
-
 /// Starts HTTP/2 on `io`, and the task that moves its frames. Must be called on a worker (`spawn_local`).
 pub async fn connect(io: Io, settings: Settings, local: Local) -> Result<Connection, SendError> {
-    let mut builder = h2::client::Builder::new();
-    builder
-        .initial_window_size(settings.initial_stream_window)
-        .initial_connection_window_size(settings.initial_connection_window)
-        .max_concurrent_streams(settings.max_concurrent_streams)
-        .header_table_size(settings.hpack_table_size)
-        .max_header_list_size(settings.max_head_bytes)
-        .max_send_buffer_size(settings.max_send_buffer)
-        .max_pending_accept_reset_streams(settings.max_pending_resets)
-        .initial_max_send_streams(INITIAL_STREAMS.min(settings.max_concurrent_streams as usize))
-        .enable_push(false);
-    let io = Guarded::new(Gather::new(io, local.buffers.clone()), settings.floods, Side::Client);
-    let (send, mut connection) =
-        builder.handshake::<_, Bytes>(io.clone()).await.map_err(|error| send_error(&error, false))?;
-    let state = Rc::new(State {
-        stale: Cell::new(true),
-        seen: Cell::new(Seen { gone_away: false, max_streams: 0 }),
-        send: RefCell::new(send),
-        settings,
-        active: Cell::new(0),
-        opened: Cell::new(0),
-        closed: RefCell::new(None),
-        retired: Cell::new(false),
-        wakers: RefCell::default(),
-    });
-    let pinger = match settings.keepalive {
-        Some(settings) => connection.ping_pong().map(|pings| Pinger::new(pings, settings, &local)),
-        None => None,
-    };
-    tokio::task::spawn_local(drive(connection, io, pinger, Rc::downgrade(&state)));
-    Ok(Connection { state })
+    let mut driver = Driver::new(Role::Client, io, settings, &local);
+    let link = driver.link().clone();
+    // The preface leaves at once: a socket that refuses it is no connection.
+    poll_fn(|cx| driver.poll_write(cx)).await;
+    if let Some(cause) = link.session().ended() {
+        return Err(send_error(cause, false));
+    }
+    let pinger = settings.keepalive.map(|settings| Pinger::new(settings, &local));
+    tokio::task::spawn_local(drive(driver, pinger));
+    let (active, opened, retired) = (Cell::new(0), Cell::new(0), Cell::new(false));
+    Ok(Connection { state: Rc::new(State { link, settings, active, opened, retired }) })
 }
 
 /// The connection's task.
-async fn drive(
-    mut connection: h2::client::Connection<Guarded, Bytes>,
-    io: Guarded,
-    mut pinger: Option<Pinger>,
-    state: Weak<State>,
-) {
-    io.defer();
-    let ended = poll_fn(|cx| {
+async fn drive(mut driver: Driver, mut pinger: Option<Pinger>) {
+    poll_fn(|cx| {
+        let link = driver.link().clone();
+        link.session().begin_turn();
         if let Some(pinger) = &mut pinger
-            && pinger.poll_dead(cx).is_ready()
+            && pinger.poll_dead(&mut link.session(), cx).is_ready()
         {
-            return Poll::Ready(SendError::Io(std::io::ErrorKind::TimedOut));
+            link.session().handle_end(Cause::Io(std::io::ErrorKind::TimedOut));
         }
-        let moved = Pin::new(&mut connection).poll(cx);
-        // The turn is over. Where the socket takes no more the task is woken when it does.
-        let _: Poll<()> = io.poll_drain(cx);
-        if let Some(state) = state.upgrade() {
-            state.stale.set(true);
-        }
-        moved.map(|result| match result {
-            Ok(()) => SendError::NotSent,
-            Err(error) => send_error(&error, true),
-        })
+        let over = loop {
+            while driver.poll_read(cx).is_ready() {}
+            let written = driver.poll_write(cx).is_ready();
+            let mut session = link.session();
+            if session.ended().is_some() || (session.is_finished() && written) {
+                break true;
+            }
+            if !session.begin_round() {
+                break false;
+            }
+        };
+        link.session().end_turn(cx);
+        if over { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    if let Some(state) = state.upgrade() {
-        *state.closed.borrow_mut() = Some(ended);
-        state.wake();
-    }
+    poll_fn(|cx| {
+        // What the socket does not take now, nobody waits for.
+        let _: Poll<std::io::Result<()>> = Pin::new(&mut *driver.io().borrow_mut()).poll_shutdown(cx);
+        Poll::Ready(())
+    })
+    .await;
 }
 
 impl State {
-    fn wake(&self) {
-        self.wakers.borrow_mut().drain(..).for_each(Waker::wake);
+    fn is_usable(&self) -> bool {
+        !self.retired.get() && self.link.session().takes_streams()
     }
 
-    /// Opens a stream; the frame layer queues it while the peer's limit is reached.
-    fn open(&self, request: http::Request<()>, ends: bool) -> Result<Opened, SendError> {
-        // A handle whose last stream is still queued takes no other: every stream has its own.
-        let mut handle = self.send.borrow().clone();
-        handle.send_request(request, ends).map_err(|error| {
-            self.stale.set(true);
-            not_opened(&error)
-        })
-    }
-
-    fn seen(&self) -> Seen {
-        if self.stale.replace(false) {
-            let mut send = self.send.borrow_mut();
-            let mut cx = Context::from_waker(Waker::noop());
-            let gone_away = matches!(send.poll_ready(&mut cx), Poll::Ready(Err(_)));
-            self.seen.set(Seen { gone_away, max_streams: send.current_max_send_streams() });
+    /// Opens a stream, if there is a place for it.
+    fn open(&self, request: &Outgoing<'_>, ends: bool) -> Result<Option<StreamRef>, SendError> {
+        let mut session = self.link.session();
+        if !session.takes_streams() {
+            return Err(match session.ended() {
+                Some(Cause::Io(kind)) => SendError::Io(kind),
+                _ => SendError::NotSent,
+            });
         }
-        self.seen.get()
-    }
-
-    fn wake_later(&self, waker: &Waker) {
-        let mut wakers = self.wakers.borrow_mut();
-        if !wakers.iter().any(|known| known.will_wake(waker)) {
-            wakers.push(waker.clone());
+        if session.open_streams() >= session.max_streams() {
+            return Ok(None);
         }
+        let key = session.open(ends, request.is_head(), |encoder, out| request.write(encoder, out));
+        drop(session);
+        self.opened.set(self.opened.get() + 1);
+        Ok(Some(StreamRef::new(self.link.clone(), key)))
     }
 }
 
 impl Connection {
     /// Whether it takes new streams: not closed, not told to go away, not retired. Capacity is another question.
     pub fn is_usable(&self) -> bool {
-        !self.state.retired.get() && self.state.closed.borrow().is_none() && !self.state.seen().gone_away
+        self.state.is_usable()
     }
 
     /// Takes no new streams from now on; those in flight finish, then it closes.
@@ -190,21 +152,22 @@ impl Connection {
 
     /// How many streams may be in flight at once: the lower of our limit and the peer's.
     pub fn capacity(&self) -> usize {
-        self.state.seen().max_streams.min(self.state.settings.max_concurrent_streams as usize)
+        self.state.link.session().max_streams()
     }
 
     /// Whether the peer takes extended CONNECT (RFC 8441).
     pub fn takes_extended_connect(&self) -> bool {
-        self.state.send.borrow().is_extended_connect_protocol_enabled()
+        self.state.link.session().takes_connect()
     }
 
     /// Resolves when the connection has closed.
     pub async fn closed(&self) {
         poll_fn(|cx| {
-            if self.state.closed.borrow().is_some() {
+            let mut session = self.state.link.session();
+            if session.ended().is_some() {
                 return Poll::Ready(());
             }
-            self.state.wake_later(cx.waker());
+            session.wait_to_open(cx.waker());
             Poll::Pending
         })
         .await;
@@ -215,16 +178,19 @@ impl Connection {
     pub fn send(
         &self,
         head: &Parts,
-        body: Body,
+        mut body: Body,
         options: SendOptions,
         release: Option<Rc<dyn Release<Self>>>,
     ) -> ResponseFuture {
-        let request = translate::outgoing(head, options.scheme, options.upgrade.as_ref());
         self.state.active.set(self.state.active.get() + 1);
-        let flight = InFlight { connection: self.clone(), release, upload: None, end: Reason::CANCEL };
-        let stage = match request {
-            Some(request) => Stage::Opening { request: Box::new(request), body: Some(body) },
-            None => Stage::Unsendable,
+        let mut flight = InFlight { connection: self.clone(), release, upload: None, end: Reason::CANCEL };
+        let stage = match Outgoing::new(head, options.scheme, options.upgrade.as_ref()) {
+            None => Stage::Failed(SendError::RequestBody(Error::Malformed("the request has no HTTP/2 form"))),
+            Some(request) => match flight.open(&request, &mut body, options.upgrade.is_some()) {
+                Ok(Some(stream)) => Stage::Waiting(stream),
+                Ok(None) => Stage::Opening(Box::new(Opening { head: head.clone(), body, scheme: options.scheme })),
+                Err(error) => Stage::Failed(error),
+            },
         };
         ResponseFuture {
             flight: Some(Box::new(flight)),
@@ -245,6 +211,15 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
+    /// Opens the stream, if there is a place for it, and takes the body to be sent.
+    fn open(&mut self, request: &Outgoing<'_>, body: &mut Body, tunnel: bool) -> Result<Option<StreamRef>, SendError> {
+        let ends = body.is_end() && !tunnel;
+        let Some(stream) = self.connection.state.open(request, ends)? else { return Ok(None) };
+        // A request that ends with its head leaves nothing to send.
+        self.upload = (!ends).then(|| Upload::new(stream.clone(), std::mem::take(body)));
+        Ok(Some(stream))
+    }
+
     /// Moves the request's body. Only the body's own failure is an error: a peer that takes no more may still answer.
     pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let Some(upload) = &mut self.upload else { return Poll::Ready(Ok(())) };
@@ -279,10 +254,17 @@ impl Drop for InFlight {
     }
 }
 
+/// A request that waits for a place.
+struct Opening {
+    head: Parts,
+    body: Body,
+    scheme: Scheme,
+}
+
 enum Stage {
-    Opening { request: Box<http::Request<()>>, body: Option<Body> },
-    Waiting(h2::client::ResponseFuture),
-    Unsendable,
+    Opening(Box<Opening>),
+    Waiting(StreamRef),
+    Failed(SendError),
 }
 
 /// Resolves to the response, once its head is here.
@@ -294,63 +276,76 @@ pub struct ResponseFuture {
 }
 
 impl ResponseFuture {
-    /// Opens the stream.
-    fn open(&mut self) -> Result<(), SendError> {
-        let Stage::Opening { request, body } = &mut self.stage else { return Ok(()) };
-        let Some(flight) = &mut self.flight else { return Err(SendError::NotSent) };
-        let state = &flight.connection.state;
-        let body = body.take().unwrap_or_default();
-        let request = std::mem::take(request);
-        let ends = body.is_end() && self.upgrade.is_none();
-        let (response, stream) = state.open(*request, ends)?;
-        state.opened.set(state.opened.get() + 1);
-        // A request that ends with its head leaves nothing to send; the stream is still reset if its response is dropped.
-        flight.upload = (!ends).then(|| Upload::new(stream, body, false));
-        self.stage = Stage::Waiting(response);
-        Ok(())
+    /// Opens the stream, if that was not possible before.
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<StreamRef, SendError>> {
+        let Some(flight) = &mut self.flight else { return Poll::Ready(Err(SendError::NotSent)) };
+        let opening = match &mut self.stage {
+            Stage::Waiting(stream) => return Poll::Ready(Ok(stream.clone())),
+            Stage::Failed(error) => return Poll::Ready(Err(error.clone())),
+            Stage::Opening(opening) => opening,
+        };
+        let Some(request) = Outgoing::new(&opening.head, opening.scheme, self.upgrade.as_ref()) else {
+            return Poll::Ready(Err(SendError::NotSent));
+        };
+        match flight.open(&request, &mut opening.body, self.upgrade.is_some()) {
+            Ok(Some(stream)) => {
+                self.stage = Stage::Waiting(stream.clone());
+                Poll::Ready(Ok(stream))
+            }
+            Ok(None) => {
+                flight.connection.state.link.session().wait_to_open(cx.waker());
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
 
     fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<Body>, SendError>> {
-        if matches!(self.stage, Stage::Unsendable) {
-            return Poll::Ready(Err(SendError::RequestBody(Error::Malformed("the request has no HTTP/2 form"))));
+        if !matches!(self.stage, Stage::Waiting(_)) {
+            ready!(self.poll_open(cx))?;
         }
-        self.open()?;
-        let Some(flight) = &mut self.flight else { return Poll::Ready(Err(SendError::NotSent)) };
+        let (Stage::Waiting(stream), Some(flight)) = (&self.stage, &mut self.flight) else {
+            return Poll::Ready(Err(SendError::NotSent));
+        };
         if let Poll::Ready(Err(error)) = flight.poll_upload(cx) {
             return Poll::Ready(Err(SendError::RequestBody(error)));
         }
-        let Stage::Waiting(waiting) = &mut self.stage else { return Poll::Pending };
-        while let Poll::Ready(Some(Ok(interim))) = waiting.poll_informational(cx) {
-            if let Some(informational) = &self.informational {
-                informational.send(interim.status(), interim.headers());
+        while let Some(interim) = stream.with(|session, key| session.next_interim(key)) {
+            if let (Some(informational), Some(status)) = (&self.informational, interim.status) {
+                informational.send(status, &interim.headers);
             }
         }
-        let response = ready!(Pin::new(waiting).poll(cx)).map_err(|error| send_error(&error, true))?;
-        let settings = flight.connection.state.settings;
-        if response.headers().len() > settings.max_headers {
+        let response = ready!(stream.with(|session, key| session.poll_response(key, cx)));
+        let head = response.map_err(|cause| send_error(cause, true))?;
+        if head.too_large {
             return Poll::Ready(Err(SendError::TooLarge("max_headers_count")));
         }
-        let (mut parts, stream) = response.into_parts();
-        if parts.headers.contains_key(header::CONTENT_LENGTH) && translate::length_of(&parts.headers).is_none() {
-            return Poll::Ready(Err(SendError::Protocol("invalid content-length")));
-        }
-        translate::strip_connection_headers(&mut parts.headers);
+        Poll::Ready(Ok(self.respond(*head)))
+    }
+
+    /// The response in the one form.
+    fn respond(&mut self, head: Head) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        *response.headers_mut() = head.headers;
+        *response.version_mut() = Version::HTTP_2;
+        let mut status = head.status.unwrap_or_default();
         if let Some(Upgrade::Protocol(protocol)) = &self.upgrade
-            && parts.status.is_success()
+            && status.is_success()
         {
-            parts.status = StatusCode::SWITCHING_PROTOCOLS;
-            parts.headers.insert(header::UPGRADE, protocol.clone());
+            status = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert(header::UPGRADE, protocol.clone());
         }
+        *response.status_mut() = status;
         let flight = self.flight.take();
-        let tunnel = self.upgrade.is_some() && (parts.status.is_success() || parts.status.as_u16() == 101);
-        let over = stream.is_end_stream() && !tunnel && flight.as_ref().is_none_or(|flight| flight.is_uploaded());
-        let body = if over {
-            Body::empty()
-        } else {
-            let length = if tunnel { None } else { translate::length_of(&parts.headers) };
-            RecvBody::new(stream, length, settings.max_headers, flight).into()
-        };
-        Poll::Ready(Ok(Response::from_parts(parts, body)))
+        let stage = std::mem::replace(&mut self.stage, Stage::Failed(SendError::NotSent));
+        let (Stage::Waiting(stream), Some(flight)) = (stage, flight) else { return response };
+        let tunnel = self.upgrade.is_some() && (status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS);
+        if tunnel || !flight.is_uploaded() || !stream.with(|session, key| session.is_read(key)) {
+            let length = if tunnel { None } else { head.length };
+            let max_trailers = flight.connection.state.settings.max_headers;
+            *response.body_mut() = RecvBody::new(stream, length, max_trailers, Some(flight)).into();
+        }
+        response
     }
 }
 
@@ -364,25 +359,13 @@ impl Future for ResponseFuture {
     }
 }
 
-/// An error before the stream was opened: nothing of the request left.
-fn not_opened(error: &h2::Error) -> SendError {
-    match error.get_io() {
-        Some(io) if !super::is_disconnect(io.kind()) => SendError::Io(io.kind()),
-        _ => SendError::NotSent,
-    }
-}
-
 /// An error on an open stream.
-fn send_error(error: &h2::Error, reused: bool) -> SendError {
-    match error.reason() {
-        Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => SendError::Refused,
-        // A GOAWAY fails only the streams above the last one that the peer says it has looked at.
-        Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => SendError::Refused,
-        Some(_) if error.is_library() => SendError::Protocol("HTTP/2 protocol error"),
-        Some(reason) => SendError::Reset(reason),
-        None => match body_error(error) {
-            Error::Io(kind) => SendError::Io(kind),
-            _ => SendError::ClosedBeforeResponse { reused },
-        },
+fn send_error(cause: Cause, reused: bool) -> SendError {
+    match cause {
+        Cause::Reset(Reason::REFUSED_STREAM) | Cause::Refused => SendError::Refused,
+        Cause::Reset(reason) => SendError::Reset(reason),
+        Cause::Protocol => SendError::Protocol("HTTP/2 protocol error"),
+        Cause::Io(kind) => SendError::Io(kind),
+        Cause::Canceled | Cause::Closed => SendError::ClosedBeforeResponse { reused },
     }
 }

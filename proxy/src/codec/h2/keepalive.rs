@@ -4,15 +4,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use h2::{Ping, PingPong};
-
 use super::Keepalive;
+use super::session::Session;
 use crate::clock::Sleep;
 use crate::codec::Local;
 
+/// What our pings carry.
+const PAYLOAD: [u8; 8] = *b"sidemesh";
+
 /// The pings of one connection.
 pub(super) struct Pinger {
-    pings: PingPong,
     settings: Keepalive,
     local: Local,
     sleep: Sleep,
@@ -20,25 +21,17 @@ pub(super) struct Pinger {
 }
 
 impl Pinger {
-    pub(super) fn new(pings: PingPong, settings: Keepalive, local: &Local) -> Self {
+    pub(super) fn new(settings: Keepalive, local: &Local) -> Self {
         let sleep = local.timers.after(interval(&settings, local));
-        Self { pings, settings, local: local.clone(), sleep, waiting: false }
+        Self { settings, local: local.clone(), sleep, waiting: false }
     }
 
     /// Ready when the peer is dead.
-    pub(super) fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_dead(&mut self, session: &mut Session, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if self.waiting {
-                match self.pings.poll_pong(cx) {
-                    Poll::Ready(Ok(_)) => {
-                        self.waiting = false;
-                        self.sleep = self.local.timers.after(interval(&self.settings, &self.local));
-                        continue;
-                    }
-                    // The connection is over: its own future says so.
-                    Poll::Ready(Err(_)) => return Poll::Pending,
-                    Poll::Pending => {}
-                }
+            if self.waiting && session.is_answered() {
+                self.waiting = false;
+                self.sleep = self.local.timers.after(interval(&self.settings, &self.local));
             }
             if Pin::new(&mut self.sleep).poll(cx).is_pending() {
                 return Poll::Pending;
@@ -46,9 +39,7 @@ impl Pinger {
             if self.waiting {
                 return Poll::Ready(());
             }
-            if self.pings.send_ping(Ping::opaque()).is_err() {
-                return Poll::Pending;
-            }
+            session.send_ping(PAYLOAD);
             self.waiting = true;
             self.sleep = self.local.timers.after(self.settings.timeout);
         }

@@ -1,24 +1,40 @@
-//! HTTP/2 (RFC 9113), both sides, over the `h2` crate, translated to and from the one request form of [`super`].
+//! HTTP/2 (RFC 9113), both sides, translated to and from the one request form of [`super`].
 //!
-//! Flow control is released as a body is read, so an unread body is back-pressure on its own stream. The frame layer (`h2`) checks
-//! pseudo-headers and stream states; what is checked here is Envoy's limits, and what a proxy may not pass on.
-pub mod client;
-mod flood;
-mod keepalive;
-mod recv;
+//! ```text
+//! Io <-> link::Driver <-> session::Session <-> streams: server::stream, client::ResponseFuture, RecvBody, Upload
+//!                          frame, hpack, head      each through a link::StreamRef
+//! ```
+//!
+//! [`session`] is the protocol, without a socket and without a clock. A connection and its streams share it in one cell: no channel and no lock
+//! is between them. What a turn produces leaves in one write. Flow control is released as a body is read, so an unread body is
+//! back-pressure on its own stream. Not here: server push, priorities, METADATA frames.
 pub mod server;
+pub mod client;
+mod translate;
+mod recv;
+mod upload;
+mod keepalive;
+mod link;
+mod session;
+mod streams;
+mod output;
+mod flood;
+mod head;
+mod hpack;
+mod frame;
+mod reason;
 #[cfg(test)]
 mod tests;
-mod translate;
-mod upload;
 
 use std::time::Duration;
 
+use sidemesh_config::resource::cluster::FloodLimits;
+
+pub use reason::Reason;
 pub use recv::RecvBody;
 pub use server::InformationalSender;
 
-use sidemesh_config::resource::cluster::FloodLimits;
-
+use self::streams::Cause;
 use super::body::Error;
 
 /// `Http2ProtocolOptions`, of either side. The defaults are Envoy's.
@@ -38,15 +54,16 @@ pub struct Settings {
     pub max_head_bytes: u32,
     /// `max_headers_count`
     pub max_headers: usize,
-    /// What the peer may send before it counts as flooding.
-    pub floods: FloodLimits,
     /// `connection_keepalive`
     pub keepalive: Option<Keepalive>,
     /// Bytes of a stream that may wait for the socket. `initial_stream_window_size` in Envoy; memory is the reason for less here.
     pub max_send_buffer: usize,
-    /// `stream_reset_burst`, as far as `h2` has it: streams that a peer opened and reset before they were looked at, past which the
-    /// connection is ended.
+    /// Streams that a client opened and reset in one turn, before they were looked at, past which the connection is ended.
     pub max_pending_resets: usize,
+    /// `override_stream_error_on_invalid_http_message`: a malformed message ends its stream alone, not the connection.
+    pub stream_errors: bool,
+    /// Bounds against floods.
+    pub floods: FloodLimits,
 }
 
 impl Default for Settings {
@@ -59,10 +76,11 @@ impl Default for Settings {
             allow_connect: false,
             max_head_bytes: 60 * 1024,
             max_headers: 100,
-            floods: FloodLimits { control_frames: 1000, empty_frames: 1, priority_frames: 100, window_updates: 10 },
             keepalive: None,
             max_send_buffer: 256 * 1024,
             max_pending_resets: 100,
+            stream_errors: false,
+            floods: FloodLimits::default(),
         }
     }
 }
@@ -79,16 +97,13 @@ pub struct Keepalive {
 }
 
 /// Why a stream's body ended.
-fn body_error(error: &::h2::Error) -> Error {
-    match error.reason() {
-        Some(reason) if error.is_reset() && error.is_remote() => Error::Reset(reason),
-        // Found by the frame layer: the peer broke the protocol on this stream.
-        Some(::h2::Reason::PROTOCOL_ERROR) if error.is_library() => Error::Malformed("HTTP/2 protocol error"),
-        Some(_) => Error::Closed,
-        None => match error.get_io() {
-            Some(io) if !is_disconnect(io.kind()) => Error::Io(io.kind()),
-            _ => Error::Closed,
-        },
+fn body_error(cause: Cause) -> Error {
+    match cause {
+        Cause::Reset(reason) => Error::Reset(reason),
+        Cause::Protocol => Error::Malformed("HTTP/2 protocol error"),
+        Cause::Canceled => Error::Canceled,
+        Cause::Refused | Cause::Closed => Error::Closed,
+        Cause::Io(kind) => Error::Io(kind),
     }
 }
 

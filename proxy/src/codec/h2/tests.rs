@@ -1,4 +1,4 @@
-//! Our client against our server, and the `h2` crate's client where a peer must misbehave.
+//! Our client against our server, and both against the `h2` crate, which shares nothing with them.
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use http::request::Parts;
 use http::{HeaderValue, Request, StatusCode};
 
 use super::client::{Connection, connect};
-use super::{Settings, server};
+use super::{Reason, Settings, server};
 use crate::codec::body::{Body, Error};
 use crate::codec::h1::tests::{Origin, pieces, run, worker};
 use crate::codec::{Closed, Drain, DrainHandle, Release, SendError, SendOptions, Upgrade};
@@ -65,10 +65,9 @@ fn requests_and_responses_cross() {
         assert_eq!(call(&pair.client, "POST", "/echo", pieces(&["ab", "cd"])).await, ok("abcd"));
         assert_eq!(call(&pair.client, "HEAD", "/", Body::empty()).await, ok(""));
         assert_eq!(call(&pair.client, "GET", "/204", Body::empty()).await, Ok((204, Ok(String::new()))));
-        assert_eq!(call(&pair.client, "GET", "/abort", Body::empty()).await, Err(SendError::Reset(h2::Reason::CANCEL)));
-        // What came before the failure is the client's.
+        assert_eq!(call(&pair.client, "GET", "/abort", Body::empty()).await, Err(SendError::Reset(Reason::CANCEL)));
         let broken = call(&pair.client, "GET", "/breaks", Body::empty()).await;
-        assert_eq!(broken, Ok((200, Err(Error::Reset(h2::Reason::INTERNAL_ERROR)))));
+        assert_eq!(broken, Ok((200, Err(Error::Reset(Reason::INTERNAL_ERROR)))));
         let seen = pair.origin.seen.borrow();
         assert_eq!((seen[0].line.as_str(), seen[0].header("host")), ("GET /x?y", Some("h.test")));
         assert_eq!(pair.client.active(), 0);
@@ -195,8 +194,8 @@ fn limits_of_heads_reset_the_stream() {
         };
         assert_eq!(with(1, 5000).await.unwrap().status(), StatusCode::OK);
         assert_eq!(with(10, 1).await.unwrap().status(), StatusCode::OK);
-        assert_eq!(with(1, 12000).await.err(), Some(SendError::Reset(h2::Reason::PROTOCOL_ERROR)));
-        assert_eq!(with(30, 1).await.err(), Some(SendError::Reset(h2::Reason::PROTOCOL_ERROR)));
+        assert_eq!(with(1, 12000).await.err(), Some(SendError::Reset(Reason::INTERNAL_ERROR)));
+        assert_eq!(with(30, 1).await.err(), Some(SendError::Reset(Reason::INTERNAL_ERROR)));
         assert_eq!((origin.rejected.borrow().len(), origin.seen.borrow().len()), (2, 2));
     });
 }
@@ -211,7 +210,9 @@ async fn foreign(io: tokio::io::DuplexStream) -> h2::client::SendRequest<Bytes> 
 #[test]
 fn cookies_are_joined_and_lengths_checked() {
     run(async {
-        let (io, origin, _served) = serve(server::Settings::default(), Drain::never());
+        let mut settings = server::Settings::default();
+        settings.http2.stream_errors = true;
+        let (io, origin, _served) = serve(settings, Drain::never());
         let mut send = foreign(io).await;
         let request = Request::builder().uri("http://a.test/").header("cookie", "a=1").header("cookie", "b=2");
         let response = send.send_request(request.body(()).unwrap(), true).unwrap().0.await.unwrap();
@@ -228,7 +229,9 @@ fn cookies_are_joined_and_lengths_checked() {
 #[test]
 fn what_breaks_the_rules_of_heads_is_reset() {
     run(async {
-        let (io, origin, _served) = serve(server::Settings::default(), Drain::never());
+        let mut settings = server::Settings::default();
+        settings.http2.stream_errors = true;
+        let (io, origin, _served) = serve(settings, Drain::never());
         let mut send = foreign(io).await;
         let twice =
             Request::builder().uri("http://a.test/").header("content-length", "0").header("content-length", "0");
@@ -265,7 +268,7 @@ fn a_flood_ends_the_connection() {
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
         let flood = [&preface[..], &ping.repeat(1000)].concat();
         tokio::io::AsyncWriteExt::write_all(&mut io, &flood).await.unwrap();
-        assert_eq!(served.await.unwrap(), Closed::Io(std::io::ErrorKind::InvalidData));
+        assert_eq!(served.await.unwrap(), Closed::Protocol(Reason::ENHANCE_YOUR_CALM));
     });
 }
 
@@ -357,6 +360,164 @@ fn a_refused_stream_is_told_from_a_reset_one() {
         let client = connect(io.into(), Settings::default(), worker()).await.unwrap();
         let refused = call_status(&client).await.unwrap_err();
         assert!(refused == SendError::Refused && refused.is_unprocessed());
-        assert_eq!(call_status(&client).await, Err(SendError::Reset(h2::Reason::ENHANCE_YOUR_CALM)));
+        assert_eq!(call_status(&client).await, Err(SendError::Reset(Reason::ENHANCE_YOUR_CALM)));
+    });
+}
+
+/// Reads a body of the `h2` crate, as fast as it comes.
+async fn drain(mut stream: h2::RecvStream) -> (usize, Option<http::HeaderMap>) {
+    let mut total = 0;
+    while let Some(data) = stream.data().await {
+        let data = data.unwrap();
+        total += data.len();
+        stream.flow_control().release_capacity(data.len()).unwrap();
+    }
+    (total, stream.trailers().await.unwrap())
+}
+
+/// Sends all of `data` on a stream of the `h2` crate.
+async fn fill(stream: &mut h2::SendStream<Bytes>, mut data: Bytes, end: bool) {
+    while !data.is_empty() {
+        stream.reserve_capacity(data.len());
+        let capacity = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await.unwrap().unwrap();
+        let piece = data.split_to(capacity.min(data.len()));
+        stream.send_data(piece, end && data.is_empty()).unwrap();
+    }
+}
+
+#[test]
+fn a_foreign_client_is_served() {
+    run(async {
+        let mut settings = server::Settings::default();
+        settings.http2.initial_stream_window = 65_535;
+        let (io, _origin, _served) = serve(settings, Drain::never());
+        let mut send = foreign(io).await;
+        for round in 0..20 {
+            let request = Request::builder().method("POST").uri("http://a.test/echo").header("x-round", round);
+            let (response, mut stream) = send.send_request(request.body(()).unwrap(), false).unwrap();
+            let up = async {
+                fill(&mut stream, vec![b'x'; 300_000].into(), false).await;
+                stream.send_trailers(http::HeaderMap::new()).unwrap();
+            };
+            let down = async {
+                let response = response.await.unwrap();
+                assert_eq!(response.status(), StatusCode::OK);
+                drain(response.into_body()).await
+            };
+            assert_eq!(tokio::join!(up, down).1.0, 300_000);
+        }
+        let response = send.send_request(Request::post("http://a.test/trailers").body(()).unwrap(), true).unwrap().0;
+        let (bytes, trailers) = drain(response.await.unwrap().into_body()).await;
+        assert_eq!((bytes, trailers.unwrap()["x-tail"].as_bytes()), (4, &b"1"[..]));
+        let response = send.send_request(Request::get("http://a.test/abort").body(()).unwrap(), true).unwrap().0;
+        assert_eq!(response.await.unwrap_err().reason(), Some(h2::Reason::CANCEL));
+    });
+}
+
+#[test]
+fn a_foreign_server_is_used() {
+    run(async {
+        let (io, peer) = tokio::io::duplex(1 << 16);
+        tokio::task::spawn_local(async move {
+            let mut connection = h2::server::Builder::new().initial_window_size(70_000).handshake(peer).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                tokio::task::spawn_local(async move {
+                    let length = request.headers().get("x-many").cloned();
+                    let (total, trailers) = drain(request.into_body()).await;
+                    let mut response = http::Response::new(());
+                    response.headers_mut().insert("x-total", total.into());
+                    length.map(|length| response.headers_mut().insert("x-many", length));
+                    let mut stream = respond.send_response(response, false).unwrap();
+                    fill(&mut stream, vec![b'y'; total].into(), false).await;
+                    stream.send_trailers(trailers.unwrap_or_default()).unwrap();
+                });
+            }
+        });
+        let client = connect(io.into(), Settings::default(), worker()).await.unwrap();
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("x-tail", HeaderValue::from_static("1"));
+        let calls = (0..20).map(|i| {
+            let body = Body::full_with_trailers(vec![b'x'; 100_000 + i], trailers.clone());
+            let mut head = head("POST", "/");
+            head.headers.insert("x-many", i.into());
+            client.send(&head, body, SendOptions::default(), None)
+        });
+        let calls: Vec<_> = calls.map(tokio::task::spawn_local).collect();
+        for (i, call) in calls.into_iter().enumerate() {
+            let response = call.await.unwrap().unwrap();
+            assert_eq!(response.headers()["x-total"], (100_000 + i).to_string());
+            assert_eq!(response.headers()["x-many"], i.to_string());
+            let mut body = response.into_body();
+            let (mut bytes, mut tail) = (0, None);
+            while let Some(frame) = body.next().await {
+                match frame.unwrap().into_data() {
+                    Ok(data) => bytes += data.len(),
+                    Err(frame) => tail = frame.into_trailers().ok(),
+                }
+            }
+            assert_eq!((bytes, tail), (100_000 + i, Some(trailers.clone())));
+        }
+        assert_eq!(client.active(), 0);
+    });
+}
+
+#[test]
+fn a_reader_that_stands_still_holds_nobody_else() {
+    run(async {
+        let pair = pair(server::Settings::default(), Drain::never()).await;
+        let blob = Bytes::from(vec![b'x'; 1 << 20]);
+        let still = pair.client.send(&head("POST", "/echo"), blob.into(), SendOptions::default(), None);
+        let still = still.await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(call(&pair.client, "GET", "/", Body::empty()).await, Ok((200, Ok("ok".to_owned()))));
+        }
+        assert_eq!(still.into_body().collect(1 << 21).await.map(|bytes| bytes.len()), Ok(1 << 20));
+    });
+}
+
+#[test]
+fn requests_wait_for_a_place() {
+    run(async {
+        let mut settings = server::Settings::default();
+        settings.http2.max_concurrent_streams = 2;
+        let pair = pair(settings, Drain::never()).await;
+        let calls: Vec<_> = (0..6)
+            .map(|_| pair.client.send(&head("GET", "/slow"), Body::empty(), SendOptions::default(), None))
+            .map(tokio::task::spawn_local)
+            .collect();
+        for call in calls {
+            assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+        }
+        assert_eq!(pair.client.requests(), 6);
+    });
+}
+
+#[test]
+fn a_dead_peer_is_found_by_pings() {
+    run(async {
+        let (io, _silent) = tokio::io::duplex(1 << 16);
+        let (interval, timeout) = (Duration::from_millis(20), Duration::from_millis(30));
+        let keepalive = Some(super::Keepalive { interval, timeout, jitter_percent: 0.0 });
+        let client = connect(io.into(), Settings { keepalive, ..Settings::default() }, worker()).await.unwrap();
+        let failed = call_status(&client).await;
+        assert_eq!(failed, Err(SendError::Io(std::io::ErrorKind::TimedOut)));
+    });
+}
+
+#[test]
+fn a_malformed_request_is_on_record_and_ends_the_connection() {
+    use super::frame::{self, flag};
+    run(async {
+        let (mut io, origin, served) = serve(server::Settings::default(), Drain::never());
+        let mut bytes = bytes::BytesMut::from(&frame::PREFACE[..]);
+        frame::put_settings(&[], &mut bytes);
+        // GET without anything else.
+        frame::put_head(frame::kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, 1, &mut bytes);
+        bytes.extend_from_slice(&[0x82]);
+        tokio::io::AsyncWriteExt::write_all(&mut io, &bytes).await.unwrap();
+        drop(io);
+        assert_eq!(served.await.unwrap(), Closed::Protocol(Reason::PROTOCOL_ERROR));
+        let rejected = origin.rejected.borrow();
+        assert_eq!((rejected.len(), rejected[0].details), (1, "http2.invalid.header.field"));
     });
 }

@@ -2,8 +2,10 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
 
+use super::body_error;
+use super::link::StreamRef;
+use super::reason::Reason;
 use super::translate::strip_connection_headers;
 use crate::codec::body::{Body, Error};
 
@@ -18,15 +20,15 @@ pub(super) enum Failure {
 
 /// A body on its way out.
 pub(super) struct Upload {
-    stream: SendStream<Bytes>,
+    stream: StreamRef,
     body: Body,
     pending: Bytes,
     done: bool,
 }
 
 impl Upload {
-    pub(super) fn new(stream: SendStream<Bytes>, body: Body, done: bool) -> Self {
-        Self { stream, body, pending: Bytes::new(), done }
+    pub(super) fn new(stream: StreamRef, body: Body) -> Self {
+        Self { stream, body, pending: Bytes::new(), done: false }
     }
 
     /// Whether it waits for the peer's window rather than for the body.
@@ -41,15 +43,12 @@ impl Upload {
 
     pub(super) fn reset(&mut self, reason: Reason) {
         self.done = true;
-        self.stream.send_reset(reason);
+        self.stream.with(|session, key| session.reset(key, reason));
     }
 
     /// Ready when the peer reset the stream, or its connection ended.
     pub(super) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        self.stream.poll_reset(cx).map(|result| match result {
-            Ok(reason) => Error::Reset(reason),
-            Err(error) => super::body_error(&error),
-        })
+        self.stream.with(|session, key| session.poll_reset(key, cx)).map(body_error)
     }
 
     /// Ready when all is handed to the connection.
@@ -63,38 +62,37 @@ impl Upload {
                 Poll::Ready(frame) => frame.transpose().map_err(Failure::Body)?,
                 Poll::Pending => return Poll::Pending,
             };
-            match frame.map(http_body::Frame::into_data) {
-                Some(Ok(data)) => self.pending = data,
+            let sent = match frame.map(http_body::Frame::into_data) {
+                Some(Ok(data)) => {
+                    self.pending = data;
+                    continue;
+                }
                 Some(Err(frame)) => {
                     let mut trailers = frame.into_trailers().unwrap_or_default();
                     strip_connection_headers(&mut trailers);
-                    self.stream.send_trailers(trailers).map_err(|error| Failure::Peer(super::body_error(&error)))?;
-                    self.done = true;
+                    self.stream.with(|session, key| session.send_trailers(key, &trailers))
                 }
-                None => {
-                    let sent = self.stream.send_data(Bytes::new(), true);
-                    sent.map_err(|error| Failure::Peer(super::body_error(&error)))?;
-                    self.done = true;
-                }
-            }
+                None => self.stream.with(|session, key| session.send_data(key, Bytes::new(), true)),
+            };
+            self.done = true;
+            sent.map_err(|cause| Failure::Peer(body_error(cause)))?;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Sends as much of the pending piece as the window allows.
+    /// Sends as much of the pending piece as there is room for.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.stream.reserve_capacity(self.pending.len());
-        let mut capacity = self.stream.capacity();
-        while capacity == 0 {
-            capacity = match ready!(self.stream.poll_capacity(cx)) {
-                Some(Ok(capacity)) => capacity,
-                Some(Err(error)) => return Poll::Ready(Err(super::body_error(&error))),
-                None => return Poll::Ready(Err(Error::Closed)),
+        let (pending, body, done) = (&mut self.pending, &self.body, &mut self.done);
+        // Asked before the state machine is borrowed: the body may be a stream of the same connection.
+        let last = body.is_end();
+        self.stream.with(|session, key| {
+            let capacity = match ready!(session.poll_capacity(key, cx)) {
+                Ok(capacity) => capacity,
+                Err(cause) => return Poll::Ready(Err(body_error(cause))),
             };
-        }
-        let piece = self.pending.split_to(capacity.min(self.pending.len()));
-        let last = self.pending.is_empty() && self.body.is_end();
-        self.done = last;
-        Poll::Ready(self.stream.send_data(piece, last).map_err(|error| super::body_error(&error)))
+            let piece = if pending.len() <= capacity { std::mem::take(pending) } else { pending.split_to(capacity) };
+            *done = pending.is_empty() && last;
+            Poll::Ready(session.send_data(key, piece, *done).map_err(body_error))
+        })
     }
 }

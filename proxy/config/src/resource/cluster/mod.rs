@@ -6,12 +6,14 @@ mod health;
 mod parse;
 mod policy;
 mod protocol;
+mod flood;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use flood::FloodLimits;
 pub use parse::parse;
 pub(in crate::resource) use parse::tcp_keepalive;
 pub(in crate::resource) use protocol::{common_options, header_case, http2_options};
@@ -391,6 +393,8 @@ pub struct Http2Options {
     pub hpack_table_size: u32,
     pub allow_connect: bool,
     pub keepalive: Option<KeepalivePing>,
+    /// A malformed message ends its stream alone; `None` is "not set".
+    pub stream_error_on_invalid_message: Option<bool>,
     pub floods: FloodLimits,
 }
 
@@ -408,19 +412,6 @@ pub enum HeaderCase {
         /// The names of our own are written in proper words, not in lower case.
         own_proper: bool,
     },
-}
-
-/// What a peer may send before it counts as flooding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FloodLimits {
-    /// `max_outbound_control_frames`: answers to its PING and SETTINGS that wait for the socket.
-    pub control_frames: u32,
-    /// `max_consecutive_inbound_frames_with_empty_payload`
-    pub empty_frames: u32,
-    /// `max_inbound_priority_frames_per_stream`
-    pub priority_frames: u32,
-    /// `max_inbound_window_update_frames_per_data_frame_sent`
-    pub window_updates: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -286,19 +286,40 @@ pub(in crate::resource) fn http2_options(
         )?,
         hpack_table_size: wire::uint32(&o.hpack_table_size).unwrap_or(4096),
         allow_connect: o.allow_connect,
-        floods: FloodLimits {
-            control_frames: between(&o.max_outbound_control_frames, 1, u32::MAX, 1000, "max_outbound_control_frames")?,
-            empty_frames: wire::uint32(&o.max_consecutive_inbound_frames_with_empty_payload).unwrap_or(1),
-            priority_frames: wire::uint32(&o.max_inbound_priority_frames_per_stream).unwrap_or(100),
-            window_updates: between(
-                &o.max_inbound_window_update_frames_per_data_frame_sent,
-                1,
-                u32::MAX,
-                10,
-                "max_inbound_window_update_frames_per_data_frame_sent",
-            )?,
-        },
         keepalive: o.connection_keepalive.as_ref().map(keepalive).transpose().within("connection_keepalive")?,
+        stream_error_on_invalid_message: match &o.override_stream_error_on_invalid_http_message {
+            Some(set) => Some(set.value),
+            #[allow(deprecated)] // Envoy still takes it.
+            None => o.stream_error_on_invalid_http_messaging.then_some(true),
+        },
+        floods: flood_limits(o)?,
+    })
+}
+
+fn flood_limits(o: &core::Http2ProtocolOptions) -> Result<FloodLimits, Rejection> {
+    let default = FloodLimits::default();
+    let positive = |value, default, field: &str| match wire::uint32(value) {
+        Some(0) => Err(Rejection::invalid(field, "must be at least 1")),
+        value => Ok(value.unwrap_or(default)),
+    };
+    let empty_frames = wire::uint32(&o.max_consecutive_inbound_frames_with_empty_payload);
+    let priority_frames = wire::uint32(&o.max_inbound_priority_frames_per_stream);
+    Ok(FloodLimits {
+        outbound_frames: positive(&o.max_outbound_frames, default.outbound_frames, "max_outbound_frames")?,
+        control_frames: positive(
+            &o.max_outbound_control_frames,
+            default.control_frames,
+            "max_outbound_control_frames",
+        )?,
+        empty_frames: empty_frames.unwrap_or(default.empty_frames),
+        priority_frames: priority_frames.unwrap_or(default.priority_frames),
+        window_updates: positive(
+            &o.max_inbound_window_update_frames_per_data_frame_sent,
+            default.window_updates,
+            "max_inbound_window_update_frames_per_data_frame_sent",
+        )?,
+        reset_burst: o.stream_reset_burst.as_ref().map_or(default.reset_burst, |burst| burst.value),
+        reset_rate: o.stream_reset_rate.as_ref().map_or(default.reset_rate, |rate| rate.value),
     })
 }
 

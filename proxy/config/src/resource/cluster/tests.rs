@@ -115,6 +115,24 @@ fn the_deprecated_field_means_http2() {
 }
 
 #[test]
+fn bounds_against_http2_floods() {
+    let read = |options: serde_json::Value| read(json!({ "http2_protocol_options": options }));
+    let default = read(json!({})).expect("valid").protocol.http2.floods;
+    assert_eq!((default.outbound_frames, default.control_frames), (10_000, 1000));
+    assert_eq!((default.empty_frames, default.priority_frames), (1, 100));
+    assert_eq!((default.window_updates, default.reset_burst, default.reset_rate), (10, 1000, 33));
+    let set = json!({ "max_outbound_frames": 7, "max_consecutive_inbound_frames_with_empty_payload": 0,
+        "stream_reset_burst": "5", "stream_error_on_invalid_http_messaging": true });
+    let http2 = read(set).expect("valid").protocol.http2;
+    assert_eq!((http2.floods.outbound_frames, http2.floods.empty_frames), (7, 0));
+    assert_eq!((http2.floods.reset_burst, http2.stream_error_on_invalid_message), (5, Some(true)));
+    refused(
+        json!({ "http2_protocol_options": { "max_outbound_control_frames": 0 } }),
+        "http2_protocol_options.max_outbound_control_frames: invalid: must be at least 1",
+    );
+}
+
+#[test]
 fn health_check_defaults_follow_one_another() {
     let c = read(
         json!({ "health_checks": [{ "timeout": "1s", "interval": "3s", "unhealthy_threshold": 2, "healthy_threshold": 1,

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::rejection::{Rejection, Within};
 use crate::resource::access_log;
-use crate::resource::cluster::{common_options, header_case, http2_options};
+use crate::resource::cluster::{Http2Options, common_options, header_case, http2_options};
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::header_mutation::{Mutation, mutation};
 use crate::resource::http_filter::{self, HttpFilter, HttpFilterKind};
@@ -52,7 +52,7 @@ pub fn parse(hcm: &Wire) -> Result<HttpConnectionManager, Rejection> {
         tracing: hcm.tracing.as_ref().map(|t| tracing(t).map(Arc::new)).transpose().within("tracing")?,
         common: common_options(hcm.common_http_protocol_options.as_ref()).within("common_http_protocol_options")?,
         http1: http1(hcm.http_protocol_options.as_ref()).within("http_protocol_options")?,
-        http2: http2_options(hcm.http2_protocol_options.as_ref()).within("http2_protocol_options")?,
+        http2: http2(hcm)?,
         server_name: name(server_name),
         server_header: server_header(hcm.server_header_transformation)?,
         scheme_override: scheme_override(hcm)?,
@@ -161,6 +161,17 @@ fn filters(list: &[pb::HttpFilter]) -> Result<Vec<Arc<HttpFilter>>, Rejection> {
         Some(HttpFilterKind::Router(_)) => Ok(filters),
         _ => Err(Rejection::invalid("http_filters", "the last filter must be envoy.filters.http.router")),
     }
+}
+
+/// The listener's HTTP/2 options; what they leave open of malformed messages, the connection manager says for all protocols.
+fn http2(hcm: &pb::HttpConnectionManager) -> Result<Http2Options, Rejection> {
+    let mut http2 = http2_options(hcm.http2_protocol_options.as_ref()).within("http2_protocol_options")?;
+    let overridden =
+        hcm.http2_protocol_options.as_ref().is_some_and(|o| o.override_stream_error_on_invalid_http_message.is_some());
+    if let Some(general) = hcm.stream_error_on_invalid_http_message.as_ref().filter(|_| !overridden) {
+        http2.stream_error_on_invalid_message = Some(general.value);
+    }
+    Ok(http2)
 }
 
 fn http1(options: Option<&core::Http1ProtocolOptions>) -> Result<DownstreamHttp1, Rejection> {

@@ -37,6 +37,18 @@ fn defaults_are_envoys() {
 }
 
 #[test]
+fn malformed_http2_messages_end_what_the_nearest_option_says() {
+    let set = |extra: Value| read(extra).expect("valid").http2.stream_error_on_invalid_message;
+    let over = |stream: bool| json!({ "override_stream_error_on_invalid_http_message": stream });
+    assert_eq!(set(json!({})), None);
+    assert_eq!(set(json!({ "stream_error_on_invalid_http_message": true })), Some(true));
+    assert_eq!(
+        set(json!({ "stream_error_on_invalid_http_message": true, "http2_protocol_options": over(false) })),
+        Some(false)
+    );
+}
+
+#[test]
 fn zero_switches_a_timeout_off() {
     let h = read(json!({ "stream_idle_timeout": "0s", "delayed_close_timeout": "0s" })).expect("valid");
     assert_eq!((h.stream_idle_timeout, h.delayed_close_timeout), (None, None));

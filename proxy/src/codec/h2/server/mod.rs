@@ -1,30 +1,30 @@
 //! One downstream HTTP/2 connection: accept streams, run the handler for each, write what they answer.
 //!
-//! All of a connection is one task: its streams are futures in a set beside the frame layer. What the streams produce in one turn leaves
-//! in one flush. A stream that the client resets drops its handler's future.
+//! All of a connection is one task: its streams are futures in a set beside the state machine. What the streams produce in one turn leaves
+//! in one write. A stream that the client resets drops its handler's future.
 mod stream;
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
-use h2::Reason;
-use h2::server::{Connection, SendResponse};
 
 use super::Settings as Http2;
-use super::flood::{Guarded, Side};
+use super::head::Head;
 use super::keepalive::Pinger;
+use super::link::{Driver, StreamRef};
+use super::session::Role;
+use super::streams::Cause;
 use crate::clock::Sleep;
 use crate::codec::handler::Handler;
 use crate::codec::linger::linger;
 use crate::codec::{Closed, Drain, Local};
-use crate::io::{Gather, Io};
+use crate::io::Io;
 
 pub use stream::InformationalSender;
 
@@ -79,87 +79,64 @@ pub async fn serve<H: Handler>(io: Io, settings: Settings, local: Local, handler
 }
 
 async fn drive<H: Handler>(io: Io, settings: Settings, local: Local, handler: &H, drain: Drain) -> Closed {
-    let io = Guarded::new(Gather::new(io, local.buffers.clone()), settings.http2.floods, Side::Server);
+    let driver = Driver::new(Role::Server, io, settings.http2, &local);
     let shared = Rc::new(Shared { settings, local, goodbye: Cell::new(false) });
-    let handshake = builder(&settings.http2).handshake::<_, Bytes>(io.clone());
-    let closed = match shared.local.timers.timeout(PREFACE_TIMEOUT, handshake).await {
-        Ok(Ok(connection)) => run(connection, &io, &shared, handler, &drain).await,
-        Ok(Err(error)) => closed(&error),
-        Err(_) => Closed::Timeout("the limit for the HTTP/2 preface"),
-    };
+    let mut serving = Serving::new(driver, shared.clone(), &drain);
+    let closed = run(&mut serving, handler).await;
     if !matches!(closed, Closed::ByPeer | Closed::ByPeerInRequest | Closed::Io(_)) {
         // The client is still there, and may be sending: it gets to read the GOAWAY.
-        linger(io.io(), &shared.local, settings.delayed_close_timeout).await;
+        linger(serving.driver.io(), &shared.local, settings.delayed_close_timeout).await;
     }
     closed
 }
 
-fn builder(http2: &Http2) -> h2::server::Builder {
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(http2.initial_stream_window)
-        .initial_connection_window_size(http2.initial_connection_window)
-        .max_concurrent_streams(http2.max_concurrent_streams)
-        .header_table_size(http2.hpack_table_size)
-        .max_send_buffer_size(http2.max_send_buffer)
-        .max_pending_accept_reset_streams(http2.max_pending_resets)
-        // The frame layer answers a larger list with 431 by itself; Envoy, and `translate`, reset the stream.
-        .max_header_list_size(http2.max_head_bytes.saturating_mul(2).saturating_add(64 * 1024));
-    if http2.allow_connect {
-        builder.enable_connect_protocol();
-    }
-    builder
-}
-
 /// The connection and its streams, to the end of both.
-async fn run<H: Handler>(
-    connection: Connection<Guarded, Bytes>,
-    io: &Guarded,
-    shared: &Rc<Shared>,
-    handler: &H,
-    drain: &Drain,
-) -> Closed {
-    io.defer();
-    let mut serving = Serving::new(connection, shared.clone(), drain);
-    let mut streams = std::pin::pin!(FuturesUnordered::new());
+async fn run<H: Handler>(serving: &mut Serving<'_>, handler: &H) -> Closed {
+    let shared = serving.shared.clone();
+    let mut streams = pin!(FuturesUnordered::new());
     poll_fn(|cx| {
-        loop {
-            // Streams first: what they produce leaves with the flush of the connection's turn below.
+        serving.driver.link().session().begin_turn();
+        let ended = loop {
+            let moved = serving.driver.poll_read(cx).is_ready();
+            let malformed = serving.driver.link().session().take_malformed();
+            for _ in 0..malformed {
+                // Nothing is sent: it is for the record.
+                drop(handler.reject(stream::MALFORMED));
+            }
+            while let Some((head, stream, index)) = serving.next_stream() {
+                streams.push(stream::run(shared.clone(), handler, head, stream, index));
+            }
             while let Poll::Ready(Some(())) = streams.as_mut().poll_next(cx) {}
-            let step = serving.poll(cx, streams.is_empty());
-            if let Step::Accepted(request, respond) = step {
-                let index = serving.accepted - 1;
-                streams.push(stream::run(shared.clone(), handler, *request, respond, index));
+            if moved && serving.driver.link().session().out.len() < WRITE_EARLY {
                 continue;
             }
-            // The turn is over. Where the socket takes no more the task is woken when it does.
-            let _: Poll<()> = io.poll_drain(cx);
-            return match step {
-                Step::Closed(closed) => Poll::Ready(closed),
-                _ => Poll::Pending,
-            };
-        }
+            serving.poll_signals(cx, streams.is_empty());
+            // Where the socket takes no more the task is woken when it does.
+            let written = serving.driver.poll_write(cx).is_ready();
+            let ended = serving.end(written, streams.is_empty());
+            if ended.is_some() || !(moved || serving.driver.link().session().begin_round()) {
+                break ended;
+            }
+        };
+        serving.driver.link().session().end_turn(cx);
+        ended.map_or(Poll::Pending, Poll::Ready)
     })
     .await
 }
 
 /// A client has this long for its preface and SETTINGS.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(15);
-
-type Request = http::Request<h2::RecvStream>;
-
-enum Step {
-    Accepted(Box<Request>, SendResponse<Bytes>),
-    Wait,
-    Closed(Closed),
-}
+/// So much is written before all that has arrived is read.
+const WRITE_EARLY: usize = 32 * 1024;
 
 /// The connection without its streams.
 struct Serving<'a> {
-    connection: Connection<Guarded, Bytes>,
+    driver: Driver,
     shared: Rc<Shared>,
     drain: &'a Drain,
     pinger: Option<Pinger>,
+    /// Until the client has said that it speaks HTTP/2.
+    preface: Option<Sleep>,
     /// `max_connection_duration`
     expires: Option<Sleep>,
     /// Since the last stream ended: `idle_timeout`, or `drain_timeout` once GOAWAY was sent.
@@ -167,52 +144,78 @@ struct Serving<'a> {
     accepted: u64,
     /// GOAWAY was sent, for this.
     leaving: Option<Closed>,
+    /// A time limit that ends the connection as it is.
+    cut: Option<Closed>,
 }
 
 impl<'a> Serving<'a> {
-    fn new(mut connection: Connection<Guarded, Bytes>, shared: Rc<Shared>, drain: &'a Drain) -> Self {
-        let pinger = match shared.settings.http2.keepalive {
-            Some(settings) => connection.ping_pong().map(|pings| Pinger::new(pings, settings, &shared.local)),
-            None => None,
-        };
+    fn new(driver: Driver, shared: Rc<Shared>, drain: &'a Drain) -> Self {
+        let pinger = shared.settings.http2.keepalive.map(|settings| Pinger::new(settings, &shared.local));
+        let preface = Some(shared.local.timers.after(PREFACE_TIMEOUT));
         let expires = shared.settings.max_connection_duration.map(|limit| shared.local.timers.after(limit));
-        Self { connection, shared, drain, pinger, expires, idle: None, accepted: 0, leaving: None }
+        let (idle, leaving, cut) = (None, None, None);
+        Self { driver, shared, drain, pinger, preface, expires, idle, accepted: 0, leaving, cut }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, quiet: bool) -> Step {
+    /// A stream that the client has opened, and how many were before it.
+    fn next_stream(&mut self) -> Option<(Box<Head>, StreamRef, u64)> {
+        let link = self.driver.link();
+        let (key, head) = link.session().next_accepted()?;
+        let stream = StreamRef::new(link.clone(), key);
+        let index = self.accepted;
+        self.accepted += 1;
+        self.idle = None;
+        if self.shared.settings.max_requests_per_connection.is_some_and(|limit| self.accepted >= limit) {
+            self.leave(Closed::AfterResponse);
+        }
+        if self.drain.is_draining() {
+            self.leave(Closed::Drained);
+        }
+        Some((head, stream, index))
+    }
+
+    /// Looks at what comes neither from the socket nor from the streams.
+    fn poll_signals(&mut self, cx: &mut Context<'_>, quiet: bool) {
+        if let Some(preface) = &mut self.preface {
+            if self.driver.link().session().is_greeted() {
+                self.preface = None;
+            } else if Pin::new(preface).poll(cx).is_ready() {
+                self.cut = Some(Closed::Timeout("the limit for the HTTP/2 preface"));
+            }
+        }
         if let Some(pinger) = &mut self.pinger
-            && pinger.poll_dead(cx).is_ready()
+            && pinger.poll_dead(&mut self.driver.link().session(), cx).is_ready()
         {
-            return Step::Closed(Closed::Timeout("the keepalive timeout"));
+            self.cut = Some(Closed::Timeout("the keepalive timeout"));
         }
         self.look_at_drain(cx, quiet);
-        match self.connection.poll_accept(cx) {
-            Poll::Ready(Some(Ok((request, respond)))) => {
-                self.accepted += 1;
-                self.idle = None;
-                if self.shared.settings.max_requests_per_connection.is_some_and(|limit| self.accepted >= limit) {
-                    self.leave(Closed::AfterResponse);
-                }
-                if self.drain.is_draining() {
-                    self.leave(Closed::Drained);
-                }
-                return Step::Accepted(Box::new(request), respond);
-            }
-            Poll::Ready(ended) => {
-                let why = ended.and_then(Result::err).map_or(Closed::ByPeer, |error| closed(&error));
-                // A client that closes because it was asked to does what it should.
-                return Step::Closed(match (why, self.leaving.take()) {
-                    (Closed::ByPeer, Some(asked)) => asked,
-                    (why, _) => why,
-                });
-            }
-            Poll::Pending => {}
-        }
-        if !quiet {
+        if quiet {
+            self.poll_idle(cx);
+        } else {
             self.idle = None;
-            return Step::Wait;
         }
-        self.poll_idle(cx)
+    }
+
+    /// Whether all is over, and why.
+    fn end(&mut self, written: bool, quiet: bool) -> Option<Closed> {
+        if self.cut.is_some() {
+            return self.cut.take();
+        }
+        let session = self.driver.link().session();
+        let finished = session.is_finished() && quiet && written;
+        let why = match (session.fault(), session.ended()) {
+            (Some(fault), _) => Closed::Protocol(fault.reason),
+            (None, Some(Cause::Io(kind))) => Closed::Io(kind),
+            (None, Some(_)) => Closed::ByPeer,
+            (None, None) if finished => Closed::ByPeer,
+            (None, None) => return None,
+        };
+        drop(session);
+        // A client that closes because it was asked to does what it should.
+        Some(match (why, self.leaving.take()) {
+            (Closed::ByPeer, Some(asked)) => asked,
+            (why, _) => why,
+        })
     }
 
     /// Says GOAWAY when a drain, a limit or a response asks for it. In a drain a connection without streams hears it with its next
@@ -240,49 +243,38 @@ impl<'a> Serving<'a> {
 
     fn leave(&mut self, why: Closed) {
         if self.leaving.is_none() {
-            self.connection.graceful_shutdown();
+            self.driver.link().session().leave();
             self.leaving = Some(why);
             self.idle = None;
         }
     }
 
     /// No stream is open: for how long may that be?
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Step {
-        if self.drain.is_closing()
-            && let Some(why) = self.leaving.take()
-        {
-            return Step::Closed(why);
+    fn poll_idle(&mut self, cx: &mut Context<'_>) {
+        if self.drain.is_closing() && self.leaving.is_some() {
+            self.cut = self.leaving.take();
+            return;
         }
         loop {
-            if self.idle.is_none() {
-                let limit = match self.leaving {
-                    Some(_) => Some(self.shared.settings.drain_timeout),
-                    None => self.shared.settings.idle_timeout,
-                };
-                let Some(limit) = limit else { return Step::Wait };
-                self.idle = Some(self.shared.local.timers.after(limit));
-            }
-            if let Some(sleep) = &mut self.idle
-                && Pin::new(sleep).poll(cx).is_pending()
-            {
-                return Step::Wait;
+            let idle = match &mut self.idle {
+                Some(idle) => idle,
+                None => {
+                    let settings = &self.shared.settings;
+                    let limit =
+                        if self.leaving.is_some() { Some(settings.drain_timeout) } else { settings.idle_timeout };
+                    let Some(limit) = limit else { return };
+                    self.idle.insert(self.shared.local.timers.after(limit))
+                }
+            };
+            if Pin::new(idle).poll(cx).is_pending() {
+                return;
             }
             self.idle = None;
-            if let Some(why) = self.leaving.take() {
-                return Step::Closed(why);
+            if self.leaving.is_some() {
+                self.cut = self.leaving.take();
+                return;
             }
             self.leave(Closed::Timeout("the idle timeout"));
-            // Has the GOAWAY written.
-            cx.waker().wake_by_ref();
         }
-    }
-}
-
-fn closed(error: &h2::Error) -> Closed {
-    match (error.reason(), error.get_io()) {
-        (_, Some(io)) if super::is_disconnect(io.kind()) => Closed::ByPeer,
-        (_, Some(io)) => Closed::Io(io.kind()),
-        (Some(Reason::NO_ERROR) | None, None) => Closed::ByPeer,
-        (Some(reason), None) => Closed::Protocol(reason),
     }
 }

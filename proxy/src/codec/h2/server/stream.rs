@@ -1,13 +1,9 @@
 //! One stream: its request for the handler, and the handler's response for the client.
-use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
-use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 
 use super::Shared;
@@ -15,6 +11,10 @@ use crate::clock::Sleep;
 use crate::codec::Protocol;
 use crate::codec::body::{Body, Error};
 use crate::codec::h1::tokens;
+use crate::codec::h2::body_error;
+use crate::codec::h2::head::Head;
+use crate::codec::h2::link::StreamRef;
+use crate::codec::h2::reason::Reason;
 use crate::codec::h2::recv::RecvBody;
 use crate::codec::h2::translate::{self, Refusal};
 use crate::codec::h2::upload::{Failure, Upload};
@@ -23,54 +23,59 @@ use crate::codec::handler::{Handler, Rejection, RequestMeta};
 /// Sends interim responses of one request.
 #[derive(Clone)]
 pub struct InformationalSender {
-    respond: Rc<RefCell<SendResponse<Bytes>>>,
+    stream: StreamRef,
 }
 
 impl InformationalSender {
     pub(crate) fn send(&self, status: StatusCode, headers: &HeaderMap) {
-        let mut response = Response::new(());
-        *response.status_mut() = status;
-        response.headers_mut().clone_from(headers);
-        translate::strip_connection_headers(response.headers_mut());
-        // After the response has begun, or the stream has ended, there is nobody to inform.
-        if let Err(error) = self.respond.borrow_mut().send_informational(response) {
-            tracing::debug!(%error, "interim response dropped");
+        let mut headers = headers.clone();
+        translate::strip_connection_headers(&mut headers);
+        if !self.stream.with(|session, key| session.send_interim(key, status, &headers)) {
+            tracing::debug!(%status, "interim response dropped");
         }
     }
 }
 
 /// Serves one stream to its end.
-pub(super) async fn run<H: Handler>(
-    shared: Rc<Shared>,
-    handler: &H,
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-    index: u64,
-) {
-    let respond = Rc::new(RefCell::new(respond));
-    let (response, bodiless) = match prepare(&shared, request, &respond, index) {
-        Ok((request, meta, head)) => (answer(pin!(handler.handle(request, meta)), &respond).await, head),
+pub(super) async fn run<H: Handler>(shared: Rc<Shared>, handler: &H, head: Box<Head>, stream: StreamRef, index: u64) {
+    let (response, bodiless) = match prepare(&shared, *head, &stream, index) {
+        Ok((request, meta, head)) => (answer(pin!(handler.handle(request, meta)), &stream).await, head),
         Err(refusal) => {
             let response = handler.reject(rejection(refusal));
             // Envoy resets what exceeds its limits or breaks HTTP/2's rules.
             let response = (refusal == Refusal::Target).then_some(response);
             if response.is_none() {
-                respond.borrow_mut().send_reset(Reason::PROTOCOL_ERROR);
+                let too_large = refusal == Refusal::TooLarge;
+                reset(&stream, if too_large { Reason::INTERNAL_ERROR } else { Reason::PROTOCOL_ERROR });
             }
             (response, false)
         }
     };
     if let Some(response) = response {
-        send(&shared, response, &respond, bodiless).await;
+        send(&shared, response, stream, bodiless).await;
     }
 }
+
+fn reset(stream: &StreamRef, reason: Reason) {
+    stream.with(|session, key| session.reset(key, reason));
+}
+
+/// A request that is none, as it is recorded.
+pub(super) const MALFORMED: Rejection = Rejection {
+    status: StatusCode::BAD_REQUEST,
+    details: "http2.invalid.header.field",
+    body: "",
+    protocol: Protocol::Http2,
+    in_request: false,
+    silent: true,
+    head_bytes: 0,
+};
 
 fn rejection(refusal: Refusal) -> Rejection {
     let (status, details, body) = match refusal {
         Refusal::TooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "http2.too_many_headers", ""),
         Refusal::NoHost => (StatusCode::BAD_REQUEST, "missing_host_header", ""),
         Refusal::Host => (StatusCode::BAD_REQUEST, "http2.invalid_authority", ""),
-        Refusal::Malformed => (StatusCode::BAD_REQUEST, "http2.invalid_header_field", ""),
         Refusal::Target => (StatusCode::BAD_REQUEST, "absolute_path_rejected", ""),
     };
     Rejection {
@@ -87,21 +92,19 @@ fn rejection(refusal: Refusal) -> Rejection {
 /// What the handler gets, and whether it is asked for a head alone.
 fn prepare(
     shared: &Shared,
-    request: Request<RecvStream>,
-    respond: &Rc<RefCell<SendResponse<Bytes>>>,
+    head: Head,
+    stream: &StreamRef,
     index: u64,
 ) -> Result<(Request<Body>, RequestMeta, bool), Refusal> {
-    let (parts, stream) = request.into_parts();
-    let mut incoming = translate::incoming(parts, &shared.settings.http2)?;
+    let mut incoming = translate::incoming(head)?;
     if !shared.settings.proxy_100_continue && takes_continue(&incoming.parts.headers) {
         incoming.parts.headers.remove(header::EXPECT);
-        let sender = InformationalSender { respond: respond.clone() };
-        sender.send(StatusCode::CONTINUE, &HeaderMap::new());
+        InformationalSender { stream: stream.clone() }.send(StatusCode::CONTINUE, &HeaderMap::new());
     }
-    let body = if stream.is_end_stream() {
+    let body = if stream.with(|session, key| session.is_read(key)) {
         Body::empty()
     } else {
-        RecvBody::new(stream, incoming.length, shared.settings.http2.max_headers, None).into()
+        RecvBody::new(stream.clone(), incoming.length, shared.settings.http2.max_headers, None).into()
     };
     let meta = RequestMeta {
         protocol: Protocol::Http2,
@@ -110,7 +113,7 @@ fn prepare(
         received: shared.local.clock.now(),
         head_bytes: incoming.bytes,
         requests_before: index,
-        informational: InformationalSender { respond: respond.clone() }.into(),
+        informational: InformationalSender { stream: stream.clone() }.into(),
     };
     let head = incoming.parts.method == Method::HEAD;
     Ok((Request::from_parts(incoming.parts, body), meta, head))
@@ -124,22 +127,22 @@ fn takes_continue(headers: &HeaderMap) -> bool {
 /// Drives the handler until it answers (`Some`) or the client resets the stream.
 async fn answer<F: Future<Output = Response<Body>>>(
     mut handling: Pin<&mut F>,
-    respond: &RefCell<SendResponse<Bytes>>,
+    stream: &StreamRef,
 ) -> Option<Response<Body>> {
     poll_fn(|cx| {
         if let Poll::Ready(response) = handling.as_mut().poll(cx) {
             return Poll::Ready(Some(response));
         }
-        respond.borrow_mut().poll_reset(cx).map(|_| None)
+        stream.with(|session, key| session.poll_reset(key, cx)).map(|_| None)
     })
     .await
 }
 
 /// Writes the response.
-async fn send(shared: &Shared, response: Response<Body>, respond: &RefCell<SendResponse<Bytes>>, bodiless: bool) {
+async fn send(shared: &Shared, response: Response<Body>, stream: StreamRef, bodiless: bool) {
     let (parts, mut body) = response.into_parts();
     if let Some(error) = body.failure() {
-        return respond.borrow_mut().send_reset(error.reason());
+        return reset(&stream, error.reason());
     }
     let closes = |value: &http::HeaderValue| tokens(value.as_bytes()).any(|token| token.eq_ignore_ascii_case(b"close"));
     if parts.headers.get_all(header::CONNECTION).iter().any(closes) {
@@ -147,47 +150,31 @@ async fn send(shared: &Shared, response: Response<Body>, respond: &RefCell<SendR
     }
     let none = bodiless || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let ends = none || body.is_end();
-    let head = translate::response_head(parts);
-    let sent = respond.borrow_mut().send_response(head, ends);
-    let stream = match sent {
-        Ok(stream) => stream,
-        Err(error) => return body.fail(crate::codec::h2::body_error(&error)),
-    };
+    let sent = stream.with(|session, key| {
+        session.send_head(key, ends, |encoder, out| {
+            translate::write_response(parts.status, &parts.headers, encoder, out);
+        })
+    });
+    if let Err(cause) = sent {
+        return body.fail(body_error(cause));
+    }
     if none {
         body.skip();
     }
     if ends {
         return;
     }
-    let mut upload = Upload::new(stream, body, false);
+    let mut upload = Upload::new(stream, body);
     let failure = pump(shared, &mut upload).await;
     match failure {
         Ok(()) => {}
-        Err(Failure::Body(error)) => {
-            next_turn().await;
-            upload.reset(error.reason());
-        }
+        Err(Failure::Body(error)) => upload.reset(error.reason()),
         Err(Failure::Peer(error)) => {
             let reason = error.reason();
             upload.body_mut().fail(error);
             upload.reset(reason);
         }
     }
-}
-
-/// Lets the connection write what is queued, which a reset would take back.
-async fn next_turn() {
-    // The set of streams comes back to its connection after a stream has woken itself twice.
-    let mut turns = 3;
-    poll_fn(|cx| {
-        if turns == 0 {
-            return Poll::Ready(());
-        }
-        turns -= 1;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await
 }
 
 /// Moves the body, and watches for a reset and for a client that takes nothing.
