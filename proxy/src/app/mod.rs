@@ -154,14 +154,7 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
     let (spans, span_queue) = export::queue();
     let (records, record_queue) = access_log::queue();
     let ends = [span_queue.end(), record_queue.end()];
-    let zone = loaded.bootstrap.cluster_manager.local_cluster_name.clone();
-    let zone = zone.map(|cluster| upstream::LocalZone { cluster, locality: loaded.node.locality.clone() });
-    let outlier_log = loaded.bootstrap.cluster_manager.outlier_event_log.clone();
-    let around = upstream::Surroundings {
-        local: zone,
-        outlier_log: outlier_log.map(|path| upstream::EventLog::new(writer.clone(), path)),
-    };
-    let clusters = upstream::Registry::new(count, shared.stats.clone(), around);
+    let clusters = upstream::Registry::new(count, shared.stats.clone(), surroundings(&loaded, &writer));
     let control = upstream::Control::new(clusters.clone(), Local::new(Random::from_entropy()));
     let equipment = workers::Equipment {
         shared: shared.clone(),
@@ -218,6 +211,16 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
         tracing::warn!("the last spans or log records were not taken within {LAST_SPANS:?}");
     }
     Ok(())
+}
+
+/// What the clusters know of the process around them.
+fn surroundings(loaded: &Loaded, writer: &Writer) -> upstream::Surroundings {
+    let manager = &loaded.bootstrap.cluster_manager;
+    let local = manager.local_cluster_name.clone();
+    upstream::Surroundings {
+        local: local.map(|cluster| upstream::LocalZone { cluster, locality: loaded.node.locality.clone() }),
+        outlier_log: manager.outlier_event_log.clone().map(|path| upstream::EventLog::new(writer.clone(), path)),
+    }
 }
 
 fn start_admin(handle: admin::Handle) -> Result<(), Error> {

@@ -37,7 +37,7 @@ fn a_body_that_breaks_off_arrives_broken_off() {
     assert!(whole.complete && whole.text() == "whole", "{whole:?}");
     sidemesh_tests::wait::until("the access log says so", || {
         let text = std::fs::read_to_string(&log).unwrap_or_default();
-        let said = ["/length UC", "/chunked UC", "/whole -"].iter().all(|line| text.contains(line));
+        let said = ["/length UPE", "/chunked UPE", "/whole -"].iter().all(|line| text.contains(line));
         if said { Ok(()) } else { Err(text) }
     });
 }

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sidemesh_config::resource::cluster::{HealthCheck, HealthChecker};
+use sidemesh_config::resource::cluster::{HealthCheck, HealthChecker, HttpHealthCheck};
 use sidemesh_config::resource::endpoint::Endpoint;
 use sidemesh_config::resource::tls::{UpstreamTls, UpstreamTransport};
 use sidemesh_config::value::{Address, Locality};
@@ -188,7 +188,7 @@ impl Checked {
         let HealthChecker::Http(http) = &self.check.checker else { return false };
         let answered = match found {
             Found::Healthy { .. } => true,
-            Found::Unhealthy { status, .. } => http.expects(status),
+            Found::Unhealthy { status, .. } => is_expected(http, status),
             _ => false,
         };
         http.service_name.is_some() && answered
@@ -231,5 +231,13 @@ impl Checked {
             self.shared.touch_health(self.shared.millis(now));
         }
         step.transition
+    }
+}
+
+/// Whether an answer with `status` is a healthy one.
+fn is_expected(check: &HttpHealthCheck, status: u16) -> bool {
+    match check.expected_statuses.as_slice() {
+        [] => status == 200,
+        ranges => ranges.iter().any(|r| r.contains(&status)),
     }
 }

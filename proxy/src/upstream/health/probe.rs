@@ -283,7 +283,7 @@ fn judge(http: &HttpHealthCheck, response: &Response<Body>) -> Found {
     let status = response.status().as_u16();
     let headers = response.headers();
     let has = |name: &str| headers.contains_key(name);
-    if !http.expects(status) {
+    if !super::is_expected(http, status) {
         return if http.retriable_statuses.iter().any(|r| r.contains(&status)) {
             Found::Retriable { status }
         } else {

@@ -344,16 +344,6 @@ pub struct HttpHealthCheck {
     pub response_buffer_size: u64,
 }
 
-impl HttpHealthCheck {
-    /// Whether an answer with `status` is a healthy one.
-    pub fn expects(&self, status: u16) -> bool {
-        match self.expected_statuses.as_slice() {
-            [] => status == 200,
-            ranges => ranges.iter().any(|r| r.contains(&status)),
-        }
-    }
-}
-
 /// How requests are carried to the cluster's hosts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpstreamProtocol {
