@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=$1
 shift
-[ $# -gt 0 ] || set -- $(cargo fuzz list | grep -vx seeds)
+[ $# -gt 0 ] || set -- $(cargo fuzz list)
 # No sanitizer: there is no unsafe code of ours to watch, and so the stable compiler will do.
 cargo fuzz build --sanitizer none --release
 programs=fuzz/target/$(rustc -vV | sed -n 's/^host: //p')/release

@@ -41,7 +41,9 @@ pub fn relay(front: Front, data: &[u8]) {
         let handler = Relay { local: Local::new(Random::seeded(1)) };
         let serving = async {
             match front {
-                Front::Http1 => h1::serve(io.into(), http1(*choice), handler.local.clone(), &handler, Drain::never()).await,
+                Front::Http1 => {
+                    h1::serve(io.into(), http1(*choice), handler.local.clone(), &handler, Drain::never()).await
+                }
                 Front::Http2 => h2::serve(io.into(), http2(), handler.local.clone(), &handler, Drain::never()).await,
             }
         };
@@ -104,11 +106,13 @@ impl Handler for Relay {
         let seen = origin.clone();
         let local = self.local.clone();
         tokio::task::spawn_local(async move {
-            let settings = Http1 { allow_custom_methods: true, delayed_close_timeout: Duration::ZERO, ..Http1::default() };
+            let settings =
+                Http1 { allow_custom_methods: true, delayed_close_timeout: Duration::ZERO, ..Http1::default() };
             h1::serve(far.into(), Rc::new(settings), local, &*origin, Drain::never()).await
         });
         let client = Rc::new(ClientSettings::default());
-        let options = SendOptions { informational: None, upgrade: meta.upgrade, scheme: meta.scheme.unwrap_or_default() };
+        let options =
+            SendOptions { informational: None, upgrade: meta.upgrade, scheme: meta.scheme.unwrap_or_default() };
         let connection = Connection::new(near.into(), client, self.local.clone());
         let result = connection.send(&parts, body, options, Rc::new(Dropped)).await;
         let refused = seen.refused.get();

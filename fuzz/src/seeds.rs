@@ -1,4 +1,4 @@
-//! Writes the corpora that need encoding, out of JSON and YAML: `cargo run --bin seeds`.
+//! Writes the corpora that need encoding, out of JSON and YAML: `cargo run --example seeds`.
 //!
 //! Each resource of `seeds/*.yaml` and of the control plane's golden files becomes an input of `resource`, of `bootstrap` and,
 //! with requests behind it, of `route_match`; requests of our HTTP/2 client become inputs of `http2`.
@@ -111,7 +111,8 @@ async fn written(method: &str, body: &str) -> Result<Vec<u8>, Failure> {
     let (near, mut far) = tokio::io::duplex(1 << 16);
     let connection = client::connect(near.into(), Settings::default(), Local::new(Random::seeded(1))).await?;
     let uri = if method == "CONNECT" { "h.test:443" } else { "/path?query" };
-    let request = http::Request::builder().method(method).uri(uri).header("host", "h.test").header("x-a", "b").body(())?;
+    let request =
+        http::Request::builder().method(method).uri(uri).header("host", "h.test").header("x-a", "b").body(())?;
     let parts = Rc::new(request.into_parts().0);
     let body = Body::from(body.to_owned());
     let sending = tokio::task::spawn_local(async move {
