@@ -5,7 +5,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 use sidemesh_config::resource::{Resource, decode};
-use sidemesh_config::value::Metadata;
 use sidemesh_proto::json::any_from_json;
 use sidemesh_proxy::codec::Protocol;
 use sidemesh_proxy::connection::ConnectionInfo;
@@ -24,26 +23,7 @@ pub fn stream_info() -> StreamInfo {
     let Ok(Resource::Listener(listener)) = decode(&any).result else { panic!("a listener is no listener") };
     let (local, remote) = (([10, 0, 0, 1], 80).into(), ([10, 0, 0, 2], 4000).into());
     let (start, start_time) = (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_millis(1500));
-    let connection = ConnectionInfo {
-        id: 1,
-        start,
-        start_time,
-        remote,
-        direct_remote: remote,
-        local,
-        direct_local: local,
-        local_restored: false,
-        server_name: None,
-        alpn: None,
-        tls: None,
-        handshake_complete: None,
-        filter_chain: listener.chains[0].clone(),
-        listener,
-        chain: "".into(),
-        listener_metadata: None,
-        metadata: Metadata::default(),
-        proxy_tlvs: Vec::new(),
-    };
+    let connection = ConnectionInfo::new(1, (start, start_time), listener.clone(), listener.chains[0].clone(), local, remote);
     let mut info = StreamInfo::new(Rc::new(connection), Some(Protocol::Http11), start, start_time);
     info.status = 200;
     info

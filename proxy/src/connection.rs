@@ -47,6 +47,37 @@ pub struct ConnectionInfo {
 }
 
 impl ConnectionInfo {
+    /// A connection of which nothing but its ends is known: neither proxied nor inspected, and without TLS.
+    pub fn new(
+        id: u64,
+        (start, start_time): (Instant, SystemTime),
+        listener: Arc<Listener>,
+        filter_chain: Arc<FilterChain>,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Self {
+        ConnectionInfo {
+            id,
+            start,
+            start_time,
+            remote,
+            direct_remote: remote,
+            local,
+            direct_local: local,
+            local_restored: false,
+            server_name: None,
+            alpn: None,
+            tls: None,
+            handshake_complete: None,
+            chain: filter_chain.name.clone(),
+            filter_chain,
+            listener_metadata: listener.metadata.clone(),
+            listener,
+            metadata: Metadata::default(),
+            proxy_tlvs: Vec::new(),
+        }
+    }
+
     /// TLS was terminated on the connection.
     pub fn is_tls(&self) -> bool {
         self.tls.is_some()

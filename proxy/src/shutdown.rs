@@ -1,7 +1,7 @@
 //! The life of the process: initializing, live, draining, gone; and who may move it on.
 //!
 //! [`Shutdown`] is the one value that signals, the admin interface and the listeners share. It decides nothing about
-//! connections: `app` turns its steps into commands for the workers, and the filters ask [`Shutdown::is_failing`].
+//! connections: `app` turns its steps into commands for the workers, and responses ask [`Shutdown::is_health_failed`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};

@@ -43,11 +43,6 @@ impl SendError {
         matches!(self, Self::NotSent | Self::Refused)
     }
 
-    /// Whether the peer is to blame (for outlier detection): everything but a failed request body.
-    pub fn is_upstream_fault(&self) -> bool {
-        !matches!(self, Self::RequestBody(_))
-    }
-
     /// Whether the peer ended or reset the connection or the stream (Envoy's retry condition `reset`).
     pub fn is_reset(&self) -> bool {
         !matches!(self, Self::RequestBody(_) | Self::TooLarge(_))

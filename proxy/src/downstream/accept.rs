@@ -141,25 +141,17 @@ fn serve(listener: &Rc<Listener>, version: &Version, inspected: Inspected, ends:
         return;
     };
     let worker = &listener.worker;
+    let (id, start) = (worker.next_connection_id(), (counted.start, worker.local.clock.system()));
+    let (config, filter_chain) = (version.config.clone(), chain.config.clone());
     let info = ConnectionInfo {
-        id: worker.next_connection_id(),
-        start: counted.start,
-        start_time: worker.local.clock.system(),
-        remote: inspected.remote,
         direct_remote: ends.peer,
-        local: inspected.local,
         direct_local: ends.local,
         local_restored: inspected.restored,
         server_name: inspected.server_name,
         alpn: inspected.alpn.first().cloned().filter(|_| inspected.transport != "tls"),
-        tls: None,
-        handshake_complete: None,
-        listener: version.config.clone(),
-        chain: chain.config.name.clone(),
-        filter_chain: chain.config.clone(),
-        listener_metadata: version.config.metadata.clone(),
         metadata: inspected.metadata,
         proxy_tlvs: inspected.tlvs,
+        ..ConnectionInfo::new(id, start, config, filter_chain, inspected.local, inspected.remote)
     };
     let socket = Socket::from(inspected.stream).with_prefix(inspected.early.freeze());
     let worker = worker.clone();

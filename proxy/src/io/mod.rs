@@ -113,14 +113,6 @@ impl Io {
         }
     }
 
-    /// The TLS session of a connection that was opened here.
-    pub fn client_session(&self) -> Option<&rustls::ClientConnection> {
-        match &self.kind {
-            Kind::ClientTls(tls) => Some(tls.get_ref().1),
-            _ => None,
-        }
-    }
-
     /// Whether the bytes are encrypted on the wire.
     pub fn is_tls(&self) -> bool {
         matches!(self.kind, Kind::ServerTls(_) | Kind::ClientTls(_))

@@ -23,25 +23,10 @@ fn connection(remote: &str, server_name: Option<&str>) -> ConnectionInfo {
     let listener = listener();
     let local = "10.0.0.1:8443".parse().expect("an address");
     let remote = remote.parse().expect("an address");
+    let start = (std::time::Instant::now(), std::time::SystemTime::UNIX_EPOCH);
     ConnectionInfo {
-        id: 1,
-        start: std::time::Instant::now(),
-        start_time: std::time::SystemTime::UNIX_EPOCH,
-        remote,
-        direct_remote: remote,
-        local,
-        direct_local: local,
-        local_restored: false,
         server_name: server_name.map(Name::from),
-        alpn: None,
-        tls: None,
-        handshake_complete: None,
-        filter_chain: listener.chains[0].clone(),
-        listener,
-        chain: "".into(),
-        listener_metadata: None,
-        metadata: Metadata::default(),
-        proxy_tlvs: Vec::new(),
+        ..ConnectionInfo::new(1, start, listener.clone(), listener.chains[0].clone(), local, remote)
     }
 }
 

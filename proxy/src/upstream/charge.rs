@@ -93,11 +93,6 @@ impl Cluster {
         }
     }
 
-    /// A gRPC answer's status came in its trailers.
-    pub fn on_grpc_status(self: &Rc<Self>, host: &Host, status: u16) {
-        self.owner(host).judge(host, Outcome::Status(crate::grpc::http_status(u32::from(status))));
-    }
-
     /// The caller has waited too long for `host` (the request's or one try's time is over). Which timeout it was is the
     /// caller's to count.
     pub fn on_timeout(self: &Rc<Self>, host: &Host, protocol: Option<Protocol>) {

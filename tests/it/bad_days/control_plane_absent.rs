@@ -1,22 +1,41 @@
 //! No control plane at the start: the proxy stays up and says why; it serves what an earlier run was sent, or is not ready; it recovers.
 
+use std::path::PathBuf;
+
 use sidemesh_tests::control_plane::ControlPlane;
+use sidemesh_tests::process::Process;
 use sidemesh_tests::proxy::Proxy;
 use sidemesh_tests::shop::{Instance, simple_service, wait_for_200};
 use sidemesh_tests::{http, wait};
+use tempfile::TempDir;
+
+/// `user` runs with its sidecar; `order`'s is yet to be started.
+struct Mesh {
+    dir: TempDir,
+    control_plane: ControlPlane,
+    order: Instance,
+    /// File with a join token for `order`.
+    token: PathBuf,
+    _user: (Process, Proxy),
+}
+
+impl Mesh {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let control_plane = ControlPlane::start(dir.path(), &[]);
+        control_plane.apply(&[simple_service("order"), simple_service("user")]);
+        let user = Instance::new("user-1", "user", "v1", &[]);
+        let order = Instance::new("order-1", "order", "v1", &["user"]);
+        let user = (user.start_app(dir.path()), user.start_sidecar(dir.path(), &control_plane));
+        let token = dir.path().join("order.token");
+        std::fs::write(&token, control_plane.token("order")).expect("token file");
+        Mesh { dir, control_plane, order, token, _user: user }
+    }
+}
 
 #[test]
 fn the_proxy_stays_says_why_and_recovers() {
-    let dir = tempfile::tempdir().expect("temporary directory");
-    let mut control_plane = ControlPlane::start(dir.path(), &[]);
-    control_plane.apply(&[simple_service("order"), simple_service("user")]);
-    let user = Instance::new("user-1", "user", "v1", &[]);
-    let order = Instance::new("order-1", "order", "v1", &["user"]);
-    let _app = user.start_app(dir.path());
-    let _user_sidecar = user.start_sidecar(dir.path(), &control_plane);
-
-    let token = dir.path().join("order.token");
-    std::fs::write(&token, control_plane.token("order")).expect("token file");
+    let Mesh { dir, mut control_plane, order, token, _user } = Mesh::start();
     let (token, state) = (token.display().to_string(), dir.path().join("order-state").display().to_string());
     control_plane.process.kill();
 
@@ -37,16 +56,7 @@ fn the_proxy_stays_says_why_and_recovers() {
 
 #[test]
 fn a_restart_meanwhile_serves_the_last_good_configuration() {
-    let dir = tempfile::tempdir().expect("temporary directory");
-    let mut control_plane = ControlPlane::start(dir.path(), &[]);
-    control_plane.apply(&[simple_service("order"), simple_service("user")]);
-    let user = Instance::new("user-1", "user", "v1", &[]);
-    let order = Instance::new("order-1", "order", "v1", &["user"]);
-    let _app = user.start_app(dir.path());
-    let _user_sidecar = user.start_sidecar(dir.path(), &control_plane);
-
-    let token = dir.path().join("order.token");
-    std::fs::write(&token, control_plane.token("order")).expect("token file");
+    let Mesh { dir, mut control_plane, order, token, _user } = Mesh::start();
     let state = dir.path().join("order-state");
     let (token, state_dir) = (token.display().to_string(), state.display().to_string());
     let flags = ["--mesh", "--state-dir", &state_dir, "--join-token-file", &token];

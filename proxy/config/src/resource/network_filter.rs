@@ -7,7 +7,6 @@ pub(in crate::resource) use parse::rate_limit;
 
 use std::sync::Arc;
 
-use crate::resource::access_log::AccessLog;
 use crate::resource::http_connection_manager::HttpConnectionManager;
 use crate::resource::http_filter::rate_limit::TokenBucket;
 use crate::resource::http_filter::rbac::RbacFilter;
@@ -55,6 +54,3 @@ pub struct ConnectionLimit {
     pub delay: Option<std::time::Duration>,
     pub enabled: Option<(bool, Name)>,
 }
-
-/// Access logs of a listener are the connection's, whatever filters it runs.
-pub type ConnectionLogs = Vec<Arc<AccessLog>>;

@@ -40,7 +40,7 @@ pub async fn run(x: &Exchange, plan: &Plan, host: &Rc<Host>, info: &AttemptInfo)
         connection: Some(&x.info.connection),
     };
     let mut request = pin!(plan.cluster.request(host, &x.parts, body, options, info));
-    let mut waiting = Waiting::new(x, plan);
+    let mut waiting = Waiting::new(x);
     poll_fn(|cx| match request.as_mut().poll(cx) {
         Poll::Ready(Ok(response)) => Poll::Ready(Outcome::Response(response)),
         Poll::Ready(Err(error)) => Poll::Ready(Outcome::Failed(error)),
@@ -103,7 +103,7 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    pub fn new(x: &Exchange, _plan: &Plan) -> Self {
+    pub fn new(x: &Exchange) -> Self {
         Waiting { sleep: None, started: x.now() }
     }
 
@@ -157,7 +157,7 @@ pub async fn back_off(x: &Exchange, plan: &Plan, wait: Duration) -> Option<Limit
         return None;
     }
     let mut sleep = x.manager.worker.local.timers.after(wait);
-    let mut waiting = Waiting::new(x, plan);
+    let mut waiting = Waiting::new(x);
     poll_fn(|cx| {
         if Pin::new(&mut sleep).poll(cx).is_ready() {
             return Poll::Ready(None);

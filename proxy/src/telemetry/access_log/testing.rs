@@ -6,7 +6,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sidemesh_config::resource::listener::Listener;
 use sidemesh_config::resource::{Resource, decode};
-use sidemesh_config::value::Metadata;
 use sidemesh_proto::json::any_from_json;
 
 use crate::connection::ConnectionInfo;
@@ -30,25 +29,7 @@ pub(super) fn stream_info(protocol: Option<Protocol>) -> StreamInfo {
     let listener = listener();
     let (local, remote) = (([10, 0, 0, 1], 8443).into(), ([10, 0, 0, 2], 4000).into());
     let (start, start_time) = (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_millis(1500));
-    let connection = ConnectionInfo {
-        id: 1,
-        start,
-        start_time,
-        remote,
-        direct_remote: remote,
-        local,
-        direct_local: local,
-        local_restored: false,
-        server_name: None,
-        alpn: None,
-        tls: None,
-        handshake_complete: None,
-        filter_chain: listener.chains[0].clone(),
-        listener,
-        chain: "".into(),
-        listener_metadata: None,
-        metadata: Metadata::default(),
-        proxy_tlvs: Vec::new(),
-    };
+    let connection =
+        ConnectionInfo::new(1, (start, start_time), listener.clone(), listener.chains[0].clone(), local, remote);
     StreamInfo::new(Rc::new(connection), protocol, start, start_time)
 }

@@ -118,15 +118,6 @@ impl Connection {
     pub fn is_reusable(&mut self) -> bool {
         !self.inner.ended && self.inner.read.is_empty() && self.inner.io.is_quiet()
     }
-
-    /// Ready when an idle connection stops being reusable.
-    pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            if ready!(self.inner.io.poll_readable(cx)).is_err() || !self.is_reusable() {
-                return Poll::Ready(());
-            }
-        }
-    }
 }
 
 impl Inner {
