@@ -153,7 +153,10 @@ fn serve(listener: &Rc<Listener>, version: &Version, inspected: Inspected, ends:
         proxy_tlvs: inspected.tlvs,
         ..ConnectionInfo::new(id, start, config, filter_chain, inspected.local, inspected.remote)
     };
-    let socket = Socket::from(inspected.stream).with_prefix(inspected.early.freeze());
+    let socket = match Socket::adopt(inspected.stream) {
+        Ok(socket) => socket.with_prefix(inspected.early.freeze()),
+        Err(error) => return tracing::debug!(listener = %listener.name, peer = %ends.peer, "connection lost: {error}"),
+    };
     let worker = worker.clone();
     // Boxed, and out here, so that an established connection keeps no room for its handshake and what that was made of.
     let secured = Box::pin(secure(chain.clone(), listener.clone(), socket, info));

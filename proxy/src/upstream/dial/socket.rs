@@ -33,7 +33,7 @@ pub async fn connect(
         }
         socket.bind(bind.source)?;
     }
-    socket.connect(address).await.map(Socket::from)
+    Socket::adopt(socket.connect(address).await?)
 }
 
 fn keep_alive(socket: &TcpSocket, config: &TcpKeepalive) -> io::Result<()> {
