@@ -68,6 +68,8 @@ struct Entry {
     /// Bytes for the next send.
     out: Vec<u8>,
     writer: Option<Waker>,
+    /// `writer` is to be woken.
+    write_waits: bool,
     /// Reads that are still to be plain system calls.
     burst: u8,
     /// Nobody reads or writes any more.
@@ -116,23 +118,20 @@ impl Ring {
     }
 
     /// Hands everything that waits to the kernel, and wakes those whose operations are done. Says how many.
+    ///
+    /// Waking by reference: a waker marks its task as ready, it runs and frees nothing.
     fn turn(&self) -> usize {
-        let mut wakers = Vec::new();
-        {
-            let mut state = self.state.borrow_mut();
-            state.send_gathered();
-            if !state.kernel.has_work() {
-                return 0;
-            }
-            state.kernel.enter();
-            while let Some(done) = state.kernel.next() {
-                state.finish(done, &mut wakers);
-            }
+        let mut state = self.state.borrow_mut();
+        state.send_gathered();
+        if !state.kernel.has_work() {
+            return 0;
         }
-        // Not while the state is borrowed: the last reference to a task may go with its waker, and with the task a socket.
-        let count = wakers.len();
-        wakers.into_iter().for_each(Waker::wake);
-        count
+        state.kernel.enter();
+        let mut woken = 0;
+        while let Some(done) = state.kernel.next() {
+            woken += usize::from(state.finish(done));
+        }
+        woken
     }
 }
 
@@ -152,16 +151,16 @@ impl State {
         }
     }
 
-    fn finish(&mut self, done: Done, wakers: &mut Vec<Waker>) {
-        let key = match done {
+    /// Says whether somebody waited for it.
+    fn finish(&mut self, done: Done) -> bool {
+        let (key, awaited) = match done {
             Done::Received { socket, result } => {
-                let Some(entry) = self.sockets.get_mut(socket) else { return };
+                let Some(entry) = self.sockets.get_mut(socket) else { return false };
                 entry.handle_received(result);
-                wakers.extend(entry.reader.take());
-                socket
+                (socket, wake(&entry.reader))
             }
             Done::Sent { socket, bytes, result } => {
-                let Some(entry) = self.sockets.get_mut(socket) else { return };
+                let Some(entry) = self.sockets.get_mut(socket) else { return false };
                 match result {
                     Ok(n) if n < bytes.len() && !entry.closed => {
                         entry.out = bytes;
@@ -175,11 +174,11 @@ impl State {
                     }
                     Err(error) => entry.send = Send::Failed(error),
                 }
-                wakers.extend(entry.writer.take());
-                socket
+                (socket, std::mem::take(&mut entry.write_waits) && wake(&entry.writer))
             }
         };
         self.remove_if_over(key);
+        awaited
     }
 
     /// Closes a socket that nobody uses any more, neither we nor the kernel.
@@ -194,11 +193,11 @@ impl State {
         }
     }
 
-    /// The socket is not used any more: what still waits in the kernel is called back.
-    fn close(&mut self, key: usize) {
-        let Some(entry) = self.sockets.get_mut(key) else { return };
+    /// The socket is not used any more: what still waits in the kernel is called back. The wakers go after the state's borrow.
+    fn close(&mut self, key: usize) -> [Option<Waker>; 2] {
+        let Some(entry) = self.sockets.get_mut(key) else { return [None, None] };
         entry.closed = true;
-        (entry.reader, entry.writer) = (None, None);
+        let wakers = [entry.reader.take(), entry.writer.take()];
         if matches!(entry.receive, Receive::Waiting) {
             self.kernel.cancel_receive(key);
         }
@@ -206,13 +205,24 @@ impl State {
             self.kernel.cancel_send(number);
         }
         self.remove_if_over(key);
+        wakers
     }
 }
 
 impl Entry {
     fn new(socket: Socket) -> Self {
         let (reader, writer, out) = (None, None, Vec::new());
-        Self { socket, receive: Receive::Idle, reader, send: Send::Idle, out, writer, burst: 0, closed: false }
+        Self {
+            socket,
+            receive: Receive::Idle,
+            reader,
+            send: Send::Idle,
+            out,
+            writer,
+            write_waits: false,
+            burst: 0,
+            closed: false,
+        }
     }
 
     fn handle_received(&mut self, result: io::Result<Received>) {
@@ -231,6 +241,10 @@ impl Entry {
             Err(error) => Receive::Failed(error),
         };
     }
+}
+
+fn wake(waker: &Option<Waker>) -> bool {
+    waker.as_ref().inspect(|waker| waker.wake_by_ref()).is_some()
 }
 
 /// Keeps a buffer for the next send.

@@ -133,7 +133,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.ring.state.borrow_mut().close(self.key);
+        let _wakers = self.ring.state.borrow_mut().close(self.key);
     }
 }
 
@@ -212,6 +212,7 @@ impl Entry {
     }
 
     fn wait_to_write<T>(&mut self, cx: &Context<'_>) -> (Poll<T>, Option<Waker>) {
+        self.write_waits = true;
         (Poll::Pending, wait(&mut self.writer, cx))
     }
 

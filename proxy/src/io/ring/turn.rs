@@ -10,6 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::LocalSet;
 
 use super::Ring;
+use crate::clock;
 
 /// Between two looks at the other events (timers, accepted connections) at most so many rounds.
 const ROUNDS: usize = 8;
@@ -17,18 +18,22 @@ const ROUNDS: usize = 8;
 /// Runs `main` and the tasks that it spawns on this thread, until `main` ends. Uses the thread's ring, where it has one.
 pub async fn drive(main: impl Future<Output = ()> + 'static) -> io::Result<()> {
     let tasks = LocalSet::new();
+    let main = tasks.spawn_local(main);
+    let mut tasks = pin!(tasks);
+    let mut run_tasks = |cx: &mut Context<'_>| {
+        clock::begin_turn();
+        tasks.as_mut().poll(cx).is_ready() || main.is_finished()
+    };
     let Some(ring) = Ring::current() else {
-        tasks.run_until(main).await;
+        poll_fn(|cx| if run_tasks(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
         return Ok(());
     };
     let watched = ring.watch()?;
-    let main = tasks.spawn_local(main);
-    let mut tasks = pin!(tasks);
     poll_fn(|cx| {
         for _ in 0..ROUNDS {
             let came = poll_watched(&watched, cx).is_ready();
             ring.turn();
-            let over = tasks.as_mut().poll(cx).is_ready() || main.is_finished();
+            let over = run_tasks(cx);
             let woken = ring.turn();
             if over {
                 return Poll::Ready(());
