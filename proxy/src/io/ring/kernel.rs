@@ -29,7 +29,7 @@ const SUBMISSIONS: u32 = 256;
 /// Answers that the shared queue holds; the kernel keeps what is beyond.
 const COMPLETIONS: u32 = 4096;
 /// Received bytes come in pieces of at most so many.
-pub(super) const PIECE_BYTES: usize = 4096;
+pub(super) const PIECE_BYTES: usize = 16 * 1024;
 /// Pieces per worker: with all of them in use a socket is read by a system call of its own.
 const PIECES: u16 = 128;
 /// The one group of pieces.

@@ -180,12 +180,19 @@ impl Entry {
             return Some(Ok(()));
         }
         self.burst = self.burst.saturating_sub(1);
+        let room = buf.remaining();
         match kernel::receive_now(&self.socket, buf) {
             Ok(0) => {
                 self.receive = Receive::Ended;
                 Some(Ok(()))
             }
-            Ok(_) => Some(Ok(())),
+            Ok(n) => {
+                if n < room {
+                    // That was all: the next has to be waited for.
+                    self.burst = 0;
+                }
+                Some(Ok(()))
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 self.burst = 0;
                 None
