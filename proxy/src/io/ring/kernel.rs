@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed};
+use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -45,6 +46,8 @@ pub(super) struct Kernel {
     uring: IoUring,
     pieces: Pieces,
     sends: Slab<Sending>,
+    /// Operations that the queue had no room for.
+    more: VecDeque<Entry>,
 }
 
 /// Bytes that the kernel reads.
@@ -104,7 +107,7 @@ impl Kernel {
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)?;
         let pieces = Pieces::register(&uring)?;
-        Ok(Self { uring, pieces, sends: Slab::new() })
+        Ok(Self { uring, pieces, sends: Slab::new(), more: VecDeque::new() })
     }
 
     /// Something has come back when this becomes readable anew; also when it was taken already. Called on a thread with an event loop.
@@ -146,15 +149,17 @@ impl Kernel {
     }
 
     fn push(&mut self, entry: Entry) {
-        loop {
-            // SAFETY: the memory that an operation names stays valid until its answer: a send's bytes lie in `sends` until
-            // then, untouched; a receive names none, the kernel picks one of `pieces`. Neither is ever freed before, as a
-            // `Kernel` is never dropped while operations are out (see `Drop`).
-            if unsafe { self.uring.submission().push(&entry) }.is_ok() {
-                return;
-            }
-            self.enter();
+        if !self.more.is_empty() || !self.queue(&entry) {
+            self.more.push_back(entry);
         }
+    }
+
+    /// Whether there was room.
+    fn queue(&mut self, entry: &Entry) -> bool {
+        // SAFETY: the memory that an operation names stays valid until its answer: a send's bytes lie in `sends` until
+        // then, untouched; a receive names none, the kernel picks one of `pieces`. Neither is ever freed before, as a
+        // `Kernel` leaves its memory behind when it is dropped.
+        unsafe { self.uring.submission().push(entry) }.is_ok()
     }
 
     /// Whether a system call would do something.
@@ -162,15 +167,27 @@ impl Kernel {
         let submissions = self.uring.submission();
         let to_enter = !submissions.is_empty() || submissions.taskrun() || submissions.cq_overflow();
         drop(submissions);
-        to_enter || !self.uring.completion().is_empty()
+        to_enter || !self.more.is_empty() || !self.uring.completion().is_empty()
     }
 
     /// Hands over what waits, and has the kernel finish what it can.
-    pub(super) fn enter(&mut self) {
-        if let Err(error) = self.uring.submit() {
-            // Interrupted, or out of memory for the moment: what was not taken stays in the queue.
-            tracing::debug!(%error, "io_uring: handing over operations failed, they stay queued");
+    ///
+    /// # Errors
+    /// Interrupted, or no memory for the moment: what was not taken stays queued, for another try.
+    pub(super) fn enter(&mut self) -> io::Result<()> {
+        self.uring.submit()?;
+        while let Some(entry) = self.more.pop_front() {
+            if !self.queue(&entry) {
+                self.more.push_front(entry);
+                if self.uring.submit()? == 0 {
+                    break;
+                }
+            }
         }
+        if !self.uring.submission().is_empty() {
+            self.uring.submit()?;
+        }
+        Ok(())
     }
 
     /// The next answer.

@@ -117,7 +117,7 @@ impl Ring {
         self.state.borrow().kernel.watch()
     }
 
-    /// Hands everything that waits to the kernel, and wakes those whose operations are done. Says how many.
+    /// Hands everything that waits to the kernel, and wakes those whose operations are done. Not 0: there is more to do.
     ///
     /// Waking by reference: a waker marks its task as ready, it runs and frees nothing.
     fn turn(&self) -> usize {
@@ -126,8 +126,11 @@ impl Ring {
         if !state.kernel.has_work() {
             return 0;
         }
-        state.kernel.enter();
         let mut woken = 0;
+        if let Err(error) = state.kernel.enter() {
+            tracing::debug!(%error, "io_uring: operations stay queued, they are handed over again");
+            woken = 1;
+        }
         while let Some(done) = state.kernel.next() {
             woken += usize::from(state.finish(done));
         }

@@ -2,6 +2,7 @@
 use std::future::Future;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Barrier};
 use std::task::Poll;
 use std::thread::JoinHandle;
 
@@ -188,18 +189,33 @@ fn writing_to_a_peer_that_is_gone_fails() {
 }
 
 #[test]
-fn more_connections_have_something_to_read_than_there_are_pieces() {
-    let len = |i: usize| if i % 3 == 0 { PIECE_BYTES + 100 } else { 10 };
+fn more_connections_than_the_queue_and_the_pieces_hold_wait_and_read_at_once() {
+    const CONNECTIONS: usize = 300;
+    let len = |i: usize| if i.is_multiple_of(3) { PIECE_BYTES + 100 } else { 10 };
     on_ring(move || async move {
-        let mut connections = Vec::new();
-        for i in 0..300usize {
-            let message = pattern(len(i));
-            let (mut io, peer) = connection(move |mut peer| peer.write_all(&message).unwrap()).await;
-            // Its receive is with the kernel, and nobody reads yet.
-            std::future::poll_fn(|cx| Poll::Ready(io.poll_readable(cx).is_ready())).await;
-            joined(peer).await;
+        let start = Arc::new(Barrier::new(CONNECTIONS + 1));
+        let (mut connections, mut peers) = (Vec::new(), Vec::new());
+        for i in 0..CONNECTIONS {
+            let start = start.clone();
+            let (io, peer) = connection(move |mut peer| {
+                start.wait();
+                peer.write_all(&pattern(len(i))).unwrap();
+            })
+            .await;
             connections.push(io);
+            peers.push(peer);
         }
+        std::future::poll_fn(|cx| {
+            assert!(connections.iter_mut().all(|io| io.poll_readable(cx).is_pending()));
+            Poll::Ready(())
+        })
+        .await;
+        tokio::task::yield_now().await;
+        start.wait();
+        for peer in peers {
+            joined(peer).await;
+        }
+        // All of them have something now, and nobody has read.
         for (i, mut io) in connections.into_iter().enumerate() {
             let mut all = Vec::new();
             io.read_to_end(&mut all).await.unwrap();
