@@ -14,7 +14,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use io_uring::squeue::Entry;
 use io_uring::types::{BufRingEntry, Fd};
@@ -110,7 +110,8 @@ impl Kernel {
         Ok(Self { uring, pieces, sends: Slab::new(), more: VecDeque::new() })
     }
 
-    /// Something has come back when this becomes readable anew; also when it was taken already. Called on a thread with an event loop.
+    /// Something has come back when this becomes readable anew, while that is asked for with [`Kernel::announce`]. Called on a
+    /// thread with an event loop.
     ///
     /// Not the ring's own file: that does not become readable by operations whose last step waits for [`Kernel::enter`].
     pub(super) fn watch(&self) -> io::Result<AsyncFd<OwnedFd>> {
@@ -118,6 +119,17 @@ impl Kernel {
         self.uring.submitter().register_eventfd(events.as_raw_fd())?;
         // SAFETY: the descriptor is owned by the value that is registered, which does not let go of it.
         Ok(unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }?)
+    }
+
+    /// Whether answers are announced from now on. Look for work after asking for it: what came before is not announced.
+    pub(super) fn announce(&mut self, wanted: bool) {
+        let answers = self.uring.completion();
+        if wanted {
+            answers.enable_eventfd()
+        } else {
+            answers.disable_eventfd()
+        }
+        fence(Ordering::SeqCst);
     }
 
     /// Receive from `fd` once something is there. The socket stays open until the answer has come.

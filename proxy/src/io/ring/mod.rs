@@ -117,24 +117,33 @@ impl Ring {
         self.state.borrow().kernel.watch()
     }
 
-    /// Hands everything that waits to the kernel, and wakes those whose operations are done. Not 0: there is more to do.
+    /// Hands everything that waits to the kernel, and wakes those whose operations are done.
     ///
     /// Waking by reference: a waker marks its task as ready, it runs and frees nothing.
-    fn turn(&self) -> usize {
+    fn turn(&self) {
         let mut state = self.state.borrow_mut();
         state.send_gathered();
         if !state.kernel.has_work() {
-            return 0;
+            return;
         }
-        let mut woken = 0;
         if let Err(error) = state.kernel.enter() {
             tracing::debug!(%error, "io_uring: operations stay queued, they are handed over again");
-            woken = 1;
         }
         while let Some(done) = state.kernel.next() {
-            woken += usize::from(state.finish(done));
+            state.finish(done);
         }
-        woken
+    }
+
+    /// The thread is about to sleep. `false`: something has come back meanwhile, it must not.
+    fn fall_asleep(&self) -> bool {
+        let kernel = &mut self.state.borrow_mut().kernel;
+        kernel.announce(true);
+        !kernel.has_work()
+    }
+
+    /// The thread is awake, and looks for itself.
+    fn stay_awake(&self) {
+        self.state.borrow_mut().kernel.announce(false);
     }
 }
 
@@ -154,16 +163,16 @@ impl State {
         }
     }
 
-    /// Says whether somebody waited for it.
-    fn finish(&mut self, done: Done) -> bool {
-        let (key, awaited) = match done {
+    fn finish(&mut self, done: Done) {
+        let key = match done {
             Done::Received { socket, result } => {
-                let Some(entry) = self.sockets.get_mut(socket) else { return false };
+                let Some(entry) = self.sockets.get_mut(socket) else { return };
                 entry.handle_received(result);
-                (socket, wake(&entry.reader))
+                wake(&entry.reader);
+                socket
             }
             Done::Sent { socket, bytes, result } => {
-                let Some(entry) = self.sockets.get_mut(socket) else { return false };
+                let Some(entry) = self.sockets.get_mut(socket) else { return };
                 match result {
                     Ok(n) if n < bytes.len() && !entry.closed => {
                         entry.out = bytes;
@@ -177,11 +186,13 @@ impl State {
                     }
                     Err(error) => entry.send = Send::Failed(error),
                 }
-                (socket, std::mem::take(&mut entry.write_waits) && wake(&entry.writer))
+                if std::mem::take(&mut entry.write_waits) {
+                    wake(&entry.writer);
+                }
+                socket
             }
         };
         self.remove_if_over(key);
-        awaited
     }
 
     /// Closes a socket that nobody uses any more, neither we nor the kernel.
@@ -246,8 +257,10 @@ impl Entry {
     }
 }
 
-fn wake(waker: &Option<Waker>) -> bool {
-    waker.as_ref().inspect(|waker| waker.wake_by_ref()).is_some()
+fn wake(waker: &Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake_by_ref();
+    }
 }
 
 /// Keeps a buffer for the next send.

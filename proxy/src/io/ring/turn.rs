@@ -4,7 +4,9 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use tokio::io::unix::AsyncFd;
 use tokio::task::{JoinHandle, LocalSet};
@@ -13,22 +15,19 @@ use super::Ring;
 use crate::clock;
 
 /// Between two looks at the other events (timers, accepted connections) at most so many rounds.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 4;
 
 /// Runs `main` and the tasks that it spawns on this thread, until `main` ends. Uses the thread's ring, where it has one.
 ///
 /// # Errors
 /// When the event loop cannot watch the ring.
 pub async fn drive(main: impl Future<Output = ()> + 'static) -> io::Result<()> {
+    let mut tasks = Tasks::new(main);
     match Ring::current() {
-        None => {
-            let mut tasks = Tasks::new(main);
-            poll_fn(|cx| if tasks.run(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
-        }
+        None => poll_fn(|cx| if tasks.run(cx) { Poll::Ready(()) } else { Poll::Pending }).await,
         Some(ring) => {
-            let watched = ring.watch()?;
-            let mut tasks = Tasks::new(main);
-            poll_fn(|cx| turn(ring, &watched, &mut tasks, cx)).await;
+            let mut turns = Turns { ring, watched: ring.watch()?, ready: Arc::default() };
+            poll_fn(|cx| turns.poll(&mut tasks, cx)).await;
             drop(tasks);
             // The sockets that they had.
             ring.turn();
@@ -57,27 +56,80 @@ impl Tasks {
     }
 }
 
-fn turn(ring: &Ring, watched: &AsyncFd<OwnedFd>, tasks: &mut Tasks, cx: &mut Context<'_>) -> Poll<()> {
-    for _ in 0..ROUNDS {
-        let came = poll_watched(watched, cx).is_ready();
-        ring.turn();
-        let over = tasks.run(cx);
-        let woken = ring.turn();
-        if over {
-            return Poll::Ready(());
-        }
-        if woken == 0 && !came {
-            return Poll::Pending;
-        }
-    }
-    cx.waker().wake_by_ref();
-    Poll::Pending
+struct Turns {
+    ring: &'static Ring,
+    watched: AsyncFd<OwnedFd>,
+    ready: Arc<Ready>,
 }
 
-/// Ready when the kernel may have finished something. Pending: the task will be woken when it has.
-fn poll_watched(watched: &AsyncFd<OwnedFd>, cx: &mut Context<'_>) -> Poll<()> {
-    if let Ok(mut guard) = ready!(watched.poll_read_ready(cx)) {
-        guard.clear_ready();
+impl Turns {
+    fn poll(&mut self, tasks: &mut Tasks, cx: &mut Context<'_>) -> Poll<()> {
+        let waker = Waker::from(self.ready.clone());
+        self.ready.begin(cx.waker());
+        for _ in 0..ROUNDS {
+            self.ring.stay_awake();
+            self.ready.tasks.store(false, SeqCst);
+            let announced = self.poll_watched(cx).is_ready();
+            self.ring.turn();
+            let over = tasks.run(&mut Context::from_waker(&waker));
+            self.ring.turn();
+            if over {
+                return Poll::Ready(());
+            }
+            if !announced && !self.ready.tasks.load(SeqCst) && self.ring.fall_asleep() && self.ready.end() {
+                return Poll::Pending;
+            }
+        }
+        self.ready.end();
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
-    Poll::Ready(())
+
+    /// Ready when the kernel has announced something. Pending: the thread will be woken when it does.
+    fn poll_watched(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Ok(mut guard) = ready!(self.watched.poll_read_ready(cx)) {
+            guard.clear_ready();
+        }
+        Poll::Ready(())
+    }
+}
+
+/// Whether a task is ready; wakes the thread for it, unless that is awake and about to look.
+#[derive(Default)]
+struct Ready {
+    tasks: AtomicBool,
+    awake: AtomicBool,
+    thread: OnceLock<Waker>,
+}
+
+impl Ready {
+    fn begin(&self, thread: &Waker) {
+        self.thread.get_or_init(|| thread.clone());
+        self.awake.store(true, SeqCst);
+    }
+
+    /// The thread goes back to its event loop. `false`: a task has become ready meanwhile.
+    fn end(&self) -> bool {
+        self.awake.store(false, SeqCst);
+        if self.tasks.load(SeqCst) {
+            self.awake.store(true, SeqCst);
+            return false;
+        }
+        true
+    }
+}
+
+impl Wake for Ready {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.tasks.store(true, SeqCst);
+        if !self.awake.load(SeqCst)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.wake_by_ref();
+        }
+    }
 }
