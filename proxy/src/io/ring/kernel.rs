@@ -8,10 +8,10 @@
 
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed};
 use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
@@ -21,6 +21,7 @@ use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{IoUring, cqueue, opcode};
 use nix::libc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 use slab::Slab;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, ReadBuf};
@@ -28,7 +29,7 @@ use tokio::io::{Interest, ReadBuf};
 /// Operations that wait for one system call; more leave in several.
 const SUBMISSIONS: u32 = 256;
 /// Answers that the shared queue holds; the kernel keeps what is beyond.
-const COMPLETIONS: u32 = 4096;
+const COMPLETIONS: u32 = 1024;
 /// Received bytes come in pieces of at most so many.
 pub(super) const PIECE_BYTES: usize = 16 * 1024;
 /// Pieces per worker: with all of them in use a socket is read by a system call of its own.
@@ -330,12 +331,12 @@ impl Pieces {
     }
 }
 
-/// Zeroed memory from a page's start.
+/// Zeroed memory from a page's start, resident only where it has been touched.
 fn never_freed(bytes: usize) -> io::Result<NonNull<u8>> {
-    const PAGE: usize = 4096;
-    let layout = Layout::from_size_align(bytes, PAGE).map_err(io::Error::other)?;
-    // SAFETY: the size is not zero.
-    NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+    let len = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping, at an address of the kernel's choice.
+    Ok(unsafe { mmap_anonymous(None, len, access, MapFlags::MAP_PRIVATE) }?.cast())
 }
 
 const _: () = assert!(PIECES.is_power_of_two() && PIECE_BYTES <= u16::MAX as usize);
