@@ -7,6 +7,7 @@ pub mod client;
 mod decode;
 mod encode;
 mod head;
+mod names;
 mod request;
 pub mod server;
 mod spelling;

@@ -71,7 +71,10 @@ pub(crate) fn parse(raw: &Bytes, lines: usize, settings: &Settings) -> Result<In
     if lines.saturating_sub(1) > settings.limits.headers {
         return Err(Refusal::TOO_MANY);
     }
-    head::with_request(raw, lines, |tokens| interpret(raw, tokens, settings))?
+    let line = head::request_line(raw)?;
+    // A head that is no HTTP is refused as such, whatever else is wrong with it.
+    interpret(raw, &line, lines, settings)
+        .map_err(|refusal| head::Fields::new(raw, line.end).find_map(Result::err).map_or(refusal, Refusal::from))
 }
 
 /// What the fields say about the message, apart from the ones that are passed on.
@@ -91,34 +94,37 @@ struct Notes {
     expect_continue: bool,
 }
 
-fn interpret(raw: &Bytes, tokens: &httparse::Request<'_, '_>, settings: &Settings) -> Result<Incoming, Refusal> {
-    let (Some(method), Some(target), Some(version)) = (tokens.method, tokens.path, tokens.version) else {
-        return Err(Refusal::CODEC);
-    };
+fn interpret(
+    raw: &Bytes,
+    line: &head::RequestLine<'_>,
+    lines: usize,
+    settings: &Settings,
+) -> Result<Incoming, Refusal> {
+    let version = line.minor;
     if version == 0 && !settings.accept_http_10 {
         return Err(Refusal::VERSION);
     }
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::CODEC)?;
+    let method = Method::from_bytes(line.method.as_bytes()).map_err(|_| Refusal::CODEC)?;
     if !settings.allow_custom_methods && !is_known(&method) {
         return Err(Refusal::CODEC);
     }
     let mut parts = Request::new(()).into_parts().0;
     parts.version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    parts.headers = head::header_map(tokens.headers.len());
+    parts.headers = head::header_map(lines.saturating_sub(1));
     let mut notes = Notes::default();
     let mut nominated = false;
-    for one in tokens.headers.iter() {
-        let (name, value) = head::field(raw, one)?;
+    for field in head::Fields::new(raw, line.end) {
+        let (name, value) = field?;
         nominated |= name == header::CONNECTION && names_more(value.as_bytes());
         if let Some((name, value)) = note(name, value, &mut notes, settings)? {
             head::append(&mut parts.headers, name, value)?;
         }
     }
     if nominated {
-        drop_nominated(tokens, &mut parts.headers)?;
+        drop_nominated(head::Lines::new(raw, line.end), &mut parts.headers)?;
     }
-    spelling::keep(settings.header_case, tokens.headers, None, &mut parts.extensions);
-    let scheme = place_target(&mut parts, &method, raw.slice_ref(target.as_bytes()), &mut notes, settings)?;
+    spelling::keep(settings.header_case, head::Lines::new(raw, line.end), None, &mut parts.extensions);
+    let scheme = place_target(&mut parts, &method, raw.slice_ref(line.target.as_bytes()), &mut notes, settings)?;
     check_host(&mut parts, &notes, settings)?;
     let body = framing(&method, version, &notes, settings)?;
     if notes.chunked {
@@ -209,9 +215,9 @@ fn names_more(value: &[u8]) -> bool {
 }
 
 /// Removes the fields that `connection` names. Those that other stages rely on may not be named.
-fn drop_nominated(tokens: &httparse::Request<'_, '_>, headers: &mut HeaderMap) -> Result<(), Refusal> {
-    let lists = tokens.headers.iter().filter(|one| one.name.eq_ignore_ascii_case("connection"));
-    for token in lists.flat_map(|one| head::tokens(one.value)) {
+fn drop_nominated(lines: head::Lines<'_>, headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let lists = lines.clone().flatten().filter(|line| line.name.eq_ignore_ascii_case(b"connection"));
+    for token in lists.flat_map(|line| head::tokens(lines.value(&line))) {
         let Ok(name) = HeaderName::from_bytes(token) else { return Err(Refusal::CODEC) };
         match name.as_str() {
             "host" | "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" | "content-length" => {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Extensions;
-use httparse::Header;
 
 use super::HeaderCase;
+use super::head::Lines;
 
 /// What is to be written as it came.
 #[derive(Clone, Debug)]
@@ -18,9 +18,10 @@ pub(crate) struct Spelling {
 }
 
 /// Keeps the spelling of a head with its message, where the configuration asks for it.
-pub(crate) fn keep(case: HeaderCase, headers: &[Header<'_>], reason: Option<&str>, extensions: &mut Extensions) {
+pub(crate) fn keep(case: HeaderCase, lines: Lines<'_>, reason: Option<&str>, extensions: &mut Extensions) {
     let HeaderCase::Preserve { reason: keeps_reason, own_proper } = case else { return };
-    let names = headers.iter().map(|h| h.name).filter(|name| name.bytes().any(|b| b.is_ascii_uppercase()));
+    let names = lines.flatten().filter_map(|line| std::str::from_utf8(line.name).ok());
+    let names = names.filter(|name| name.bytes().any(|b| b.is_ascii_uppercase()));
     let reason = reason.filter(|_| keeps_reason).map(|text| Bytes::copy_from_slice(text.as_bytes()));
     extensions.insert(Spelling { names: names.map(Box::from).collect(), reason, own_proper });
 }
@@ -42,6 +43,11 @@ impl<'a> Names<'a> {
             None => case,
         };
         Names { case, spelling }
+    }
+
+    /// Whether names are written as the headers keep them, in lower case.
+    pub(crate) fn are_as_kept(&self) -> bool {
+        self.spelling.is_none() && !matches!(self.case, HeaderCase::ProperWords)
     }
 
     /// The name as the message spelled it; else by the rule that is returned.
@@ -67,14 +73,14 @@ mod tests {
 
     #[test]
     fn names_come_out_as_they_came() {
-        let headers = [Header { name: "X-fOO", value: b"1" }, Header { name: "plain", value: b"2" }];
+        let lines = Lines::new(b"X-fOO: 1\r\nplain: 2\r\n\r\n", 0);
         let mut extensions = Extensions::new();
-        keep(HeaderCase::Preserve { reason: true, own_proper: false }, &headers, Some("Fine"), &mut extensions);
+        keep(HeaderCase::Preserve { reason: true, own_proper: false }, lines.clone(), Some("Fine"), &mut extensions);
         let names = Names::of(HeaderCase::Lower, &extensions);
         assert_eq!(names.spelled("x-foo"), Ok("X-fOO"));
         assert_eq!(names.spelled("plain"), Err(HeaderCase::Lower));
         assert_eq!(names.reason(), Some(&b"Fine"[..]));
-        keep(HeaderCase::Preserve { reason: false, own_proper: true }, &headers, Some("Fine"), &mut extensions);
+        keep(HeaderCase::Preserve { reason: false, own_proper: true }, lines, Some("Fine"), &mut extensions);
         let names = Names::of(HeaderCase::Lower, &extensions);
         assert_eq!((names.spelled("x-own"), names.reason()), (Err(HeaderCase::ProperWords), None));
     }
@@ -82,7 +88,7 @@ mod tests {
     #[test]
     fn nothing_is_kept_unasked() {
         let mut extensions = Extensions::new();
-        keep(HeaderCase::ProperWords, &[Header { name: "X", value: b"" }], None, &mut extensions);
+        keep(HeaderCase::ProperWords, Lines::new(b"X: 1\r\n\r\n", 0), None, &mut extensions);
         assert!(extensions.is_empty());
     }
 }

@@ -35,25 +35,14 @@ pub(super) fn parse(raw: &Bytes, lines: usize, kind: Kind, settings: &Settings) 
     if lines.saturating_sub(1) > settings.limits.headers {
         return Err(Fault::TooMany.into());
     }
-    head::with_response(raw, lines, |tokens| interpret(raw, tokens, kind, settings))?
-}
-
-fn interpret(
-    raw: &Bytes,
-    tokens: &httparse::Response<'_, '_>,
-    kind: Kind,
-    settings: &Settings,
-) -> Result<Answered, SendError> {
-    let (Some(code), Some(version)) = (tokens.code, tokens.version) else {
-        return Err(SendError::Protocol("incomplete status line"));
-    };
-    let status = StatusCode::from_u16(code).map_err(|_| SendError::Protocol("invalid status"))?;
-    let version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut headers = head::header_map(tokens.headers.len());
+    let line = head::status_line(raw)?;
+    let status = StatusCode::from_u16(line.code).map_err(|_| SendError::Protocol("invalid status"))?;
+    let version = if line.minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let mut headers = head::header_map(lines.saturating_sub(1));
     let (mut length, mut chunked, mut keep_alive) = (None, false, request::persists(version));
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
-    for one in tokens.headers.iter() {
-        let (name, value) = head::field(raw, one)?;
+    for field in head::Fields::new(raw, line.end) {
+        let (name, value) = field?;
         match name.as_str() {
             "content-length" => match parse_length(value.as_bytes()) {
                 Some(n) if length.is_none() => length = Some(n),
@@ -90,7 +79,7 @@ fn interpret(
     *response.status_mut() = status;
     *response.version_mut() = version;
     *response.headers_mut() = headers;
-    spelling::keep(settings.header_case, tokens.headers, tokens.reason, response.extensions_mut());
+    spelling::keep(settings.header_case, head::Lines::new(raw, line.end), line.reason, response.extensions_mut());
     Ok(Answered { response, keep_alive: keep_alive && body != Decoder::UntilEnd, body, tunnel })
 }
 

@@ -123,7 +123,8 @@ fn begin(conn: &Rc<RefCell<Conn>>, head: Head) -> (Request<Body>, RequestMeta, E
     let (current, received) = {
         let mut conn = conn.borrow_mut();
         conn.begin(incoming.body, incoming.expect_continue, incoming.upgrade.is_some());
-        (conn.current, conn.local.clock.now())
+        // Asked for with the head's last bytes, or when the wait for it began.
+        (conn.current, conn.local.clock.coarse())
     };
     let body = if bodiless { Body::empty() } else { RequestBody::new(conn.clone()).into() };
     let exchange = Exchange {

@@ -98,12 +98,14 @@ impl Wait<'_> {
             let was_empty = conn.read.is_empty();
             match conn.poll_fill(cx) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Next::Closed(by_peer(conn.read.is_empty()))),
-                Poll::Ready(Ok(_)) if was_empty => {
-                    self.since = conn.local.clock.now();
-                    self.sleep = None;
+                Poll::Ready(Ok(_)) => {
+                    let now = conn.local.clock.now();
+                    if was_empty {
+                        self.since = now;
+                        self.sleep = None;
+                    }
                     continue;
                 }
-                Poll::Ready(Ok(_)) => continue,
                 Poll::Ready(Err(error)) => return Poll::Ready(Next::Closed(io_closed(&error))),
                 Poll::Pending => {}
             }
