@@ -131,31 +131,51 @@ pub(super) fn encode(text: &[u8], out: &mut BytesMut) {
 
 /// Appends what `code` stands for; `None` if it is no code, or does not end as it must.
 pub(super) fn decode(code: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    let mut rest = code.iter();
+    let mut at = out.len();
+    // No code has fewer than five bits.
+    out.resize(at + code.len() * 8 / 5, 0);
     // What is to be decoded, from the highest bit on.
     let (mut bits, mut count) = (0u64, 0u32);
-    out.reserve(code.len() * 8 / 5 + 1);
-    loop {
-        while count <= 56 {
-            let Some(&byte) = rest.next() else { break };
-            bits |= u64::from(byte) << (56 - count);
-            count += 8;
+    let (fours, rest) = code.as_chunks();
+    for four in fours {
+        bits |= u64::from(u32::from_be_bytes(*four)) << (32 - count);
+        count += 32;
+        // Enough for any code: its length is to be compared with nothing.
+        while count >= 32 {
+            let (symbol, length) = first(bits)?;
+            if length > LONGEST as u32 {
+                return None;
+            }
+            *out.get_mut(at)? = symbol;
+            at += 1;
+            bits <<= length;
+            count -= length;
         }
-        let (symbol, length) = FAST[(bits >> (64 - FAST_BITS)) as usize];
-        let (symbol, length) =
-            if length != 0 { (symbol, u32::from(length)) } else { decode_long((bits >> 32) as u32)? };
+    }
+    for &byte in rest {
+        bits |= u64::from(byte) << (56 - count);
+        count += 8;
+    }
+    loop {
+        let (symbol, length) = first(bits)?;
         if length > count {
             break;
         }
-        out.push(symbol);
+        *out.get_mut(at)? = symbol;
+        at += 1;
         bits <<= length;
         count -= length;
-        if count == 0 && rest.as_slice().is_empty() {
-            return Some(());
-        }
     }
+    out.truncate(at);
     // Fewer than eight ones are left.
     (count < 8 && bits == !(u64::MAX.checked_shr(count).unwrap_or(0))).then_some(())
+}
+
+/// The byte whose code `bits` begin with, and the code's length: more than are there, where they hold no whole code.
+#[inline]
+fn first(bits: u64) -> Option<(u8, u32)> {
+    let (symbol, length) = FAST[(bits >> (64 - FAST_BITS)) as usize];
+    if length != 0 { Some((symbol, u32::from(length))) } else { decode_long((bits >> 32) as u32) }
 }
 
 /// A code of more than [`FAST_BITS`] at the beginning of `bits`, and its length. With too few bits left, any length that exceeds them.
