@@ -1,10 +1,9 @@
 //! Finding and tokenizing a message head. What its fields mean is decided in `request` and `client`.
 use std::ops::Range;
-use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use memchr::memmem::Finder;
+use smallvec::SmallVec;
 
 use super::{Limits, names};
 use crate::codec::body;
@@ -37,14 +36,20 @@ impl Scan {
         self.lines
     }
 
-    /// The length of the head that `buf` starts with, once all of it is there. Every line must end with CRLF.
-    pub(crate) fn run(&mut self, buf: &[u8], limit: usize) -> Result<Option<usize>, Fault> {
-        if self.seen == 0
-            && let Some((end, lines)) = whole(buf, limit)
-        {
-            self.lines = lines;
-            return Ok(Some(end));
+    /// The length of the head that `buf` starts with, once all of it is there. Every line must end with CRLF. A head that is whole
+    /// at the first look is read at once.
+    pub(crate) fn run(&mut self, buf: &[u8], limit: usize, lines: &mut Lines) -> Result<Option<usize>, Fault> {
+        if self.seen == 0 && lines.read(buf, 0, AT_ONCE).is_ok_and(|end| end <= limit) {
+            self.lines = lines.all.len() + 1;
+            return Ok(Some(lines.end));
         }
+        // What is wrong or wanting is found line by line.
+        lines.clear();
+        self.search(buf, limit)
+    }
+
+    /// As [`Scan::run`], line by line: also for what has no start line.
+    pub(super) fn search(&mut self, buf: &[u8], limit: usize) -> Result<Option<usize>, Fault> {
         for at in memchr::memchr_iter(b'\n', &buf[self.seen..]) {
             let at = self.seen + at;
             if at == 0 || buf[at - 1] != b'\r' {
@@ -64,15 +69,127 @@ impl Scan {
     }
 }
 
-/// The length and the lines of a head that `buf` starts with and that nothing is wrong with: what is usual, in fewer steps than
-/// line by line.
-fn whole(buf: &[u8], limit: usize) -> Option<(usize, usize)> {
-    static END: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
-    let end = END.find(buf)? + 4;
-    let head = &buf[..end];
-    // A bare LF in it is refused with the field or the start line it is in; the empty line is not counted.
-    let lines = memchr::memchr_iter(b'\n', head).count() - 1;
-    (end <= limit && !head.starts_with(b"\r\n")).then_some((end, lines))
+/// So many fields are read before they are counted.
+const AT_ONCE: usize = 128;
+
+/// Where the lines of a head, or of a trailer section, are. A name is what stands before the colon, valid or not.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    /// Behind the start line, where there is one.
+    start: usize,
+    all: SmallVec<[Line; 24]>,
+    /// Behind the empty line; 0 as long as nothing was read.
+    end: usize,
+}
+
+/// A field: where its name and its value begin and end. The value is without the blanks around it.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    name: [u32; 2],
+    value: [u32; 2],
+}
+
+impl Lines {
+    /// The lines of a whole head, unless they are known already.
+    pub(crate) fn of_head(&mut self, head: &[u8]) -> Result<(), Fault> {
+        if self.end == 0 { self.read(head, 0, usize::MAX).map(drop) } else { Ok(()) }
+    }
+
+    fn clear(&mut self) {
+        self.all.clear();
+        self.end = 0;
+    }
+
+    /// Finds a start line, at most so many fields, and an empty line.
+    fn read(&mut self, head: &[u8], from: usize, most: usize) -> Result<usize, Fault> {
+        let end = find(head, from, b'\n').ok_or(Fault::Malformed("incomplete head"))?;
+        if end == from || head[end - 1] != b'\r' {
+            return Err(Fault::Malformed("a line ends with a bare LF"));
+        }
+        self.start = end + 1;
+        self.read_fields(head, self.start, most)
+    }
+
+    /// Finds fields, and an empty line.
+    fn read_fields(&mut self, section: &[u8], mut at: usize, most: usize) -> Result<usize, Fault> {
+        // Places are kept as numbers of 32 bits.
+        if u32::try_from(section.len()).is_err() {
+            return Err(Fault::TooLarge);
+        }
+        self.all.clear();
+        while !section[at..].starts_with(b"\r\n") {
+            if self.all.len() == most {
+                return Err(Fault::TooMany);
+            }
+            let (line, next) = line(section, at)?;
+            self.all.push(line);
+            at = next;
+        }
+        self.end = at + 2;
+        Ok(self.end)
+    }
+
+    /// How many fields there are.
+    pub(crate) fn fields(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The fields as map entries, whose values share the section's bytes.
+    #[inline]
+    pub(crate) fn entries(&self, section: &Bytes) -> impl Iterator<Item = Result<(HeaderName, HeaderValue), Fault>> {
+        self.all.iter().map(|line| line.entry(section))
+    }
+
+    /// The fields as they came: name and value.
+    pub(crate) fn raw<'a>(&'a self, section: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.all.iter().map(|line| (&section[range(line.name)], &section[range(line.value)]))
+    }
+}
+
+fn range([from, to]: [u32; 2]) -> Range<usize> {
+    from as usize..to as usize
+}
+
+/// The line that begins at `at`, and where the next one does.
+#[inline]
+fn line(section: &[u8], at: usize) -> Result<(Line, usize), Fault> {
+    let colon = find(section, at, b':').ok_or(Fault::Malformed("invalid header name"))?;
+    let is_blank = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
+    let mut from = colon + 1;
+    while is_blank(section.get(from)) {
+        from += 1;
+    }
+    let end = end_of_line(section, from).ok_or(Fault::Malformed("invalid header value"))?;
+    let mut to = end;
+    while to > from && is_blank(section.get(to - 1)) {
+        to -= 1;
+    }
+    Ok((Line { name: [at as u32, colon as u32], value: [from as u32, to as u32] }, end + 2))
+}
+
+/// Where the next CRLF is, if no bare CR comes before it.
+#[inline]
+fn end_of_line(bytes: &[u8], at: usize) -> Option<usize> {
+    find(bytes, at, b'\r').filter(|end| bytes.get(end + 1) == Some(&b'\n'))
+}
+
+impl Line {
+    #[inline]
+    fn entry(&self, section: &Bytes) -> Result<(HeaderName, HeaderValue), Fault> {
+        let name = &section[range(self.name)];
+        let name = match names::known(name) {
+            Some(name) => name.clone(),
+            None => HeaderName::from_bytes(name).map_err(|_| Fault::Malformed("invalid header name"))?,
+        };
+        let value = range(self.value);
+        if value.is_empty() {
+            return Ok((name, HeaderValue::from_static("")));
+        }
+        match HeaderValue::from_maybe_shared(section.slice(value)) {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(Fault::Malformed("invalid header value")),
+        }
+    }
 }
 
 /// The start line of a request head.
@@ -81,17 +198,15 @@ pub(crate) struct RequestLine<'a> {
     pub(crate) target: &'a str,
     /// The digit behind `HTTP/1.`.
     pub(crate) minor: u8,
-    /// Where the fields begin.
-    pub(crate) end: usize,
 }
 
 /// Reads the start line of a complete request head.
-pub(crate) fn request_line(head: &[u8]) -> Result<RequestLine<'_>, Fault> {
-    let line = start_line(head)?;
+pub(crate) fn request_line<'a>(head: &'a [u8], lines: &Lines) -> Result<RequestLine<'a>, Fault> {
+    let line = &head[..lines.start];
     let mut request = httparse::Request::new(&mut []);
-    request.parse(line).map_err(|error| fault(error, first_line(head)))?;
+    request.parse(line).map_err(|error| fault(error, first_line(line)))?;
     match (request.method, request.path, request.version) {
-        (Some(method), Some(target), Some(minor)) => Ok(RequestLine { method, target, minor, end: line.len() }),
+        (Some(method), Some(target), Some(minor)) => Ok(RequestLine { method, target, minor }),
         _ => Err(Fault::Malformed("incomplete head")),
     }
 }
@@ -102,26 +217,17 @@ pub(crate) struct StatusLine<'a> {
     pub(crate) reason: Option<&'a str>,
     /// The digit behind `HTTP/1.`.
     pub(crate) minor: u8,
-    /// Where the fields begin.
-    pub(crate) end: usize,
 }
 
 /// Reads the start line of a complete response head.
-pub(crate) fn status_line(head: &[u8]) -> Result<StatusLine<'_>, Fault> {
-    let line = start_line(head)?;
+pub(crate) fn status_line<'a>(head: &'a [u8], lines: &Lines) -> Result<StatusLine<'a>, Fault> {
+    let line = &head[..lines.start];
     let mut response = httparse::Response::new(&mut []);
-    response.parse(line).map_err(|error| fault(error, first_line(head)))?;
+    response.parse(line).map_err(|error| fault(error, first_line(line)))?;
     match (response.code, response.version) {
-        (Some(code), Some(minor)) => Ok(StatusLine { code, reason: response.reason, minor, end: line.len() }),
+        (Some(code), Some(minor)) => Ok(StatusLine { code, reason: response.reason, minor }),
         _ => Err(Fault::Malformed("incomplete head")),
     }
-}
-
-/// The first line with its CRLF.
-fn start_line(head: &[u8]) -> Result<&[u8], Fault> {
-    let end = memchr::memchr(b'\n', head).ok_or(Fault::Malformed("incomplete head"))?;
-    let line = &head[..=end];
-    if line.ends_with(b"\r\n") { Ok(line) } else { Err(Fault::Malformed("a line ends with a bare LF")) }
 }
 
 /// What is wrong with the start line of a request head that is not complete.
@@ -152,102 +258,6 @@ fn fault(error: httparse::Error, line: &[u8]) -> Fault {
         httparse::Error::HeaderValue => Fault::Malformed("invalid header value"),
         httparse::Error::Status => Fault::Malformed("invalid status"),
         httparse::Error::NewLine | httparse::Error::Token => Fault::Malformed("invalid token"),
-    }
-}
-
-/// The fields of a complete head or trailer section, from `at` on: as map entries, whose values share its bytes.
-pub(crate) struct Fields<'a> {
-    section: &'a Bytes,
-    lines: Lines<'a>,
-}
-
-impl<'a> Fields<'a> {
-    pub(crate) fn new(section: &'a Bytes, at: usize) -> Self {
-        Self { section, lines: Lines::new(section, at) }
-    }
-}
-
-impl Iterator for Fields<'_> {
-    type Item = Result<(HeaderName, HeaderValue), Fault>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        Some(self.lines.next()?.and_then(|line| line.entry(self.section)))
-    }
-}
-
-/// The field lines of a complete head or trailer section, which ends with an empty line. A name is what stands before the colon,
-/// valid or not.
-#[derive(Clone)]
-pub(crate) struct Lines<'a> {
-    section: &'a [u8],
-    at: usize,
-}
-
-/// A field line as it came.
-pub(crate) struct Line<'a> {
-    pub(crate) name: &'a [u8],
-    /// Where the value is, without the blanks around it.
-    value: Range<usize>,
-}
-
-impl<'a> Lines<'a> {
-    pub(crate) fn new(section: &'a [u8], at: usize) -> Self {
-        Self { section, at }
-    }
-
-    /// The value of a line that this yielded.
-    pub(crate) fn value(&self, line: &Line<'a>) -> &'a [u8] {
-        &self.section[line.value.clone()]
-    }
-}
-
-impl<'a> Iterator for Lines<'a> {
-    type Item = Result<Line<'a>, Fault>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        let rest = self.section.get(self.at..).unwrap_or_default();
-        if rest.is_empty() || rest.starts_with(b"\r\n") {
-            return None;
-        }
-        let line = line(self.section, self.at);
-        // Behind an error there is nothing.
-        self.at = line.as_ref().map_or(self.section.len(), |(_, next)| *next);
-        Some(line.map(|(line, _)| line))
-    }
-}
-
-/// The line that begins at `at`, and where the next one does.
-#[inline]
-fn line(section: &[u8], at: usize) -> Result<(Line<'_>, usize), Fault> {
-    let colon = find(section, at, b':').ok_or(Fault::Malformed("invalid header name"))?;
-    let is_blank = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
-    let mut from = colon + 1;
-    while is_blank(section.get(from)) {
-        from += 1;
-    }
-    let end = find(section, from, b'\r').filter(|end| section.get(end + 1) == Some(&b'\n'));
-    let end = end.ok_or(Fault::Malformed("invalid header value"))?;
-    let mut to = end;
-    while to > from && is_blank(section.get(to - 1)) {
-        to -= 1;
-    }
-    Ok((Line { name: &section[at..colon], value: from..to }, end + 2))
-}
-
-impl Line<'_> {
-    fn entry(&self, section: &Bytes) -> Result<(HeaderName, HeaderValue), Fault> {
-        let name = match names::known(self.name) {
-            Some(name) => name.clone(),
-            None => HeaderName::from_bytes(self.name).map_err(|_| Fault::Malformed("invalid header name"))?,
-        };
-        let value = if self.value.is_empty() {
-            HeaderValue::from_static("")
-        } else {
-            HeaderValue::from_maybe_shared(section.slice(self.value.clone()))
-                .map_err(|_| Fault::Malformed("invalid header value"))?
-        };
-        Ok((name, value))
     }
 }
 
@@ -283,9 +293,12 @@ pub(crate) fn parse_trailers(section: &Bytes, lines: usize, limits: &Limits) -> 
     if lines > limits.headers {
         return Err(body::Error::TooLarge("the limit of trailers"));
     }
-    let mut map = header_map(lines);
-    for field in Fields::new(section, 0) {
-        let (name, value) = field.map_err(|_| body::Error::Malformed("invalid trailers"))?;
+    let invalid = |_| body::Error::Malformed("invalid trailers");
+    let mut fields = Lines::default();
+    fields.read_fields(section, 0, lines).map_err(invalid)?;
+    let mut map = header_map(fields.fields());
+    for field in fields.entries(section) {
+        let (name, value) = field.map_err(invalid)?;
         if !is_forbidden_trailer(&name) {
             append(&mut map, name, value).map_err(|_| body::Error::TooLarge("the limit of trailers"))?;
         }

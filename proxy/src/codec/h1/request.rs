@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Vers
 
 use super::decode::{Chunk, Decoder};
 use super::encode::parse_length;
-use super::head::{self, Fault};
+use super::head::{self, Fault, Lines};
 use super::server::Settings;
 use super::spelling;
 use crate::codec::handler::{Scheme, Upgrade};
@@ -66,15 +66,16 @@ impl From<Fault> for Refusal {
     }
 }
 
-/// Reads one complete head.
-pub(crate) fn parse(raw: &Bytes, lines: usize, settings: &Settings) -> Result<Incoming, Refusal> {
-    if lines.saturating_sub(1) > settings.limits.headers {
+/// Reads one complete head of `count` lines; `lines` are filled where they are not yet.
+pub(crate) fn parse(raw: &Bytes, count: usize, mut lines: Lines, settings: &Settings) -> Result<Incoming, Refusal> {
+    if count.saturating_sub(1) > settings.limits.headers {
         return Err(Refusal::TOO_MANY);
     }
-    let line = head::request_line(raw)?;
+    lines.of_head(raw)?;
+    let line = head::request_line(raw, &lines)?;
     // A head that is no HTTP is refused as such, whatever else is wrong with it.
-    interpret(raw, &line, lines, settings)
-        .map_err(|refusal| head::Fields::new(raw, line.end).find_map(Result::err).map_or(refusal, Refusal::from))
+    interpret(raw, &line, &lines, settings)
+        .map_err(|refusal| lines.entries(raw).find_map(Result::err).map_or(refusal, Refusal::from))
 }
 
 /// What the fields say about the message, apart from the ones that are passed on.
@@ -97,7 +98,7 @@ struct Notes {
 fn interpret(
     raw: &Bytes,
     line: &head::RequestLine<'_>,
-    lines: usize,
+    lines: &Lines,
     settings: &Settings,
 ) -> Result<Incoming, Refusal> {
     let version = line.minor;
@@ -110,10 +111,10 @@ fn interpret(
     }
     let mut parts = Request::new(()).into_parts().0;
     parts.version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    parts.headers = head::header_map(lines.saturating_sub(1));
+    parts.headers = head::header_map(lines.fields());
     let mut notes = Notes::default();
     let mut nominated = false;
-    for field in head::Fields::new(raw, line.end) {
+    for field in lines.entries(raw) {
         let (name, value) = field?;
         nominated |= name == header::CONNECTION && names_more(value.as_bytes());
         if let Some((name, value)) = note(name, value, &mut notes, settings)? {
@@ -121,9 +122,9 @@ fn interpret(
         }
     }
     if nominated {
-        drop_nominated(head::Lines::new(raw, line.end), &mut parts.headers)?;
+        drop_nominated(lines.raw(raw), &mut parts.headers)?;
     }
-    spelling::keep(settings.header_case, head::Lines::new(raw, line.end), None, &mut parts.extensions);
+    spelling::keep(settings.header_case, lines.raw(raw), None, &mut parts.extensions);
     let scheme = place_target(&mut parts, &method, raw.slice_ref(line.target.as_bytes()), &mut notes, settings)?;
     check_host(&mut parts, &notes, settings)?;
     let body = framing(&method, version, &notes, settings)?;
@@ -215,9 +216,12 @@ fn names_more(value: &[u8]) -> bool {
 }
 
 /// Removes the fields that `connection` names. Those that other stages rely on may not be named.
-fn drop_nominated(lines: head::Lines<'_>, headers: &mut HeaderMap) -> Result<(), Refusal> {
-    let lists = lines.clone().flatten().filter(|line| line.name.eq_ignore_ascii_case(b"connection"));
-    for token in lists.flat_map(|line| head::tokens(lines.value(&line))) {
+fn drop_nominated<'a>(
+    fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    headers: &mut HeaderMap,
+) -> Result<(), Refusal> {
+    let lists = fields.filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"));
+    for token in lists.flat_map(|(_, list)| head::tokens(list)) {
         let Ok(name) = HeaderName::from_bytes(token) else { return Err(Refusal::CODEC) };
         match name.as_str() {
             "host" | "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" | "content-length" => {

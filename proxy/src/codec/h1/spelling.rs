@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http::Extensions;
 
 use super::HeaderCase;
-use super::head::Lines;
 
 /// What is to be written as it came.
 #[derive(Clone, Debug)]
@@ -18,9 +17,14 @@ pub(crate) struct Spelling {
 }
 
 /// Keeps the spelling of a head with its message, where the configuration asks for it.
-pub(crate) fn keep(case: HeaderCase, lines: Lines<'_>, reason: Option<&str>, extensions: &mut Extensions) {
+pub(crate) fn keep<'a>(
+    case: HeaderCase,
+    fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    reason: Option<&str>,
+    extensions: &mut Extensions,
+) {
     let HeaderCase::Preserve { reason: keeps_reason, own_proper } = case else { return };
-    let names = lines.flatten().filter_map(|line| std::str::from_utf8(line.name).ok());
+    let names = fields.filter_map(|(name, _)| std::str::from_utf8(name).ok());
     let names = names.filter(|name| name.bytes().any(|b| b.is_ascii_uppercase()));
     let reason = reason.filter(|_| keeps_reason).map(|text| Bytes::copy_from_slice(text.as_bytes()));
     extensions.insert(Spelling { names: names.map(Box::from).collect(), reason, own_proper });
@@ -73,14 +77,24 @@ mod tests {
 
     #[test]
     fn names_come_out_as_they_came() {
-        let lines = Lines::new(b"X-fOO: 1\r\nplain: 2\r\n\r\n", 0);
+        let fields = [(&b"X-fOO"[..], &b"1"[..]), (b"plain", b"2")];
         let mut extensions = Extensions::new();
-        keep(HeaderCase::Preserve { reason: true, own_proper: false }, lines.clone(), Some("Fine"), &mut extensions);
+        keep(
+            HeaderCase::Preserve { reason: true, own_proper: false },
+            fields.into_iter(),
+            Some("Fine"),
+            &mut extensions,
+        );
         let names = Names::of(HeaderCase::Lower, &extensions);
         assert_eq!(names.spelled("x-foo"), Ok("X-fOO"));
         assert_eq!(names.spelled("plain"), Err(HeaderCase::Lower));
         assert_eq!(names.reason(), Some(&b"Fine"[..]));
-        keep(HeaderCase::Preserve { reason: false, own_proper: true }, lines, Some("Fine"), &mut extensions);
+        keep(
+            HeaderCase::Preserve { reason: false, own_proper: true },
+            fields.into_iter(),
+            Some("Fine"),
+            &mut extensions,
+        );
         let names = Names::of(HeaderCase::Lower, &extensions);
         assert_eq!((names.spelled("x-own"), names.reason()), (Err(HeaderCase::ProperWords), None));
     }
@@ -88,7 +102,7 @@ mod tests {
     #[test]
     fn nothing_is_kept_unasked() {
         let mut extensions = Extensions::new();
-        keep(HeaderCase::ProperWords, Lines::new(b"X: 1\r\n\r\n", 0), None, &mut extensions);
+        keep(HeaderCase::ProperWords, [(&b"X"[..], &b"1"[..])].into_iter(), None, &mut extensions);
         assert!(extensions.is_empty());
     }
 }

@@ -7,7 +7,7 @@ use super::{Settings, request};
 use crate::codec::SendError;
 use crate::codec::h1::decode::{Chunk, Decoder};
 use crate::codec::h1::encode::parse_length;
-use crate::codec::h1::head::{self, Fault};
+use crate::codec::h1::head::{self, Fault, Lines};
 use crate::codec::h1::spelling;
 
 /// A response head.
@@ -30,18 +30,25 @@ impl From<Fault> for SendError {
     }
 }
 
-/// Reads one complete head.
-pub(super) fn parse(raw: &Bytes, lines: usize, kind: Kind, settings: &Settings) -> Result<Answered, SendError> {
-    if lines.saturating_sub(1) > settings.limits.headers {
+/// Reads one complete head of `count` lines; `lines` are filled where they are not yet.
+pub(super) fn parse(
+    raw: &Bytes,
+    count: usize,
+    mut lines: Lines,
+    kind: Kind,
+    settings: &Settings,
+) -> Result<Answered, SendError> {
+    if count.saturating_sub(1) > settings.limits.headers {
         return Err(Fault::TooMany.into());
     }
-    let line = head::status_line(raw)?;
+    lines.of_head(raw)?;
+    let line = head::status_line(raw, &lines)?;
     let status = StatusCode::from_u16(line.code).map_err(|_| SendError::Protocol("invalid status"))?;
     let version = if line.minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut headers = head::header_map(lines.saturating_sub(1));
+    let mut headers = head::header_map(lines.fields());
     let (mut length, mut chunked, mut keep_alive) = (None, false, request::persists(version));
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
-    for field in head::Fields::new(raw, line.end) {
+    for field in lines.entries(raw) {
         let (name, value) = field?;
         match name.as_str() {
             "content-length" => match parse_length(value.as_bytes()) {
@@ -79,7 +86,7 @@ pub(super) fn parse(raw: &Bytes, lines: usize, kind: Kind, settings: &Settings) 
     *response.status_mut() = status;
     *response.version_mut() = version;
     *response.headers_mut() = headers;
-    spelling::keep(settings.header_case, head::Lines::new(raw, line.end), line.reason, response.extensions_mut());
+    spelling::keep(settings.header_case, lines.raw(raw), line.reason, response.extensions_mut());
     Ok(Answered { response, keep_alive: keep_alive && body != Decoder::UntilEnd, body, tunnel })
 }
 

@@ -117,7 +117,7 @@ pub(super) async fn refuse<H: Handler>(
 
 /// Turns a head into what the handler gets, and prepares the connection for the body.
 fn begin(conn: &Rc<RefCell<Conn>>, head: Head) -> (Request<Body>, RequestMeta, Exchange) {
-    let incoming = head.incoming;
+    let incoming = *head.incoming;
     let version = incoming.parts.version;
     let bodiless = incoming.body.is_done() && incoming.upgrade.is_none();
     let (current, received) = {
