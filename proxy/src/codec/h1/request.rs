@@ -67,14 +67,14 @@ impl From<Fault> for Refusal {
 }
 
 /// Reads one complete head of `count` lines; `lines` are filled where they are not yet.
-pub(crate) fn parse(raw: &Bytes, count: usize, mut lines: Lines, settings: &Settings) -> Result<Incoming, Refusal> {
+pub(crate) fn parse(raw: &Bytes, count: usize, lines: &mut Lines, settings: &Settings) -> Result<Incoming, Refusal> {
     if count.saturating_sub(1) > settings.limits.headers {
         return Err(Refusal::TOO_MANY);
     }
     lines.of_head(raw)?;
-    let line = head::request_line(raw, &lines)?;
+    let line = head::request_line(raw, lines)?;
     // A head that is no HTTP is refused as such, whatever else is wrong with it.
-    interpret(raw, &line, &lines, settings)
+    interpret(raw, &line, lines, settings)
         .map_err(|refusal| lines.entries(raw).find_map(Result::err).map_or(refusal, Refusal::from))
 }
 

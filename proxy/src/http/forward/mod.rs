@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Response};
-use sidemesh_config::resource::route::{Forward, Priority};
+use sidemesh_config::resource::route::{ClusterChoice, Forward, Priority};
 use smallvec::SmallVec;
 
 pub use attempt::{downstream, note};
@@ -57,7 +57,10 @@ pub(super) struct Plan {
 /// Sends the request where `forward` says.
 pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
     let manager = x.manager.clone();
-    x.info.cluster = x.selected.as_ref().and_then(|s| route::cluster_name(s, |name| x.header(name)));
+    // A name that the route gives has stood there since the route was chosen; headers may have changed.
+    if x.info.cluster.is_none() || !matches!(forward.cluster, ClusterChoice::Cluster(_)) {
+        x.info.cluster = x.selected.as_ref().and_then(|s| route::cluster_name(s, |name| x.header(name)));
+    }
     let cluster = x.info.cluster.as_deref().and_then(|name| manager.upstream.cluster(&x.config, name));
     let Some(cluster) = cluster else {
         x.info.cluster = None;

@@ -233,7 +233,7 @@ impl Inner {
         let exchange = &mut self.exchange;
         let Some(end) = exchange.scan.run(&self.read, limits.head_bytes, &mut lines)? else { return Ok(None) };
         let head = self.read.split_to(end).freeze();
-        let answered = response::parse(&head, exchange.scan.lines(), lines, exchange.kind, &self.settings)?;
+        let answered = response::parse(&head, exchange.scan.lines(), &mut lines, exchange.kind, &self.settings)?;
         self.exchange.scan = Scan::default();
         Ok(Some(answered))
     }

@@ -34,7 +34,7 @@ impl From<Fault> for SendError {
 pub(super) fn parse(
     raw: &Bytes,
     count: usize,
-    mut lines: Lines,
+    lines: &mut Lines,
     kind: Kind,
     settings: &Settings,
 ) -> Result<Answered, SendError> {
@@ -42,7 +42,7 @@ pub(super) fn parse(
         return Err(Fault::TooMany.into());
     }
     lines.of_head(raw)?;
-    let line = head::status_line(raw, &lines)?;
+    let line = head::status_line(raw, lines)?;
     let status = StatusCode::from_u16(line.code).map_err(|_| SendError::Protocol("invalid status"))?;
     let version = if line.minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
     let mut headers = head::header_map(lines.fields());

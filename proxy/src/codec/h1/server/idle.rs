@@ -193,7 +193,7 @@ impl Wait<'_> {
             Ok(None) => refuse_early(&conn.read, self.scan.lines()).map(|refusal| Next::Refused(refusal, bytes)),
             Ok(Some(end)) => {
                 let head = conn.read.split_to(end).freeze();
-                Some(match request::parse(&head, self.scan.lines(), lines, &conn.settings) {
+                Some(match request::parse(&head, self.scan.lines(), &mut lines, &conn.settings) {
                     Ok(incoming) => Next::Head(Head { incoming: Box::new(incoming), bytes: end }),
                     Err(refusal) => Next::Refused(refusal, end),
                 })
