@@ -113,6 +113,7 @@ impl Exchange {
                 internal: false,
                 edge: false,
                 scheme: meta.scheme.unwrap_or(Scheme::Http),
+                identified: false,
             },
             named_scheme: meta.scheme,
             peer_certificate: connection.peer_certificate,

@@ -6,6 +6,7 @@ use sidemesh_config::resource::listener::TrafficDirection;
 
 use super::Connection;
 use super::exchange::Exchange;
+use super::finish;
 use super::guard::Limit;
 use super::reply::{self, LocalReply};
 use crate::body::{Body, End, Error};
@@ -242,7 +243,7 @@ pub fn rejected(connection: &Connection, rejection: &Rejection) -> Response<Body
     let mut response = reply::render_reply(&mut x, reply.flags(&[ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR]));
     let headers = response.headers_mut();
     headers.insert(SERVER, manager.server_name.clone());
-    headers.insert(DATE, manager.date.at(manager.worker.local.clock.system()));
+    headers.insert(DATE, finish::date(manager));
     if rejection.silent && rejection.protocol == Protocol::Http2 {
         // A reset has no status; an HTTP/1 connection is closed after one that could not be sent.
         x.info.status = 0;
