@@ -179,6 +179,7 @@ pub(super) fn select_route(x: &mut Exchange) {
         (x.info.vhost, x.info.route) = (None, None);
         return;
     };
+    x.info.route_resolutions += 1;
     let selected = route::select(table, &x.view(), x.caller.internal);
     x.info.vhost = selected.vhost.clone();
     x.info.route = selected.route.clone();
