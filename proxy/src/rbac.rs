@@ -12,12 +12,11 @@ use sidemesh_config::resource::http_filter::rbac::{
     Input, Permission, Principal, Rbac, RbacAction, RbacMatcher, Rules,
 };
 use sidemesh_config::resource::listener::ConnectionView;
-use sidemesh_config::value::{Metadata, Name};
+use sidemesh_config::value::{FilterState, Metadata, Name};
 
 use crate::connection::ConnectionInfo;
 use crate::stats_group;
 use crate::telemetry::stats::{Group, Registry, Scope};
-use crate::telemetry::stream_info::FilterState;
 
 stats_group! {
     /// Verdicts of rules.

@@ -215,6 +215,7 @@ impl Exchange {
             tls: self.info.connection.is_tls(),
             peer_certificate: self.peer_certificate,
             metadata: Some(&self.info.metadata),
+            filter_state: Some(&self.info.filter_state),
             runtime: &self.config.runtime,
             random: self.random,
         }

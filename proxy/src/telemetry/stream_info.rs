@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 
 use sidemesh_config::resource::endpoint::Endpoint;
 use sidemesh_config::resource::route::{Route, VirtualHost};
-use sidemesh_config::value::{Metadata, Name};
+use sidemesh_config::value::{FilterState, Metadata, Name};
 use smallvec::SmallVec;
 
 use super::flags::ResponseFlags;
@@ -70,23 +70,6 @@ pub struct TraceContext {
     pub span_id: u64,
     pub parent_id: u64,
     pub sampled: bool,
-}
-
-/// Texts under names; of a name that is set again the last is kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FilterState(Vec<(Name, Name)>);
-
-impl FilterState {
-    pub fn get(&self, key: &str) -> Option<&Name> {
-        self.0.iter().find(|(k, _)| &**k == key).map(|(_, value)| value)
-    }
-
-    pub fn set(&mut self, key: Name, value: Name) {
-        match self.0.iter_mut().find(|(k, _)| *k == key) {
-            Some(entry) => entry.1 = value,
-            None => self.0.push((key, value)),
-        }
-    }
 }
 
 /// When in the life of a TCP session it is logged (`data.accesslog.v3.AccessLogType`).

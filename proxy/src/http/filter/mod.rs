@@ -26,6 +26,7 @@ mod on_demand;
 mod rate_limit;
 mod ratelimit_descriptor;
 mod rbac;
+mod set_filter_state;
 mod set_metadata;
 
 use std::cell::RefCell;
@@ -97,6 +98,7 @@ enum Filter {
     LocalRateLimit(local_ratelimit::LocalRateLimit),
     RateLimit(rate_limit::RateLimit),
     Rbac(rbac::Rbac),
+    SetFilterState(Arc<config::set_filter_state::SetFilterState>),
     SetMetadata(Arc<config::set_metadata::SetMetadata>),
     OnDemand,
 }
@@ -225,6 +227,7 @@ impl Filter {
             }
             HttpFilterKind::RateLimit(c) => Filter::RateLimit(rate_limit::RateLimit::new(c.clone(), worker)),
             HttpFilterKind::Rbac(c) => Filter::Rbac(rbac::Rbac::new(c.clone(), worker, stat_prefix)),
+            HttpFilterKind::SetFilterState(c) => Filter::SetFilterState(c.clone()),
             HttpFilterKind::SetMetadata(c) => Filter::SetMetadata(c.clone()),
             HttpFilterKind::OnDemand => Filter::OnDemand,
         })
@@ -248,6 +251,7 @@ impl Filter {
             Filter::LocalRateLimit(c) => c.on_request(at, x, over),
             Filter::RateLimit(_) => Flow::Wait,
             Filter::Rbac(c) => c.on_request(x, over),
+            Filter::SetFilterState(c) => set_filter_state::on_request(c, x, over),
             Filter::SetMetadata(c) => set_metadata::on_request(c, x),
             Filter::OnDemand => on_demand::on_request(x),
         }
@@ -297,6 +301,7 @@ impl Filter {
             | Filter::Csrf(..)
             | Filter::JwtAuthn(_)
             | Filter::Rbac(_)
+            | Filter::SetFilterState(_)
             | Filter::SetMetadata(_)
             | Filter::OnDemand => {}
         }

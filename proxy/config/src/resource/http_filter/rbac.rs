@@ -196,16 +196,6 @@ fn sourced_metadata(m: &rules_pb::SourcedMetadata) -> Result<MetadataMatcher, Re
     matcher::metadata(required(&m.metadata_matcher, "metadata_matcher")?, "metadata_matcher")
 }
 
-fn filter_state(m: &matcher_pb::FilterStateMatcher) -> Result<Principal, Rejection> {
-    use matcher_pb::filter_state_matcher::Matcher;
-    let key = wire::non_empty(&m.key, "key")?;
-    match &m.matcher {
-        Some(Matcher::StringMatch(m)) => Ok(Principal::FilterState(key, matcher::string(m, "string_match")?)),
-        Some(_) => Err(Rejection::unsupported("address_match", "use string_match")),
-        None => Err(Rejection::invalid("string_match", "is required")),
-    }
-}
-
 fn principals(list: &[rules_pb::Principal], field: &str) -> Result<Vec<Principal>, Rejection> {
     if list.is_empty() {
         return Err(Rejection::invalid(field, "must hold at least one identifier"));
@@ -232,7 +222,10 @@ fn principal(p: &rules_pb::Principal) -> Result<Principal, Rejection> {
         Some(Identifier::UrlPath(path)) => Principal::UrlPath(url_path(path)?),
         Some(Identifier::Metadata(m)) => Principal::Metadata(matcher::metadata(m, "metadata")?),
         Some(Identifier::SourcedMetadata(m)) => Principal::Metadata(sourced_metadata(m).within("sourced_metadata")?),
-        Some(Identifier::FilterState(m)) => filter_state(m).within("filter_state")?,
+        Some(Identifier::FilterState(m)) => {
+            let (key, text) = matcher::filter_state(m).within("filter_state")?;
+            Principal::FilterState(key, text)
+        }
         Some(Identifier::Custom(_)) => return Err(Rejection::unsupported("custom", "use authenticated")),
         None => return Err(Rejection::invalid("", "needs an identifier")),
     })
