@@ -70,6 +70,8 @@ pub struct TraceContext {
     pub span_id: u64,
     pub parent_id: u64,
     pub sampled: bool,
+    /// The caller spoke of it in one `b3` header, and so shall the callee.
+    pub single_header: bool,
 }
 
 /// When in the life of a TCP session it is logged (`data.accesslog.v3.AccessLogType`).
