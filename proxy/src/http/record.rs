@@ -173,6 +173,7 @@ fn span(x: &Exchange) {
     let named = x.operation.as_deref().map(str::to_owned);
     let formatted = || tracing.operation.as_ref().map(|f| x.format(f));
     let name = named.or_else(formatted).unwrap_or_else(|| match x.info.connection.listener.direction {
+        _ if provider.zipkin.is_some() => x.authority().to_owned(),
         TrafficDirection::Outbound => format!("egress {}", x.authority()),
         _ => "ingress".to_owned(),
     });

@@ -393,12 +393,7 @@ impl Manager {
         }
         let prefixes = if kind == ResourceKind::Route { self.route_prefixes(name) } else { vec![Name::from("")] };
         for prefix in prefixes {
-            let stats = self.stats.subscription(kind, name, Some(&prefix));
-            stats.update_attempt.inc();
-            match accepted {
-                Some(version) => stats.succeeded(version),
-                None => stats.update_rejected.inc(),
-            }
+            self.stats.subscription(kind, name, Some(&prefix)).answered(kind, accepted);
         }
     }
 

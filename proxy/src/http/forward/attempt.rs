@@ -190,6 +190,12 @@ pub async fn drain(mut body: Body) {
 /// An attempt has its outcome: it is put on record, into the upstream log and a span, where they are asked for.
 pub fn over(x: &mut Exchange, info: &AttemptInfo, outcome: &Outcome) {
     note(x, info);
+    if x.manager.keeps_heads
+        && let Outcome::Response(response) = outcome
+    {
+        let bytes: usize = response.headers().iter().map(|(k, v)| k.as_str().len() + v.len() + 3).sum();
+        x.info.upstream.head_received = (bytes as u64, response.headers().len() as u64);
+    }
     if x.manager.router.upstream_logs.is_empty() && x.attempt_span.is_none() {
         return;
     }
@@ -207,6 +213,7 @@ pub fn over(x: &mut Exchange, info: &AttemptInfo, outcome: &Outcome) {
 /// Puts what an attempt found out into the record.
 pub fn note(x: &mut Exchange, info: &AttemptInfo) {
     let timing = &mut x.info.timing;
+    timing.upstream_pool_ready = info.pool_ready.get();
     timing.upstream_connect_start = info.connect_start.get();
     timing.upstream_connect_end = info.connect_end.get();
     timing.upstream_tx_begin = info.sent_start.get();
@@ -216,12 +223,14 @@ pub fn note(x: &mut Exchange, info: &AttemptInfo) {
         sidemesh_config::value::Address::Socket(a) => Some(*a),
         _ => None,
     });
-    upstream.attempted.extend(upstream.host);
     if let Some(connection) = info.connection() {
+        upstream.attempted.clear();
+        upstream.attempted.extend(upstream.endpoint.clone().map(|e| (e, connection.id)));
         upstream.remote = connection.peer.or(upstream.host);
         upstream.local = connection.local;
         upstream.connection_id = connection.id;
         upstream.tls = connection.tls.clone();
+        timing.upstream_handshake_complete = timing.upstream_connect_end.filter(|_| upstream.tls.is_some());
         upstream.protocol = connection.protocol;
     }
     upstream.failure = info.failure().map(|text| Box::from(&*text));

@@ -211,6 +211,7 @@ pub(super) fn pick(x: &mut Exchange, plan: &Plan) -> Result<Rc<Host>, LocalReply
 /// What is new in the head of every attempt.
 fn begin_attempt(x: &mut Exchange, forward: &Forward, plan: &Plan, host: &Rc<Host>) {
     x.info.upstream.attempts += 1;
+    x.info.timing.upstream_begin = Some(x.now());
     x.info.upstream.endpoint = Some(host.endpoint().clone());
     head::for_attempt(x, forward, plan, host);
 }
