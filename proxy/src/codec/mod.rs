@@ -39,7 +39,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 
 use crate::clock::{Clock, Random, Timers};
-use crate::io::{Buffers, Io};
+use crate::io::{Buffers, Io, Pipes};
 
 /// What a worker lends to its connections. Cloning shares all of it.
 #[derive(Clone, Debug)]
@@ -52,12 +52,20 @@ pub struct Local {
     pub random: Random,
     /// The worker's read and write buffers.
     pub buffers: Buffers,
+    /// The worker's pipes.
+    pub pipes: Pipes,
 }
 
 impl Local {
     /// A worker's own set.
     pub fn new(random: Random) -> Self {
-        Self { clock: Clock::new(), timers: Timers::new(), random, buffers: Buffers::default() }
+        Self {
+            clock: Clock::new(),
+            timers: Timers::new(),
+            random,
+            buffers: Buffers::default(),
+            pipes: Pipes::default(),
+        }
     }
 }
 

@@ -153,7 +153,7 @@ fn serve(listener: &Rc<Listener>, version: &Version, inspected: Inspected, ends:
         proxy_tlvs: inspected.tlvs,
         ..ConnectionInfo::new(id, start, config, filter_chain, inspected.local, inspected.remote)
     };
-    let socket = match Socket::adopt(inspected.stream) {
+    let socket = match chain.socket(inspected.stream) {
         Ok(socket) => socket.with_prefix(inspected.early.freeze()),
         Err(error) => return tracing::debug!(listener = %listener.name, peer = %ends.peer, "connection lost: {error}"),
     };

@@ -4,6 +4,7 @@
 //! it with its connections. A chain that is no longer configured is drained and holds its last connections.
 
 use std::cell::RefCell;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,12 +17,13 @@ use sidemesh_config::resource::tls::DownstreamTransport;
 use sidemesh_config::value::DataSource;
 use slab::Slab;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use crate::codec::{Drain, DrainHandle};
 use crate::connection::ConnectionInfo;
 use crate::http::ConnectionManager;
-use crate::io::Io;
+use crate::io::{Io, Socket};
 use crate::tcp::{self, Forward};
 use crate::tls;
 use crate::upstream::Upstream;
@@ -128,6 +130,14 @@ impl Chain {
 
     fn enter(self: &Rc<Self>) -> Place {
         Place { chain: self.clone(), key: self.connections.borrow_mut().insert(None) }
+    }
+
+    /// The connection as its terminal filter is best served.
+    pub(super) fn socket(&self, stream: TcpStream) -> io::Result<Socket> {
+        match self.terminal {
+            Terminal::Http(_) => Socket::for_messages(stream),
+            _ => Ok(stream.into()),
+        }
     }
 
     /// Runs the connection `task` in its place: a task of its own, so that the end of the drain time can end it.

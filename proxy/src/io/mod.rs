@@ -5,6 +5,7 @@
 mod buffers;
 mod ring;
 mod socket;
+mod splice;
 #[cfg(test)]
 mod tests;
 
@@ -15,11 +16,13 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
 pub use buffers::{Buffers, READ_BUFFER_BYTES};
 pub use ring::{Ring, drive};
 pub use socket::Socket;
+pub use splice::{Pipe, Pipes};
 
 /// Anything else that reads and writes: rare nestings such as TLS inside a CONNECT tunnel.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
@@ -61,8 +64,8 @@ impl From<Socket> for Io {
     }
 }
 
-impl From<tokio::net::TcpStream> for Io {
-    fn from(stream: tokio::net::TcpStream) -> Self {
+impl From<TcpStream> for Io {
+    fn from(stream: TcpStream) -> Self {
         Socket::from(stream).into()
     }
 }
@@ -104,6 +107,14 @@ impl Io {
             Kind::ServerTls(tls) => Some(tls.get_ref().0),
             Kind::ClientTls(tls) => Some(tls.get_ref().0),
             Kind::Memory(_) | Kind::Boxed(_) => None,
+        }
+    }
+
+    /// The TCP socket itself, where nothing lies between it and the reader and writer of this connection.
+    pub fn bare_tcp(&self) -> Option<&TcpStream> {
+        match &self.kind {
+            Kind::Plain(socket) => socket.bare_tcp(),
+            _ => None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! A kernel stream socket (TCP or Unix) with bytes that may have been read early in front of it.
 //!
-//! A thread with a [`Ring`] takes its TCP connections onto it; elsewhere tokio waits for the socket and each read and write is a
+//! A thread with a [`Ring`] takes its TCP connections for messages onto it; otherwise tokio waits for the socket and each read and write is a
 //! system call.
 use std::io;
 use std::net::SocketAddr;
@@ -54,16 +54,24 @@ impl Socket {
         self
     }
 
-    /// Takes a TCP connection on, over this thread's ring where it has one.
+    /// A TCP connection that carries messages, many of them small: over this thread's ring where it has one. One that carries a stream
+    /// of bytes is better off as it is: they can be spliced.
     ///
     /// # Errors
     /// Where the connection cannot be taken from one event loop to the other.
-    pub fn adopt(stream: TcpStream) -> io::Result<Self> {
+    pub fn for_messages(stream: TcpStream) -> io::Result<Self> {
         let raw = match Ring::current() {
             Some(ring) => Raw::Ring(ring::Stream::new(ring, stream.into_std()?.into())?),
             None => Raw::Tcp(stream),
         };
         Ok(Self { raw, prefix: None })
+    }
+
+    pub(super) fn bare_tcp(&self) -> Option<&TcpStream> {
+        match &self.raw {
+            Raw::Tcp(stream) if self.prefix.is_none() => Some(stream),
+            _ => None,
+        }
     }
 
     /// Looks at the TCP socket, or sets an option of it. `None` for other sockets.

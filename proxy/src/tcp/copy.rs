@@ -1,7 +1,7 @@
 //! Both directions of a proxied connection, in one future: half-close, idle time, byte counts.
 //!
-//! A direction holds a buffer only while bytes are in it or can be read at once, so that an idle pair costs none. The seam for
-//! splice(2) is [`pair`]: two plain sockets would move their bytes in the kernel and report the same [`Copied`].
+//! A direction holds a buffer only while bytes are in it or can be read at once, so that an idle pair costs none. When a read fills
+//! its buffer and both sides are plain sockets, what follows is spliced through a pipe, until nothing more is there at once.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
 
 use crate::clock::{Clock, Timers};
 use crate::codec::poll_fill;
-use crate::io::{Buffers, Io};
+use crate::io::{Buffers, Io, Pipe, Pipes};
 
 /// How a pair ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,10 @@ pub(super) struct Copied {
 /// One direction.
 struct Half {
     buffer: Option<BytesMut>,
+    /// Bytes that are spliced.
+    pipe: Option<Pipe>,
+    /// The last read was a full one: more is there, as a rule.
+    full: bool,
     state: State,
     unflushed: bool,
 }
@@ -60,7 +65,7 @@ enum Broken {
 
 impl Half {
     fn new() -> Self {
-        Half { buffer: None, state: State::Copying, unflushed: false }
+        Half { buffer: None, pipe: None, full: false, state: State::Copying, unflushed: false }
     }
 
     /// Moves what can be moved; ready when this direction has ended.
@@ -69,7 +74,7 @@ impl Half {
         cx: &mut Context<'_>,
         from: &mut Io,
         to: &mut Io,
-        buffers: &Buffers,
+        tools: &Tools<'_>,
         count: &Cell<u64>,
     ) -> Poll<Result<(), Broken>> {
         loop {
@@ -85,10 +90,10 @@ impl Half {
                     }
                 }
                 State::Copying => {
-                    if self.poll_write(cx, to, buffers)?.is_pending() {
+                    if self.poll_write(cx, to, tools)?.is_pending() {
                         return Poll::Pending;
                     }
-                    match self.poll_read(cx, from, buffers) {
+                    match self.poll_read(cx, from, to, tools) {
                         Poll::Ready(Ok(0)) => self.state = State::ShuttingDown,
                         Poll::Ready(Ok(n)) => count.set(count.get() + n as u64),
                         Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Reader)),
@@ -105,8 +110,14 @@ impl Half {
         }
     }
 
-    /// Writes what is buffered; ready when nothing is left.
-    fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut Io, buffers: &Buffers) -> Result<Poll<()>, Broken> {
+    /// Writes what is here; ready when nothing is left.
+    fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut Io, tools: &Tools<'_>) -> Result<Poll<()>, Broken> {
+        if let (Some(pipe), Some(to)) = (&mut self.pipe, to.bare_tcp()) {
+            return match pipe.poll_drain(to, cx) {
+                Poll::Ready(Err(_)) => Err(Broken::Writer),
+                drained => Ok(drained.map(|_| ())),
+            };
+        }
         let Some(buffer) = &mut self.buffer else { return Ok(Poll::Ready(())) };
         while !buffer.is_empty() {
             match Pin::new(&mut *to).poll_write(cx, buffer) {
@@ -117,18 +128,53 @@ impl Half {
             self.unflushed = true;
         }
         if let Some(buffer) = self.buffer.take() {
-            buffers.give(buffer);
+            tools.buffers.give(buffer);
         }
         Ok(Poll::Ready(()))
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, from: &mut Io, buffers: &Buffers) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Io,
+        to: &Io,
+        tools: &Tools<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if self.full
+            && let (Some(from), Some(_)) = (from.bare_tcp(), to.bare_tcp())
+            && self.has_pipe(tools.pipes)
+        {
+            return self.poll_splice(cx, from, tools.pipes);
+        }
         ready!(from.poll_readable(cx))?;
-        let mut buffer = buffers.take();
+        let mut buffer = tools.buffers.take();
+        let room = buffer.capacity() - buffer.len();
         let read = poll_fill(from, &mut buffer, cx);
         match &read {
-            Poll::Ready(Ok(n)) if *n > 0 => self.buffer = Some(buffer),
-            _ => buffers.give(buffer),
+            Poll::Ready(Ok(n)) if *n > 0 => {
+                self.full = *n == room;
+                self.buffer = Some(buffer);
+            }
+            _ => tools.buffers.give(buffer),
+        }
+        read
+    }
+
+    /// Without descriptors left for a pipe bytes are copied.
+    fn has_pipe(&mut self, pipes: &Pipes) -> bool {
+        if self.pipe.is_none() {
+            self.pipe = pipes.take().ok();
+        }
+        self.pipe.is_some()
+    }
+
+    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &TcpStream, pipes: &Pipes) -> Poll<io::Result<usize>> {
+        let Some(pipe) = &mut self.pipe else { return Poll::Pending };
+        let read = pipe.poll_fill(from, cx);
+        if !matches!(read, Poll::Ready(Ok(1..))) {
+            // The stream pauses or ends.
+            self.full = false;
+            self.pipe.take().into_iter().for_each(|pipe| pipes.give(pipe));
         }
         read
     }
@@ -137,6 +183,7 @@ impl Half {
 /// What the copying borrows from its worker.
 pub(super) struct Tools<'a> {
     pub(super) buffers: &'a Buffers,
+    pub(super) pipes: &'a Pipes,
     pub(super) timers: &'a Timers,
     pub(super) clock: &'a Clock,
 }
@@ -153,8 +200,8 @@ pub(super) async fn pair(
     let mut last = Activity { at: tools.clock.now(), bytes: 0 };
     let mut sleep = idle.map(|idle| tools.timers.after(idle));
     poll_fn(move |cx| {
-        let sent = up.poll(cx, downstream, upstream, tools.buffers, &copied.up);
-        let received = down.poll(cx, upstream, downstream, tools.buffers, &copied.down);
+        let sent = up.poll(cx, downstream, upstream, &tools, &copied.up);
+        let received = down.poll(cx, upstream, downstream, &tools, &copied.down);
         match (&sent, &received) {
             (Poll::Ready(Err(Broken::Reader)), _) | (_, Poll::Ready(Err(Broken::Writer))) => {
                 return Poll::Ready(End::DownstreamReset);

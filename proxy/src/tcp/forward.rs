@@ -220,7 +220,7 @@ impl Session<'_> {
     async fn copy(&mut self, io: &mut Io, mut connected: TcpConnected) {
         let forward = self.forward;
         let (config, local) = (&forward.config, &forward.worker.local);
-        let tools = Tools { buffers: &local.buffers, timers: &local.timers, clock: &local.clock };
+        let tools = Tools { buffers: &local.buffers, pipes: &local.pipes, timers: &local.timers, clock: &local.clock };
         let copied = self.copied.clone();
         let start = self.connection.start;
         let guard = connected.upstream.guard.as_ref();

@@ -103,12 +103,12 @@ impl Dial<'_> {
 
     /// The first address that answers, in the order given.
     async fn connect_any(&self) -> Result<crate::io::Socket, AttemptError> {
-        let mut last = socket::connect(self.address, self.bind, self.keepalive).await;
+        let mut last = socket::connect(self.address, self.bind, self.keepalive, self.mode.is_some()).await;
         for address in self.fallbacks {
             if last.is_ok() {
                 break;
             }
-            last = socket::connect(address, self.bind, self.keepalive).await;
+            last = socket::connect(address, self.bind, self.keepalive, self.mode.is_some()).await;
         }
         last.map_err(failed)
     }

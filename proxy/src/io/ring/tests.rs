@@ -33,7 +33,7 @@ async fn connection<T: Send + 'static>(peer: impl FnOnce(TcpStream) -> T + Send 
     let address = listener.local_addr().unwrap();
     let peer = std::thread::spawn(move || peer(listener.accept().unwrap().0));
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    (Socket::adopt(stream).unwrap().into(), peer)
+    (Socket::for_messages(stream).unwrap().into(), peer)
 }
 
 /// Waits for a thread without stopping this one.

@@ -9,10 +9,12 @@ use tokio::net::{TcpSocket, UnixStream};
 
 use crate::io::Socket;
 
+/// `messages`: what the connection is for, a stream of bytes otherwise.
 pub async fn connect(
     address: &Address,
     bind: Option<&BindConfig>,
     keepalive: Option<&TcpKeepalive>,
+    messages: bool,
 ) -> io::Result<Socket> {
     let address = match address {
         Address::Socket(address) => *address,
@@ -33,7 +35,8 @@ pub async fn connect(
         }
         socket.bind(bind.source)?;
     }
-    Socket::adopt(socket.connect(address).await?)
+    let stream = socket.connect(address).await?;
+    if messages { Socket::for_messages(stream) } else { Ok(stream.into()) }
 }
 
 fn keep_alive(socket: &TcpSocket, config: &TcpKeepalive) -> io::Result<()> {
