@@ -98,7 +98,9 @@ proptest! {
         let whole = scan.run(&bytes, limit, &mut lines).ok();
         // What is wrong with a field is found with the field, which may be later than the line it is in.
         let head = Bytes::copy_from_slice(&bytes);
-        prop_assume!(lines.entries(&head).all(|field| field.is_ok()));
+        if !lines.entries(&head).all(|field| field.is_ok()) {
+            return Ok(());
+        }
         let mut slow = Scan::default();
         let pieces = (1..=bytes.len()).find_map(|n| match slow.run(&bytes[..n], limit, &mut Lines::default()) {
             Ok(None) => None,
