@@ -295,7 +295,7 @@ fn scheme_of(
         headers.insert(X_FORWARDED_PROTO, if scheme == Scheme::Https { HTTPS } else { HTTP });
         return scheme;
     }
-    let forwarded = || headers.get(X_FORWARDED_PROTO).filter(|_| told).and_then(|v| parsed(v.as_bytes()));
+    let forwarded = || if told { parsed(headers.get(X_FORWARDED_PROTO)?.as_bytes()) } else { None };
     named.or_else(forwarded).unwrap_or(if tls { Scheme::Https } else { Scheme::Http })
 }
 

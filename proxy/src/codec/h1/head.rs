@@ -82,7 +82,15 @@ pub(crate) struct Lines {
     end: usize,
 }
 
-/// A field: where its name and its value begin and end. The value is without the blanks around it.
+/// A field as a map's entry.
+pub(crate) struct Field {
+    pub(crate) name: HeaderName,
+    pub(crate) value: HeaderValue,
+    /// It may say something about the message or its connection: it is to be looked at.
+    pub(crate) own: bool,
+}
+
+/// A line: where its name and its value begin and end. The value is without the blanks around it.
 #[derive(Clone, Copy, Debug)]
 struct Line {
     name: [u32; 2],
@@ -134,9 +142,9 @@ impl Lines {
         self.all.len()
     }
 
-    /// The fields as map entries, whose values share the section's bytes.
+    /// The fields, whose values share the section's bytes.
     #[inline]
-    pub(crate) fn entries(&self, section: &Bytes) -> impl Iterator<Item = Result<(HeaderName, HeaderValue), Fault>> {
+    pub(crate) fn entries(&self, section: &Bytes) -> impl Iterator<Item = Result<Field, Fault>> {
         self.all.iter().map(|line| line.entry(section))
     }
 
@@ -175,18 +183,18 @@ fn end_of_line(bytes: &[u8], at: usize) -> Option<usize> {
 
 impl Line {
     #[inline]
-    fn entry(&self, section: &Bytes) -> Result<(HeaderName, HeaderValue), Fault> {
+    fn entry(&self, section: &Bytes) -> Result<Field, Fault> {
         let name = &section[range(self.name)];
-        let name = match names::known(name) {
-            Some(name) => name.clone(),
-            None => HeaderName::from_bytes(name).map_err(|_| Fault::Malformed("invalid header name"))?,
+        let (name, own) = match names::known(name) {
+            Some((name, own)) => (name.clone(), own),
+            None => (HeaderName::from_bytes(name).map_err(|_| Fault::Malformed("invalid header name"))?, true),
         };
         let value = range(self.value);
         if value.is_empty() {
-            return Ok((name, HeaderValue::from_static("")));
+            return Ok(Field { name, value: HeaderValue::from_static(""), own });
         }
         match HeaderValue::from_maybe_shared(section.slice(value)) {
-            Ok(value) => Ok((name, value)),
+            Ok(value) => Ok(Field { name, value, own }),
             Err(_) => Err(Fault::Malformed("invalid header value")),
         }
     }
@@ -298,7 +306,7 @@ pub(crate) fn parse_trailers(section: &Bytes, lines: usize, limits: &Limits) -> 
     fields.read_fields(section, 0, lines).map_err(invalid)?;
     let mut map = header_map(fields.fields());
     for field in fields.entries(section) {
-        let (name, value) = field.map_err(invalid)?;
+        let Field { name, value, .. } = field.map_err(invalid)?;
         if !is_forbidden_trailer(&name) {
             append(&mut map, name, value).map_err(|_| body::Error::TooLarge("the limit of trailers"))?;
         }

@@ -8,14 +8,15 @@ const BITS: u32 = 10;
 const FACTOR: u32 = 0xc8c7_e31f;
 const SLOTS: usize = 1 << BITS;
 
-/// The name, if it is one of the common ones, in whatever case it is written.
+/// The name, if it is one of the common ones, in whatever case it is written; and whether such a field may say something about the
+/// message or its connection.
 #[inline]
-pub(super) fn known(name: &[u8]) -> Option<&'static HeaderName> {
+pub(super) fn known(name: &[u8]) -> Option<(&'static HeaderName, bool)> {
     if name.is_empty() {
         return None;
     }
     let at = usize::from(INDEX[slot(name)]);
-    is_same(name, TEXTS.get(at)?.as_bytes()).then(|| &NAMES[at])
+    is_same(name, TEXTS.get(at)?.as_bytes()).then(|| (&NAMES[at], at < OWN))
 }
 
 /// A lower-case letter for an upper-case one. It leaves what else a name may have as it is, and no other byte becomes such.
@@ -65,13 +66,26 @@ static INDEX: [u8; SLOTS] = {
 };
 
 macro_rules! common {
-    ($($name:literal)*) => {
-        const TEXTS: [&str; [$($name),*].len()] = [$($name),*];
-        static NAMES: [HeaderName; TEXTS.len()] = [$(HeaderName::from_static($name)),*];
+    (own: $($own:literal)* others: $($name:literal)*) => {
+        /// So many names come first whose fields say something about the message or its connection.
+        const OWN: usize = [$($own),*].len();
+        const TEXTS: [&str; OWN + [$($name),*].len()] = [$($own,)* $($name),*];
+        static NAMES: [HeaderName; TEXTS.len()] = [$(HeaderName::from_static($own),)* $(HeaderName::from_static($name)),*];
     };
 }
 
 common! {
+    own:
+    "connection"
+    "content-length"
+    "expect"
+    "host"
+    "keep-alive"
+    "proxy-connection"
+    "te"
+    "transfer-encoding"
+    "upgrade"
+    others:
     "accept"
     "accept-charset"
     "accept-encoding"
@@ -92,11 +106,9 @@ common! {
     "b3"
     "baggage"
     "cache-control"
-    "connection"
     "content-disposition"
     "content-encoding"
     "content-language"
-    "content-length"
     "content-location"
     "content-range"
     "content-security-policy"
@@ -105,7 +117,6 @@ common! {
     "date"
     "dnt"
     "etag"
-    "expect"
     "expires"
     "forwarded"
     "from"
@@ -114,13 +125,11 @@ common! {
     "grpc-message"
     "grpc-status"
     "grpc-timeout"
-    "host"
     "if-match"
     "if-modified-since"
     "if-none-match"
     "if-range"
     "if-unmodified-since"
-    "keep-alive"
     "last-modified"
     "link"
     "location"
@@ -128,7 +137,6 @@ common! {
     "pragma"
     "proxy-authenticate"
     "proxy-authorization"
-    "proxy-connection"
     "range"
     "referer"
     "referrer-policy"
@@ -148,12 +156,9 @@ common! {
     "server"
     "set-cookie"
     "strict-transport-security"
-    "te"
     "traceparent"
     "tracestate"
     "trailer"
-    "transfer-encoding"
-    "upgrade"
     "upgrade-insecure-requests"
     "user-agent"
     "vary"
@@ -197,7 +202,7 @@ mod tests {
     fn common_names_are_found_in_any_case() {
         for (text, name) in TEXTS.iter().zip(&NAMES) {
             for spelled in [text.to_string(), text.to_uppercase(), text[..1].to_uppercase() + &text[1..]] {
-                assert_eq!(known(spelled.as_bytes()), Some(name));
+                assert_eq!(known(spelled.as_bytes()).map(|(name, _)| name), Some(name));
                 assert_eq!(HeaderName::from_bytes(spelled.as_bytes()).ok().as_ref(), Some(name));
             }
         }
@@ -211,7 +216,7 @@ mod tests {
                     let mut other = text.as_bytes().to_vec();
                     other[at] = byte;
                     let expected = HeaderName::from_bytes(&other).ok().filter(|name| NAMES.contains(name));
-                    assert_eq!(known(&other), expected.as_ref(), "{other:?}");
+                    assert_eq!(known(&other).map(|(name, _)| name), expected.as_ref(), "{other:?}");
                 }
             }
         }

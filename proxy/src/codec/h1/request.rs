@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Vers
 
 use super::decode::{Chunk, Decoder};
 use super::encode::parse_length;
-use super::head::{self, Fault, Lines};
+use super::head::{self, Fault, Field, Lines};
 use super::server::Settings;
 use super::spelling;
 use crate::codec::handler::{Scheme, Upgrade};
@@ -115,7 +115,11 @@ fn interpret(
     let mut notes = Notes::default();
     let mut nominated = false;
     for field in lines.entries(raw) {
-        let (name, value) = field?;
+        let Field { name, value, own } = field?;
+        if !own {
+            head::append(&mut parts.headers, name, value)?;
+            continue;
+        }
         nominated |= name == header::CONNECTION && names_more(value.as_bytes());
         if let Some((name, value)) = note(name, value, &mut notes, settings)? {
             head::append(&mut parts.headers, name, value)?;

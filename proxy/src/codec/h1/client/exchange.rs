@@ -228,6 +228,9 @@ impl Inner {
 
     /// The next head in what has been read.
     fn take_head(&mut self) -> Result<Option<response::Answered>, SendError> {
+        if self.read.is_empty() {
+            return Ok(None);
+        }
         let limits = &self.settings.limits;
         let mut lines = Lines::default();
         let exchange = &mut self.exchange;

@@ -7,7 +7,7 @@ use super::{Settings, request};
 use crate::codec::SendError;
 use crate::codec::h1::decode::{Chunk, Decoder};
 use crate::codec::h1::encode::parse_length;
-use crate::codec::h1::head::{self, Fault, Lines};
+use crate::codec::h1::head::{self, Fault, Field, Lines};
 use crate::codec::h1::spelling;
 
 /// A response head.
@@ -49,7 +49,11 @@ pub(super) fn parse(
     let (mut length, mut chunked, mut keep_alive) = (None, false, request::persists(version));
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
     for field in lines.entries(raw) {
-        let (name, value) = field?;
+        let Field { name, value, own } = field?;
+        if !own {
+            head::append(&mut headers, name, value)?;
+            continue;
+        }
         match name.as_str() {
             "content-length" => match parse_length(value.as_bytes()) {
                 Some(n) if length.is_none() => length = Some(n),

@@ -52,7 +52,7 @@ fn ours(bytes: &[u8], is_start: impl Fn(&[u8], &Lines) -> bool) -> Read {
     let head = Bytes::copy_from_slice(&bytes[..end]);
     lines.of_head(&head).ok()?;
     let fields = is_start(&head, &lines).then(|| lines.entries(&head))?;
-    fields.map(|f| f.ok().map(|(n, v)| (n.to_string(), v.as_bytes().to_vec()))).collect()
+    fields.map(|f| f.ok().map(|f| (f.name.to_string(), f.value.as_bytes().to_vec()))).collect()
 }
 
 /// The same by `httparse`; a bare LF is no end of a line here.
