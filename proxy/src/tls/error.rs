@@ -105,7 +105,7 @@ fn failure_reason(error: &rustls::Error) -> String {
         E::InvalidMessage(_) => (247, "WRONG_VERSION_NUMBER"),
         E::NoCertificatesPresented => {
             (192, "PEER_DID_NOT_RETURN_A_CERTIFICATE:peer did not provide required client certificate")
-        },
+        }
         E::NoApplicationProtocol => (307, "NO_APPLICATION_PROTOCOL"),
         E::PeerIncompatible(why) => match why {
             rustls::PeerIncompatible::NoCipherSuitesInCommon => (184, "NO_SHARED_CIPHER"),

@@ -56,9 +56,7 @@ pub fn admits(filter: &AccessLogFilter, ctx: &LogContext<'_>, runtime: &Runtime,
                 Some(_) => matcher.matches(Some(&info.metadata)),
             }
         }
-        AccessLogFilter::LogType { types, exclude } => {
-            types.contains(&info.log_type().0) != *exclude
-        }
+        AccessLogFilter::LogType { types, exclude } => types.contains(&info.log_type().0) != *exclude,
     }
 }
 

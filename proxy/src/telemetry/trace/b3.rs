@@ -4,8 +4,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sidemesh_config::resource::http_connection_manager::Zipkin;
 
-use super::context::{self, Incoming};
 use super::Started;
+use super::context::{self, Incoming};
 use crate::telemetry::stream_info::TraceContext;
 
 const SINGLE: HeaderName = HeaderName::from_static("b3");
@@ -195,10 +195,7 @@ mod tests {
         let shared = passed_on(true, &incoming).unwrap();
         assert_eq!((&shared["x-b3-spanid"], shared.get("x-b3-parentspanid")), (&"a2fb4a1d1a96d312", None));
         let child = passed_on(false, &incoming).unwrap();
-        assert_eq!(
-            (&child["x-b3-spanid"], &child["x-b3-parentspanid"]),
-            (&"0000000000000077", &"a2fb4a1d1a96d312")
-        );
+        assert_eq!((&child["x-b3-spanid"], &child["x-b3-parentspanid"]), (&"0000000000000077", &"a2fb4a1d1a96d312"));
     }
 
     #[test]
