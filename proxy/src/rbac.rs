@@ -122,7 +122,13 @@ pub struct Subject<'a> {
 impl<'a> Subject<'a> {
     /// The connection itself, without a request.
     pub fn of_connection(connection: &'a ConnectionInfo) -> Self {
-        Subject { connection, request: None, remote: connection.remote.ip(), metadata: Some(&connection.metadata), filter_state: None }
+        Subject {
+            connection,
+            request: None,
+            remote: connection.remote.ip(),
+            metadata: Some(&connection.metadata),
+            filter_state: None,
+        }
     }
 }
 

@@ -86,7 +86,11 @@ const ENDPOINTS: [Endpoint; 29] = [
         path: "/contention",
         help: "lock contention: not measured",
         changes: false,
-        answer: |_, _| Answer::text("Mutex contention tracing is not enabled. To enable, run Envoy with flag --enable-mutex-tracing."),
+        answer: |_, _| {
+            Answer::text(
+                "Mutex contention tracing is not enabled. To enable, run Envoy with flag --enable-mutex-tracing.",
+            )
+        },
     },
     Endpoint { path: "/drain_listeners", help: "stop accepting connections", changes: true, answer: |h, _| drain(h) },
     Endpoint { path: "/healthcheck/fail", help: "fail health checks", changes: true, answer: |h, _| health(h, true) },
@@ -184,9 +188,7 @@ const ENDPOINTS: [Endpoint; 29] = [
         path: "/heapprofiler",
         help: "no profiler is built in",
         changes: true,
-        answer: |_, _| {
-            Answer::refused(StatusCode::NOT_IMPLEMENTED, "The current build does not support heap profiler")
-        },
+        answer: |_, _| Answer::refused(StatusCode::NOT_IMPLEMENTED, "The current build does not support heap profiler"),
     },
     Endpoint {
         path: "/stats/prometheus",

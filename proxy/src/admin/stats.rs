@@ -34,7 +34,9 @@ pub fn answer(handle: &Handle, query: &Query) -> Answer {
         Some("prometheus") => prometheus(handle, query),
         Some("json") => with_samples(handle, query, |samples| Answer::compact_json(&as_json(samples, buckets))),
         None | Some("text") => with_samples(handle, query, |samples| Answer::text(text(samples, buckets))),
-        Some("html" | "active-html") => with_samples(handle, query, |samples| Answer::html(html(&text(samples, buckets)))),
+        Some("html" | "active-html") => {
+            with_samples(handle, query, |samples| Answer::html(html(&text(samples, buckets))))
+        }
         Some(_) => refused("usage: /stats?format=(html|active-html|json|prometheus|text)\n\n"),
     }
 }
@@ -46,9 +48,7 @@ fn refused(why: impl Into<String>) -> Answer {
 /// Prometheus text exposition.
 pub fn prometheus(handle: &Handle, query: &Query) -> Answer {
     let texts = if query.has("text_readouts") { Texts::Shown } else { Texts::Hidden };
-    with_samples(handle, query, |samples| {
-        Answer::text(stats::prometheus(samples, handle.shared.stats.config(), texts))
-    })
+    with_samples(handle, query, |samples| Answer::text(stats::prometheus(samples, handle.shared.stats.config(), texts)))
 }
 
 fn with_samples(handle: &Handle, query: &Query, show: impl Fn(&[Sample]) -> Answer) -> Answer {
@@ -111,7 +111,7 @@ fn as_json(samples: &[Sample], buckets: Buckets) -> Json {
     for s in samples {
         match &s.value {
             Value::Counter(n) => list.push(json!({"name": s.name(), "value": n})),
-            Value::Gauge(n) => list.push(json!({"name": s.name(), "value": n})),
+            Value::Gauge(n) => list.push(json!({"name": s.name(), "value": s.level(*n)})),
             Value::Text(text) => list.push(json!({"name": s.name(), "value": &**text})),
             Value::Histogram(h) if buckets == Buckets::Quantiles => {
                 let values = QUANTILES.iter().map(|q| {
@@ -121,8 +121,8 @@ fn as_json(samples: &[Sample], buckets: Buckets) -> Json {
                 histograms.push(json!({"name": s.name(), "values": values.collect::<Vec<_>>()}));
             }
             Value::Histogram(h) => {
-                let shown =
-                    counts(h, buckets).map(|(bound, n)| json!({"upper_bound": whole(bound), "interval": n, "cumulative": n}));
+                let shown = counts(h, buckets)
+                    .map(|(bound, n)| json!({"upper_bound": whole(bound), "interval": n, "cumulative": n}));
                 histograms.push(json!({"name": s.name(), "buckets": shown.collect::<Vec<_>>()}));
             }
         }

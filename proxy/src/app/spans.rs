@@ -35,11 +35,7 @@ struct Collectors {
 }
 
 impl Collector for Collectors {
-    async fn export(
-        &self,
-        provider: &Arc<TraceProvider>,
-        request: ExportTraceServiceRequest,
-    ) -> Result<(), String> {
+    async fn export(&self, provider: &Arc<TraceProvider>, request: ExportTraceServiceRequest) -> Result<(), String> {
         if let Some(service) = &provider.http {
             return post(&self.live, service, "application/x-protobuf", request.encode_to_vec().into()).await;
         }

@@ -164,7 +164,7 @@ fn serve(listener: &Rc<Listener>, version: &Version, inspected: Inspected, ends:
         let _counted = counted;
         if let Some((io, info)) = secured.await {
             chain.serve(io, info.clone()).await;
-            log_connection(&worker, &info);
+            log_connection(&worker, &info, None);
         }
     });
 }
@@ -218,16 +218,18 @@ async fn secure(
         Err(error) => {
             listener.tls_stats().failed(&error);
             tracing::debug!(listener = %listener.name, remote = %info.remote, "TLS handshake failed: {error}");
+            log_connection(&listener.worker, &Rc::new(info), Some(&error));
             None
         }
     }
 }
 
 /// The listener's own access logs: one line per connection.
-fn log_connection(worker: &crate::worker::Worker, info: &Rc<ConnectionInfo>) {
+fn log_connection(worker: &crate::worker::Worker, info: &Rc<ConnectionInfo>, failure: Option<&crate::tls::Error>) {
     use crate::telemetry::stream_info::{LogContext, StreamInfo};
     if !info.listener.access_logs.is_empty() {
-        let stream = StreamInfo::new(info.clone(), None, info.start, info.start_time);
+        let mut stream = StreamInfo::new(info.clone(), None, info.start, info.start_time);
+        stream.transport_failure = failure.map(|error| error.to_string().into());
         let context = LogContext::of(&stream, worker.local.clock.now());
         let random = worker.local.random.next_u64();
         worker.log.log(&info.listener.access_logs, &context, &worker.config().runtime, random);

@@ -74,6 +74,7 @@ async fn route_and_act(x: &mut Exchange) -> Answer {
     };
     if x.redirects == 0 {
         decide_trace(x);
+        record::came(x);
     }
     arm_duration(x);
     x.chain = Some(chain.clone());

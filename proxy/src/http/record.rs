@@ -12,7 +12,7 @@ use super::reply::{self, LocalReply};
 use crate::body::{Body, End, Error};
 use crate::codec::{Protocol, Rejection};
 use crate::telemetry::flags::ResponseFlags;
-use crate::telemetry::stream_info::TraceContext;
+use crate::telemetry::stream_info::{Moment, TraceContext};
 use crate::telemetry::trace::{Kind, Proxy, Span, describe, describe_attempt, failed};
 
 pub fn started(x: &Exchange) {
@@ -22,6 +22,18 @@ pub fn started(x: &Exchange) {
     match x.protocol {
         Protocol::Http2 => stats.downstream_rq_http2_total.inc(),
         _ => stats.downstream_rq_http1_total.inc(),
+    }
+}
+
+/// The request's head has come: it is logged where that is asked for.
+pub fn came(x: &mut Exchange) {
+    let manager = x.manager.clone();
+    if manager.config.log_new_requests {
+        x.info.moment = Moment::Start;
+        x.info.timing.downstream_rx_end = x.upload.is_none().then_some(x.info.start);
+        let logs = &manager.config.access_logs;
+        manager.worker.log.log(logs, &x.log_context(), &x.config.runtime, x.random.rotate_left(24));
+        x.info.moment = Moment::End;
     }
 }
 
@@ -201,7 +213,9 @@ pub fn attempt(x: &mut Exchange) {
     let manager = x.manager.clone();
     let logs = &manager.router.upstream_logs;
     if !logs.is_empty() {
+        x.info.moment = Moment::Attempt;
         manager.worker.log.log(logs, &x.log_context(), &x.config.runtime, x.random.rotate_left(40));
+        x.info.moment = Moment::End;
     }
     let Some((span_id, start)) = x.attempt_span.take() else { return };
     let Some(tracing) = &manager.config.tracing else { return };

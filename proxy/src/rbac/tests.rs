@@ -90,3 +90,40 @@ fn rules_are_combined() {
     assert!(evaluate(&rules, &Subject::of_connection(&connection("10.0.0.3:1", None))).allowed);
     assert!(!evaluate(&rules, &Subject::of_connection(&connection("10.0.0.2:1", None))).allowed);
 }
+
+#[test]
+fn a_matching_tree_decides_and_what_it_does_not_find_is_refused() {
+    let any = |message: &str, fields: serde_json::Value| {
+        let mut config = fields;
+        config["@type"] = format!("type.googleapis.com/{message}").into();
+        serde_json::json!({"name": "x", "typed_config": config})
+    };
+    let input = any("envoy.extensions.matching.common_inputs.network.v3.SourceIPInput", serde_json::json!({}));
+    let inside = any(
+        "envoy.extensions.matching.input_matchers.ip.v3.Ip",
+        serde_json::json!({"cidr_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}], "stat_prefix": "ip"}),
+    );
+    let action = any("envoy.config.rbac.v3.Action", serde_json::json!({"name": "inside", "action": "ALLOW"}));
+    let matcher = serde_json::json!({"matcher_list": {"matchers": [{
+        "predicate": {"single_predicate": {"input": input, "custom_match": inside}}, "on_match": {"action": action}}]}});
+    let json = serde_json::json!({
+        "@type": "type.googleapis.com/envoy.config.listener.v3.Listener", "name": "l",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 80}},
+        "filter_chains": [{"filters": [
+            {"name": "r", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
+                "stat_prefix": "r", "matcher": matcher, "delay_deny": "0.2s"}},
+            {"name": "e", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo"}}]}],
+    });
+    let Ok(Resource::Listener(listener)) = decode(&any_from_json(&json).expect("JSON of a listener")).result else {
+        panic!("the listener is refused")
+    };
+    let sidemesh_config::resource::network_filter::NetworkFilter::Rbac(filter) = &listener.chains[0].filters[0] else {
+        panic!("no RBAC filter")
+    };
+    let rules = filter.rules.as_ref().expect("a matcher");
+    let inside = connection("10.1.2.3:1", None);
+    let verdict = judge(rules, &Subject::of_connection(&inside));
+    assert_eq!((verdict.allowed, verdict.policy.map(|p| &**p)), (true, Some("inside")));
+    let outside = connection("11.1.2.3:1", None);
+    assert!(!judge(rules, &Subject::of_connection(&outside)).allowed);
+}

@@ -74,9 +74,13 @@ pub struct TraceContext {
     pub single_header: bool,
 }
 
-/// When in the life of a TCP session it is logged (`data.accesslog.v3.AccessLogType`).
+/// When in the life of a request or a TCP session it is logged (`data.accesslog.v3.AccessLogType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Moment {
+    /// A request's head has come.
+    Start,
+    /// An attempt at an upstream host is over.
+    Attempt,
     UpstreamConnected,
     Periodic,
     #[default]
@@ -96,6 +100,8 @@ pub struct StreamInfo {
     /// `via_upstream`, `route_not_found`, ...: see the response-code details of Envoy.
     pub details: Cow<'static, str>,
     pub termination_details: Option<Cow<'static, str>>,
+    /// Why the client's transport failed (TLS error text).
+    pub transport_failure: Option<Box<str>>,
     /// Why the proxy closed the client's connection.
     pub local_close: Option<&'static str>,
     pub request_body_bytes: u64,
@@ -140,6 +146,7 @@ impl StreamInfo {
             flags: ResponseFlags::default(),
             details: Cow::Borrowed(""),
             termination_details: None,
+            transport_failure: None,
             local_close: None,
             request_body_bytes: 0,
             response_body_bytes: 0,
@@ -161,6 +168,21 @@ impl StreamInfo {
             health_check: false,
             error_code: None,
             revision: None,
+        }
+    }
+}
+
+impl StreamInfo {
+    /// The number and the name of `data.accesslog.v3.AccessLogType`.
+    pub fn log_type(&self) -> (i32, &'static str) {
+        match (self.protocol, self.moment) {
+            (None, Moment::UpstreamConnected) => (1, "TcpUpstreamConnected"),
+            (None, Moment::Periodic) => (2, "TcpPeriodic"),
+            (None, _) => (3, "TcpConnectionEnd"),
+            (Some(_), Moment::Start) => (4, "DownstreamStart"),
+            (Some(_), Moment::Periodic) => (5, "DownstreamPeriodic"),
+            (Some(_), Moment::Attempt) => (9, "UpstreamEnd"),
+            (Some(_), _) => (6, "DownstreamEnd"),
         }
     }
 }

@@ -103,7 +103,9 @@ fn failure_reason(error: &rustls::Error) -> String {
         }
         E::AlertReceived(alert) => (ALERTS + u32::from(u8::from(*alert)), alert_name(*alert)),
         E::InvalidMessage(_) => (247, "WRONG_VERSION_NUMBER"),
-        E::NoCertificatesPresented => (192, "PEER_DID_NOT_RETURN_A_CERTIFICATE"),
+        E::NoCertificatesPresented => {
+            (192, "PEER_DID_NOT_RETURN_A_CERTIFICATE:peer did not provide required client certificate")
+        }
         E::NoApplicationProtocol => (307, "NO_APPLICATION_PROTOCOL"),
         E::PeerIncompatible(why) => match why {
             rustls::PeerIncompatible::NoCipherSuitesInCommon => (184, "NO_SHARED_CIPHER"),
@@ -136,7 +138,7 @@ fn certificate_reason(why: &CertificateError) -> String {
         CertificateError::Other(rule) => return rule.0.to_string(),
         other => return other.to_string(),
     };
-    format!("X509_verify_cert: certificate verification error: {known}")
+    format!("X509_verify_cert: certificate verification error at depth 0: {known}")
 }
 
 fn alert_name(alert: AlertDescription) -> &'static str {

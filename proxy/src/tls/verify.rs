@@ -31,7 +31,7 @@ const MAX_EXPIRED: usize = 8;
 pub(super) enum Broken {
     #[error("SAN matcher, certificate SANs are [{0}]")]
     Names(String),
-    #[error("verify cert hash or spki")]
+    #[error("cert hash and spki")]
     Pins,
     #[error("the key usage does not allow signatures")]
     KeyUsage,

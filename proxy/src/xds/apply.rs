@@ -271,6 +271,9 @@ impl Manager {
             }
             tls::check(&resource).map_err(|rejection| rejection.to_string())?;
             self.check(&resource, source)?;
+            if let Resource::ExtensionConfig(name, filter) = &resource {
+                cascade::admits(self.assembler.listeners(), name, filter)?;
+            }
             let known = self.assembler.source_of(kind, name).is_some();
             if kind == ResourceKind::Cluster {
                 let stats = &self.stats.clusters;
@@ -388,7 +391,8 @@ impl Manager {
 
     /// Counts an update of a resource that has a subscription of its own.
     fn count_leaf(&mut self, kind: ResourceKind, name: &Name, accepted: Option<&str>) {
-        if !matches!(kind, ResourceKind::Route | ResourceKind::Secret | ResourceKind::Endpoints) {
+        use ResourceKind::{Endpoints, Route, Runtime, Secret};
+        if !matches!(kind, Route | Secret | Endpoints | Runtime) {
             return;
         }
         let prefixes = if kind == ResourceKind::Route { self.route_prefixes(name) } else { vec![Name::from("")] };

@@ -127,6 +127,29 @@ pub fn connection_managers(listener: &Listener) -> impl Iterator<Item = &Arc<Htt
     })
 }
 
+/// Whether the filters that a configuration is for take its type (`type_urls`).
+pub fn admits<'a>(
+    listeners: impl Iterator<Item = &'a Arc<Listener>>,
+    wanted: &Name,
+    config: &HttpFilterKind,
+) -> Result<(), String> {
+    for hcm in listeners.flat_map(|l| connection_managers(l)) {
+        for filter in hcm.filters.iter().chain(hcm.upgrades.iter().filter_map(|u| u.filters.as_ref()).flatten()) {
+            if let HttpFilterKind::Discovered { name, type_urls, .. } = &filter.kind
+                && name == wanted
+                && !config.is_one_of(type_urls)
+            {
+                let given = config.message();
+                return Err(format!(
+                    "filter config has type URL envoy.extensions.filters.http.{given} but expect {}",
+                    type_urls.join(", ")
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Collector<'_> {
     fn add(&mut self, kind: ResourceKind, name: &Name, source: &ConfigSource) {
         self.add_within(kind, name, source, source.initial_fetch_timeout);

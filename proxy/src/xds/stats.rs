@@ -156,16 +156,11 @@ impl Stats {
     }
 
     /// The counters of a kind's subscription; of RDS, SDS and EDS there is one per name.
-    pub(super) fn subscription(
-        &mut self,
-        kind: ResourceKind,
-        name: &Name,
-        prefix: Option<&Name>,
-    ) -> Subscribed {
+    pub(super) fn subscription(&mut self, kind: ResourceKind, name: &Name, prefix: Option<&Name>) -> Subscribed {
         let scope = match kind {
             ResourceKind::Cluster => Scope::Fixed("cluster_manager.cds"),
             ResourceKind::Listener => Scope::Fixed("listener_manager.lds"),
-            ResourceKind::Runtime => Scope::Fixed("runtime.rtds"),
+            ResourceKind::Runtime => Scope::Fixed("runtime"),
             ResourceKind::Route => {
                 Scope::Rds { prefix: prefix.cloned().unwrap_or_else(|| Name::from("")), route_config: name.clone() }
             }
@@ -179,9 +174,9 @@ impl Stats {
             }
         };
         let registry = &self.registry;
-        let reloads = !matches!(kind, ResourceKind::Listener | ResourceKind::Endpoints);
+        let reloads = !matches!(kind, ResourceKind::Listener | ResourceKind::Endpoints | ResourceKind::Runtime);
         let empties = reloads && kind != ResourceKind::Cluster;
-        let leaf = matches!(kind, ResourceKind::Route | ResourceKind::Secret);
+        let leaf = matches!(kind, ResourceKind::Route | ResourceKind::Secret | ResourceKind::Runtime);
         let made = |scope: &Scope| {
             let stats: Arc<SubscriptionStats> = registry.shard(scope.clone());
             if leaf {

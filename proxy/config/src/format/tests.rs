@@ -48,21 +48,21 @@ fn headers_have_alternatives_and_lengths() {
     assert_eq!(one("%REQUEST_HEADER(x-envoy-original-path?:path)%"), (path, None));
     assert!(matches!(one("%REQ_WITHOUT_QUERY(:PATH)%").0, Operator::RequestHeader { without_query: true, .. }));
     assert!(matches!(one("%RESP(x)%").0, Operator::ResponseHeader { fallback: None, .. }));
-    assert_eq!(one("%RESP(:STATUS)%").0, Operator::ResponseCode);
+    assert_eq!(one("%RESP(:STATUS)%").0, Operator::ResponseStatus);
     assert!(matches!(one("%TRAILER(grpc-status)%").0, Operator::ResponseTrailer { .. }));
 }
 
 #[test]
 fn arguments_are_read() {
-    assert_eq!(one("%START_TIME(%s.%3f)%").0, Operator::StartTime(TimeFormat::Strftime("%s.%3f".into())));
-    assert_eq!(one("%START_TIME%").0, Operator::StartTime(TimeFormat::Default));
-    assert_eq!(one("%START_TIME(%Y(UTC)T)%").0, Operator::StartTime(TimeFormat::Strftime("%Y(UTC)T".into())));
+    assert_eq!(one("%START_TIME(%s.%3f)%").0, Operator::StartTime(TimeFormat::Strftime("%s.%3f".into()), Zone::Utc));
+    assert_eq!(one("%START_TIME%").0, Operator::StartTime(TimeFormat::Default, Zone::Utc));
+    assert_eq!(one("%START_TIME(%Y(UTC)T)%").0, Operator::StartTime(TimeFormat::Strftime("%Y(UTC)T".into()), Zone::Utc));
     let dynamic = Operator::DynamicMetadata { filter: name("ns"), path: vec![name("a"), name("b")] };
     assert_eq!(one("%DYNAMIC_METADATA(ns:a:b):5%"), (dynamic.clone(), Some(5)));
     assert_eq!(one("%METADATA(DYNAMIC:ns:a:b)%").0, dynamic);
     assert_eq!(one("%METADATA(ROUTE:ns)%").0, Operator::RouteMetadata { filter: name("ns"), path: vec![] });
-    assert_eq!(one("%PER_REQUEST_STATE(k)%").0, Operator::FilterState { key: name("k") });
-    assert_eq!(one("%FILTER_STATE(k:PLAIN)%").0, Operator::FilterState { key: name("k") });
+    assert_eq!(one("%PER_REQUEST_STATE(k)%").0, Operator::FilterState { key: name("k"), upstream: false, typed: true });
+    assert_eq!(one("%FILTER_STATE(k:PLAIN)%").0, Operator::FilterState { key: name("k"), upstream: false, typed: false });
     assert_eq!(one("%GRPC_STATUS(SNAKE_STRING)%").0, Operator::GrpcStatus(GrpcStatusFormat::SnakeString));
     assert_eq!(
         one("%COMMON_DURATION(DS_RX_BEG:US_TX_END:us)%").0,

@@ -48,6 +48,8 @@ pub struct HttpConnectionManager {
     pub drain_timeout: Duration,
     pub delayed_close_timeout: Option<Duration>,
     pub access_logs: Vec<Arc<AccessLog>>,
+    /// Requests are logged when they come, too.
+    pub log_new_requests: bool,
     pub use_remote_address: bool,
     pub xff_num_trusted_hops: u32,
     pub skip_xff_append: bool,

@@ -130,7 +130,8 @@ impl Compressor {
         let long = enabled && long_enough(&settings.direction, response.headers(), &self.response);
         let whole = response.body().is_end();
         let chosen = long && !whole && self.choose(at, x, response.headers());
-        let may = long && self.worth(response) && fits(&settings.direction, response.headers()) && !self.tagged(response);
+        let may =
+            long && self.worth(response) && fits(&settings.direction, response.headers()) && !self.tagged(response);
         let coded = may && chosen && self.compress_response(library, response);
         if coded { &self.response.compressed } else { &self.response.not_compressed }.inc();
         if may {

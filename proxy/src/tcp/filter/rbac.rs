@@ -38,6 +38,9 @@ impl Rbac {
             return Ok(());
         }
         let policy = verdict.policy.map_or("none", |p| p);
-        Err(Denied { details: format!("rbac_access_denied_matched_policy[{}]", policy.replace(' ', "_")), delay: self.config.delay_deny })
+        Err(Denied {
+            details: format!("rbac_access_denied_matched_policy[{}]", policy.replace(' ', "_")),
+            delay: self.config.delay_deny,
+        })
     }
 }

@@ -56,15 +56,9 @@ pub fn admits(filter: &AccessLogFilter, ctx: &LogContext<'_>, runtime: &Runtime,
                 Some(_) => matcher.matches(Some(&info.metadata)),
             }
         }
-        AccessLogFilter::LogType { types, exclude } => {
-            types.contains(&(if info.protocol.is_some() { DOWNSTREAM_END } else { TCP_CONNECTION_END })) != *exclude
-        }
+        AccessLogFilter::LogType { types, exclude } => types.contains(&info.log_type().0) != *exclude,
     }
 }
-
-/// `data.accesslog.v3.AccessLogType`.
-const TCP_CONNECTION_END: i32 = 3;
-const DOWNSTREAM_END: i32 = 6;
 
 fn threshold(default: u32, key: Option<&Name>, runtime: &Runtime) -> u64 {
     key.and_then(|k| runtime.number(k)).map_or(u64::from(default), |n| n.max(0.0) as u64)

@@ -15,7 +15,7 @@ use sidemesh_config::value::{Address, Metadata, Name};
 
 use super::Field;
 use super::time::{Civil, strftime};
-use crate::telemetry::stream_info::{LogContext, Moment, RequestHead};
+use crate::telemetry::stream_info::{LogContext, RequestHead};
 
 /// `None` where the request has no such value.
 pub(super) fn value<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
@@ -157,6 +157,9 @@ fn connection<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>
         Operator::DownstreamDirectRemoteAddress(part) => Some(address(connection.direct_remote, *part)),
         Operator::DownstreamLocalAddress(part) => Some(address(connection.local, *part)),
         Operator::DownstreamDirectLocalAddress(part) => Some(address(connection.direct_local, *part)),
+        Operator::DownstreamTransportFailureReason => {
+            Some(Field::Text(without_spaces(info.transport_failure.as_deref()?)))
+        }
         Operator::DownstreamLocalCloseReason => nonempty(info.local_close?),
         Operator::DownstreamTls(part) => tls(connection.tls.as_deref()?, *part),
         Operator::CertificateTime { upstream, end, format } => {
@@ -175,12 +178,7 @@ fn connection<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>
         Operator::SpanId if info.trace.span_id != 0 => owned(format!("{:016x}", info.trace.span_id)),
         Operator::Hostname => owned(crate::telemetry::hostname().to_owned()),
         Operator::Environment(value) => owned(value.clone()),
-        Operator::AccessLogType => text(match (info.protocol, info.moment) {
-            (Some(_), _) => "DownstreamEnd",
-            (None, Moment::UpstreamConnected) => "TcpUpstreamConnected",
-            (None, Moment::Periodic) => "TcpPeriodic",
-            (None, Moment::End) => "TcpConnectionEnd",
-        }),
+        Operator::AccessLogType => text(info.log_type().1),
         Operator::StartTime(format, zone) => owned(time(format, *zone, info.start_time)),
         Operator::EmitTime(format, zone) => owned(time(format, *zone, SystemTime::now())),
         Operator::EndpointId { upstream } => (!upstream || info.upstream.remote.is_some()).then_some(EMPTY),

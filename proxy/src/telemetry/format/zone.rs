@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn what_is_no_zone_is_none() {
         let whole = east_from(0);
-        assert!((0..whole.len() - 4).all(|end| parse(&whole[..end]).is_none()));
+        assert!((0..whole.len() - 6).all(|end| parse(&whole[..end]).is_none()));
         assert_eq!(at(&[], 7), 0);
     }
 }

@@ -88,6 +88,14 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// A gauge's value as Envoy shows it: hashes of versions have no sign.
+    pub fn level(&self, n: i64) -> i128 {
+        match &*self.metric {
+            "version" => i128::from(n.cast_unsigned()),
+            _ => i128::from(n),
+        }
+    }
+
     /// `cluster.alpha.upstream_rq_total`.
     pub fn name(&self) -> String {
         format!("{}{}", self.scope.prefix(), self.metric)

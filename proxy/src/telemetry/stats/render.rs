@@ -32,7 +32,7 @@ fn lines(samples: &[&Sample], show: &impl Fn(&HistogramValue) -> String) -> Stri
         .map(|s| match &s.value {
             Value::Text(text) => format!("{}: \"{text}\"\n", s.name()),
             Value::Counter(n) => format!("{}: {n}\n", s.name()),
-            Value::Gauge(n) => format!("{}: {n}\n", s.name()),
+            Value::Gauge(n) => format!("{}: {}\n", s.name(), s.level(*n)),
             Value::Histogram(h) if h.count() == 0 => format!("{}: No recorded values\n", s.name()),
             Value::Histogram(h) => format!("{}: {}\n", s.name(), show(h)),
         })
@@ -97,7 +97,7 @@ pub fn prometheus(samples: &[Sample], config: &StatsConfig, texts: Texts) -> Str
         let (_, out) = families.entry(name.clone()).or_insert_with(|| (kind(&sample.value), String::new()));
         match &sample.value {
             Value::Counter(n) => series(out, &name, &labels, n),
-            Value::Gauge(n) => series(out, &name, &labels, n),
+            Value::Gauge(n) => series(out, &name, &labels, sample.level(*n)),
             Value::Text(text) => {
                 labels.push(("text_value", text));
                 series(out, &name, &labels, 0);

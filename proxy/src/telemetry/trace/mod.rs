@@ -17,7 +17,7 @@ mod tests;
 pub use context::{Incoming, Parent, extract};
 pub use span::{Attribute, Kind, Proxy, Span, custom_value, describe, describe_attempt, failed};
 
-use sidemesh_config::resource::http_connection_manager::{TraceProvider, Sampler, Tracing};
+use sidemesh_config::resource::http_connection_manager::{Sampler, TraceProvider, Tracing};
 use sidemesh_config::resource::route::RouteTracing;
 use sidemesh_config::value::Fraction;
 

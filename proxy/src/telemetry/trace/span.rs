@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use sidemesh_config::format::Operator;
-use sidemesh_config::resource::http_connection_manager::{CustomTag, MetadataKind, TraceProvider, TagValue};
+use sidemesh_config::resource::http_connection_manager::{CustomTag, MetadataKind, TagValue, TraceProvider};
 use sidemesh_config::value::Name;
 
 use crate::telemetry::format;

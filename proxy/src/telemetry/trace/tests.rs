@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
-use sidemesh_config::resource::http_connection_manager::{TraceProvider, Sampler, Tracing};
+use sidemesh_config::resource::http_connection_manager::{Sampler, TraceProvider, Tracing};
 use sidemesh_config::value::{Fraction, name};
 
 use super::*;
@@ -62,8 +62,7 @@ fn the_callers_flag_and_the_sampler_decide_what_is_traced() {
     let never = || Sampler::TraceIdRatio(Fraction::NEVER);
     let one = headers(&[("traceparent", PARENT)]);
     let zero = headers(&[("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")]);
-    let sampled =
-        |p: &TraceProvider, h: &HeaderMap, traced| start(p, h, traced, true, || 5).map(|s| s.context.sampled);
+    let sampled = |p: &TraceProvider, h: &HeaderMap, traced| start(p, h, traced, true, || 5).map(|s| s.context.sampled);
     let none = HeaderMap::new();
     assert_eq!(sampled(&provider(None), &none, true), Some(true));
     assert_eq!(sampled(&provider(None), &none, false), Some(false));

@@ -81,6 +81,7 @@ impl World {
         match found.value {
             stats::Value::Counter(n) => n as i64,
             stats::Value::Gauge(n) => n,
+            stats::Value::Text(_) => 0,
             stats::Value::Histogram(h) => h.count() as i64,
         }
     }

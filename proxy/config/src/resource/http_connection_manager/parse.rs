@@ -64,6 +64,8 @@ pub fn parse(hcm: &Wire) -> Result<HttpConnectionManager, Rejection> {
         request_headers_timeout: off_at_zero(&hcm.request_headers_timeout, "request_headers_timeout", Duration::ZERO)?,
         drain_timeout: wire::duration_or(&hcm.drain_timeout, "drain_timeout", DEFAULT_DRAIN_TIMEOUT)?,
         delayed_close_timeout: off_at_zero(&hcm.delayed_close_timeout, "delayed_close_timeout", DEFAULT_DELAYED_CLOSE)?,
+        log_new_requests: hcm.flush_access_log_on_new_request
+            || hcm.access_log_options.as_ref().is_some_and(|o| o.flush_access_log_on_new_request),
         access_logs: wire::each(&hcm.access_log, "access_log", |l| access_log::parse(l).map(Arc::new))?,
         use_remote_address: wire::flag(&hcm.use_remote_address, false),
         xff_num_trusted_hops: hcm.xff_num_trusted_hops,

@@ -57,7 +57,10 @@ impl RuntimeKeys {
             abort_http_status: key(&fault.abort_http_status_runtime, "fault.http.abort.http_status"),
             abort_grpc_status: key(&fault.abort_grpc_status_runtime, "fault.http.abort.grpc_status"),
             max_active_faults: key(&fault.max_active_faults_runtime, "fault.http.max_active_faults"),
-            rate_limit_percent: key(&fault.response_rate_limit_percent_runtime, "fault.http.rate_limit.response_percent"),
+            rate_limit_percent: key(
+                &fault.response_rate_limit_percent_runtime,
+                "fault.http.rate_limit.response_percent",
+            ),
         }
     }
 }

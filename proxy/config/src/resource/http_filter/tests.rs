@@ -155,7 +155,8 @@ fn authorization() {
         "b": { "permissions": [{ "any": true }], "principals": [{ "authenticated": {} }] },
         "a": { "permissions": [{ "not_rule": { "destination_port": 80 } }], "principals": [{ "any": true }] } } });
     let Ok(HttpFilterKind::Rbac(rbac)) = kind("rbac.v3.RBAC", json!({ "rules": rules })) else { panic!("refused") };
-    let policies = &rbac.rules.as_ref().expect("given").policies;
+    let Some(rbac::Rules::Policies(rules)) = &rbac.rules else { panic!("no policies: {:?}", rbac.rules) };
+    let policies = &rules.policies;
     assert_eq!(policies[0].permissions, [Permission::Not(Box::new(Permission::DestinationPort(80)))]);
     assert_eq!(policies[1].principals, [Principal::Authenticated(None)]);
     let bad = json!({ "rules": { "policies": { "p": { "permissions": [{ "any": true }], "principals": [] } } } });

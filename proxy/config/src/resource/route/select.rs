@@ -147,9 +147,8 @@ impl RouteMatch {
         if self.tls.is_some_and(|tls| !tls.matches(view.peer_certificate)) {
             return Err(Mismatch::TlsContext);
         }
-        match self.dynamic_metadata.iter().position(|m| !m.matches(view.metadata)) {
-            Some(i) => return Err(Mismatch::DynamicMetadata(i)),
-            None => {}
+        if let Some(i) = self.dynamic_metadata.iter().position(|m| !m.matches(view.metadata)) {
+            return Err(Mismatch::DynamicMetadata(i));
         }
         let state_matches = |(key, matcher): &(crate::value::Name, crate::matcher::string::StringMatcher)| {
             view.filter_state.and_then(|state| state.get(key)).is_some_and(|text| matcher.is_match(text))

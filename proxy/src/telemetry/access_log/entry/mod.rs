@@ -16,7 +16,7 @@ use sidemesh_proto::envoy::data::accesslog::v3::{
 };
 use sidemesh_proto::google::UInt32Value;
 
-use crate::telemetry::stream_info::{LogContext, Moment, Protocol, RequestHead};
+use crate::telemetry::stream_info::{LogContext, Protocol, RequestHead};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -30,19 +30,19 @@ pub(super) fn http(log: &GrpcAccessLog, ctx: &LogContext<'_>) -> HttpAccessLogEn
         None => HttpVersion::ProtocolUnspecified,
     };
     HttpAccessLogEntry {
-        common_properties: Some(common::properties(log, ctx, AccessLogType::DownstreamEnd)),
+        common_properties: Some(common::properties(log, ctx, kind(ctx))),
         protocol_version: version as i32,
         request: Some(request(log, ctx)),
         response: Some(response(log, ctx)),
     }
 }
 
+fn kind(ctx: &LogContext<'_>) -> AccessLogType {
+    AccessLogType::try_from(ctx.info.log_type().0).unwrap_or_default()
+}
+
 pub(super) fn tcp(log: &GrpcAccessLog, ctx: &LogContext<'_>) -> TcpAccessLogEntry {
-    let kind = match ctx.info.moment {
-        Moment::UpstreamConnected => AccessLogType::TcpUpstreamConnected,
-        Moment::Periodic => AccessLogType::TcpPeriodic,
-        Moment::End => AccessLogType::TcpConnectionEnd,
-    };
+    let kind = kind(ctx);
     TcpAccessLogEntry {
         common_properties: Some(common::properties(log, ctx, kind)),
         connection_properties: Some(ConnectionProperties {
