@@ -169,6 +169,7 @@ pub async fn connect(x: &mut Exchange, plan: &mut Plan) -> Answer {
                 cluster: plan.cluster.clone(),
                 host,
                 protocol: None,
+                trailers_tell: false,
             };
             Answer::Upstream(response, Box::new(limits))
         }

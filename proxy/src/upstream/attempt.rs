@@ -163,15 +163,7 @@ impl Cluster {
         options: &AttemptOptions<'_>,
         info: &AttemptInfo,
     ) -> Result<Lease, AttemptError> {
-        let config = self.config();
-        let pending = breaker::claim(&self.breakers, &config.circuit_breakers, key.priority, Overflow::Pending);
-        let _pending = match pending {
-            Ok(permit) => Pending::new(permit, self.clone()),
-            Err(overflow) => {
-                self.stats().upstream_rq_pending_overflow.inc();
-                return Err(overflow.into());
-            }
-        };
+        let _pending = self.stand_in_line(key.priority)?;
         loop {
             if let Some(lease) = self.take(pool) {
                 return Ok(lease);
@@ -190,6 +182,17 @@ impl Cluster {
                 Handover::Connection(idle) => return Ok(Lease::Http1(idle.connection, idle.guard)),
                 Handover::Failed(error) => return Err(error),
                 Handover::Look => {}
+            }
+        }
+    }
+
+    /// Counts who has no connection yet, as far as `max_pending_requests` lets it wait.
+    fn stand_in_line(self: &Rc<Self>, priority: Priority) -> Result<Pending, AttemptError> {
+        match breaker::claim(&self.breakers, &self.config().circuit_breakers, priority, Overflow::Pending) {
+            Ok(permit) => Ok(Pending::new(permit, self.clone())),
+            Err(overflow) => {
+                self.stats().upstream_rq_pending_overflow.inc();
+                Err(overflow.into())
             }
         }
     }
@@ -332,19 +335,38 @@ impl Cluster {
                 self.stats().upstream_cx_connect_ms.record_duration(end.saturating_duration_since(start));
             }
             Err(error) => {
-                host.counters().cx_connect_fail.inc();
-                self.stats().upstream_cx_total.inc();
-                self.stats().upstream_cx_destroy.inc();
-                self.stats().upstream_cx_connect_fail.inc();
-                if *error == AttemptError::ConnectTimeout {
-                    self.stats().upstream_cx_connect_timeout.inc();
-                }
+                self.count_undialled(host, mode, error);
                 if let Some(text) = error.detail() {
                     info.set_failure(text.into());
                 }
             }
         }
         result
+    }
+
+    /// Counts a connection that could not be made.
+    fn count_undialled(&self, host: &Host, mode: Option<Mode>, error: &AttemptError) {
+        host.counters().cx_connect_fail.inc();
+        let stats = self.stats();
+        stats.upstream_cx_total.inc();
+        stats.upstream_cx_destroy.inc();
+        stats.upstream_cx_connect_fail.inc();
+        match mode {
+            Some(Mode::Http1) => stats.upstream_cx_http1_total.inc(),
+            Some(Mode::Http2) => stats.upstream_cx_http2_total.inc(),
+            Some(Mode::Auto) | None => {}
+        }
+        match error {
+            AttemptError::ConnectTimeout => {
+                stats.upstream_cx_connect_timeout.inc();
+                stats.upstream_cx_destroy_local.inc();
+            }
+            AttemptError::Bind(_) => {
+                stats.bind_errors.inc();
+                stats.upstream_cx_destroy_local.inc();
+            }
+            _ => stats.upstream_cx_destroy_remote.inc(),
+        }
     }
 
     /// Connects to `host` for a TCP session.
@@ -360,20 +382,26 @@ impl Cluster {
         let permit = breaker::claim(&owner.breakers, limits, priority, Overflow::Connections).inspect_err(|_| {
             owner.stats().upstream_cx_overflow.inc();
         })?;
+        let pending = owner.stand_in_line(priority)?;
         let dialled = match owner.dial(host, None, None, downstream, info).await {
             Ok(dialled) => dialled,
             Err(error) => {
+                owner.stats().upstream_rq_pending_failure_eject.inc();
                 owner.judge(host, Outcome::Failed);
                 return Err(error);
             }
         };
+        drop(pending);
         owner.judge(host, Outcome::Success);
         let facts = owner.facts(&dialled, None);
         info.set_connection(&facts);
         let at = owner.worker.local.clock.coarse();
         let opened = Opened { permit, host: host.clone(), cluster: owner.clone(), facts, at };
         let failure = owner.host_pools(host).failure.clone();
-        Ok(TcpUpstream { io: dialled.io, guard: Some(ConnectionGuard::of_session(opened, failure)) })
+        // Sessions are counted as requests, but `max_requests` is not for them.
+        let counted = breaker::claim_always(&owner.breakers, priority, Overflow::Requests);
+        let session = Exchange::new(counted, host.clone(), owner.clone());
+        Ok(TcpUpstream { io: dialled.io, guard: Some(ConnectionGuard::of_session(opened, session, failure)) })
     }
 }
 

@@ -355,19 +355,24 @@ impl Cluster {
             hosts: self.view.borrow().members.len(),
             random: &self.worker.local.random,
         };
-        let verdict = self.shared.detector.handle(outlier, host.state(), host.counters(), outcome, at);
-        if verdict == Verdict::Nothing {
-            return;
+        for verdict in self.shared.detector.handle(outlier, host.state(), host.counters(), outcome, at) {
+            if verdict != Verdict::Nothing {
+                self.judged(&config, host, verdict, at.now);
+            }
         }
+    }
+
+    /// Counts, logs and takes up what was decided about a host.
+    fn judged(&self, config: &Config, host: &Host, verdict: Verdict, now: u64) {
         let scope = || Scope::Cluster(config.stat_name.clone());
         self.outlier_stats.get_or_init(|| self.registry.stats.shard(scope())).record(verdict);
         if let Some(log) = &self.registry.outlier_log {
-            let when = When { millis: at.now, wall: self.worker.local.clock.system() };
+            let when = When { millis: now, wall: self.worker.local.clock.system() };
             log.judged(self.name(), host.state(), verdict, None, when);
         }
         if let Verdict::Ejected(cause) = verdict {
             tracing::info!(cluster = %self.name(), host = %host.address(), ?cause, "host ejected");
-            self.shared.touch_health(at.now);
+            self.shared.touch_health(now);
         }
     }
 

@@ -291,6 +291,15 @@ impl Host {
         self.counters.get_or_init(|| self.state.counters(self.worker))
     }
 
+    /// A gRPC answer is over: its trailers say how it went; without any it has failed.
+    pub fn charge_trailers(&self, trailers: Option<&http::HeaderMap>) {
+        let counters = self.counters();
+        match trailers.is_some_and(super::grpc::succeeded) {
+            true => counters.rq_success.inc(),
+            false => counters.rq_error.inc(),
+        }
+    }
+
     /// The connections of this worker to the host's address.
     pub(super) fn pools(&self, make: impl FnOnce() -> Rc<HostPools>) -> &Rc<HostPools> {
         self.pools.get_or_init(make)

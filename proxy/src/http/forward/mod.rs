@@ -35,7 +35,7 @@ use super::tally::Counted;
 use super::{hash_policy, mirror, route, upgrade};
 use crate::body::Body;
 use crate::telemetry::flags::ResponseFlags;
-use crate::upstream::{AttemptError, AttemptInfo, Cluster, Host, PickContext, PickError};
+use crate::upstream::{grpc, AttemptError, AttemptInfo, Cluster, Host, PickContext, PickError};
 use attempt::Outcome;
 use retry::{Failure, Pause, Retry, Verdict};
 
@@ -404,6 +404,7 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
         cluster: plan.cluster.clone(),
         host,
         protocol: x.info.upstream.protocol,
+        trailers_tell: grpc::outcome(&x.parts, &response, response.body().is_end()).success.is_none(),
     };
     Answer::Upstream(response, Box::new(limits))
 }

@@ -82,10 +82,13 @@ fn routing<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
         Operator::VirtualHostName => nonempty(&info.vhost.as_deref()?.name),
         Operator::UpstreamCluster => nonempty(info.upstream.cluster_stat_name.as_deref().or(info.cluster.as_deref())?),
         Operator::UpstreamClusterRaw => nonempty(info.cluster.as_deref()?),
-        Operator::UpstreamHost { part } => info.upstream.host.map(|a| address(a, *part)),
+        Operator::UpstreamHost { part } => info.upstream.host.map(|a| address(a, *part)).or_else(|| pipe(info)),
         Operator::UpstreamHostsAttempted(part) => hosts(&info.upstream.attempted, *part),
         Operator::UpstreamHostName { with_port } => upstream_host_name(info, *with_port),
-        Operator::UpstreamRemoteAddress(part) => info.upstream.remote.map(|a| address(a, *part)),
+        Operator::UpstreamRemoteAddress(part) => {
+            let connected = || pipe(info).filter(|_| info.upstream.connection_id != 0);
+            info.upstream.remote.map(|a| address(a, *part)).or_else(connected)
+        }
         Operator::UpstreamLocalAddress(part) => info.upstream.local.map(|a| address(a, *part)),
         Operator::UpstreamProtocol => text(info.upstream.protocol?.as_str()),
         Operator::UpstreamTransportFailureReason => {
@@ -308,6 +311,14 @@ fn network(ip: IpAddr, bits: u8) -> String {
         ),
     };
     format!("{masked}/{bits}")
+}
+
+/// The path of an endpoint that is a Unix-domain socket.
+fn pipe(info: &StreamInfo) -> Option<Field<'_>> {
+    match &info.upstream.endpoint.as_deref()?.address {
+        sidemesh_config::value::Address::Pipe(path) => owned(path.display().to_string()),
+        _ => None,
+    }
 }
 
 /// The endpoint's name; without one its address.

@@ -442,6 +442,8 @@ pub struct TransportMatch {
 #[derive(Debug, Clone, PartialEq)]
 pub struct BindConfig {
     pub source: std::net::SocketAddr,
+    /// Of the other address family.
+    pub extra: Option<std::net::SocketAddr>,
     pub freebind: bool,
 }
 
