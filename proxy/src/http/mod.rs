@@ -29,6 +29,7 @@ mod tally;
 mod upgrade;
 mod upload;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,9 +45,10 @@ use sidemesh_config::value::Name;
 pub use exchange::Exchange;
 pub use stats::HttpStats;
 
-use crate::codec::{Closed, Drain, Protocol, h1, h2};
+use crate::codec::{Closed, Drain, Ending, Protocol, h1, h2};
 use crate::connection::ConnectionInfo;
 use crate::io::Io;
+use crate::telemetry::http::{Http1Stats, Http2Stats};
 use crate::telemetry::stats::Scope;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
@@ -62,6 +64,8 @@ pub struct ConnectionManager {
     pub router: Router,
     pub stats: Arc<HttpStats>,
     pub listener_stats: Arc<stats::ListenerHttpStats>,
+    pub http1_stats: Arc<Http1Stats>,
+    pub http2_stats: Arc<Http2Stats>,
     pub chain: Rc<Chain>,
     /// Filter chains of upgrades that have one of their own, by upgrade type.
     pub upgrade_chains: Vec<(Name, Rc<Chain>)>,
@@ -82,6 +86,8 @@ pub struct Connection {
     pub manager: Rc<ConnectionManager>,
     pub info: Rc<ConnectionInfo>,
     pub peer_certificate: PeerCertificate,
+    /// How it ended, once it has: for the record of the requests that end with it.
+    pub ending: Rc<Cell<Option<Ending>>>,
 }
 
 impl ConnectionManager {
@@ -123,6 +129,8 @@ impl ConnectionManager {
             router,
             stats,
             listener_stats,
+            http1_stats: worker.stats().shard(Scope::Fixed("http1")),
+            http2_stats: worker.stats().shard(Scope::Fixed("http2")),
             chain,
             upgrade_chains,
             sources: Sources::default(),
@@ -159,7 +167,7 @@ impl ConnectionManager {
         let local = self.worker.local.clone();
         let (h1, h2) = (self.h1.clone(), self.h2);
         let clock = local.clock.clone();
-        let connection = Connection { manager: self, info, peer_certificate };
+        let connection = Connection { manager: self, info, peer_certificate, ending: Rc::default() };
         let closed = match protocol {
             Protocol::Http2 => h2::server::serve(io, h2, local, &connection, drain).await,
             Protocol::Http10 | Protocol::Http11 => h1::server::serve(io, h1, local, &connection, drain).await,
@@ -232,9 +240,13 @@ fn count_closed(stats: &HttpStats, protocol: Protocol, tls: bool, closed: &Close
             stats.downstream_cx_destroy_active_rq.inc();
             stats.downstream_cx_destroy_remote_active_rq.inc();
         }
-        Closed::Rejected | Closed::Protocol(_) => {
+        Closed::Rejected | Closed::Protocol { .. } => {
             stats.downstream_cx_destroy_local.inc();
             stats.downstream_cx_protocol_error.inc();
+            if let Closed::Protocol { in_request: true, .. } = closed {
+                stats.downstream_cx_destroy_active_rq.inc();
+                stats.downstream_cx_destroy_local_active_rq.inc();
+            }
         }
         Closed::Timeout(which) => {
             stats.downstream_cx_destroy_local.inc();

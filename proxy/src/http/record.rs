@@ -9,7 +9,7 @@ use super::exchange::Exchange;
 use super::guard::Limit;
 use super::reply::{self, LocalReply};
 use crate::body::{Body, End, Error};
-use crate::codec::{Protocol, Rejection};
+use crate::codec::{Ending, Protocol, Rejection};
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::stream_info::TraceContext;
 use crate::telemetry::trace::{Kind, Proxy, Span, describe, describe_attempt, failed};
@@ -18,6 +18,10 @@ pub fn started(x: &Exchange) {
     let stats = &x.manager.stats;
     stats.downstream_rq_total.inc();
     stats.downstream_rq_active.inc();
+    let most = x.manager.config.common.max_requests_per_connection;
+    if most.is_some_and(|most| most > 0 && x.requests_before + 1 >= u64::from(most)) {
+        stats.downstream_cx_max_requests_reached.inc();
+    }
     match x.protocol {
         Protocol::Http2 => stats.downstream_rq_http2_total.inc(),
         _ => stats.downstream_rq_http1_total.inc(),
@@ -75,14 +79,16 @@ fn cut(x: &mut Exchange, limit: Limit) {
     x.info.details = details.into();
 }
 
-/// The client left before the end.
+/// The client left before the end, or its connection was ended for what it did.
 fn gone(x: &mut Exchange) {
     x.manager.stats.downstream_rq_rx_reset.inc();
-    x.flag(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
-    x.info.details = match x.protocol {
-        Protocol::Http2 => "http2.remote_reset".into(),
-        _ => "downstream_remote_disconnect".into(),
+    let (flag, details) = match (x.ending.get(), x.protocol) {
+        (Some(Ending::Fault(details)), _) => (ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, details),
+        (None, Protocol::Http2) => (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "http2.remote_reset"),
+        _ => (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect"),
     };
+    x.flag(flag);
+    x.info.details = details.into();
 }
 
 /// The response body failed: the upstream broke it, or it could not be written.
@@ -113,8 +119,13 @@ pub fn abandoned(x: &mut Exchange) {
 }
 
 /// The stream is reset instead of answered.
-pub fn aborted(x: &mut Exchange) {
-    x.manager.stats.downstream_rq_tx_reset.inc();
+pub fn aborted(x: &mut Exchange, error: &Error) {
+    match error {
+        _ if x.headless => x.manager.stats.downstream_rq_rx_reset.inc(),
+        Error::Reset(_) | Error::Closed | Error::Io(_) => gone(x),
+        _ if x.ending.get().is_some() => gone(x),
+        _ => x.manager.stats.downstream_rq_tx_reset.inc(),
+    }
     complete(x);
 }
 
@@ -227,24 +238,38 @@ pub fn rejected(connection: &Connection, rejection: &Rejection) -> Response<Body
     let manager = &connection.manager;
     let stats = &manager.stats;
     let status = rejection.status.as_u16();
+    // A reset has no status; an HTTP/1 connection is closed after one that could not be sent.
+    let reset = rejection.silent && rejection.protocol == Protocol::Http2;
     if !rejection.in_request {
         stats.downstream_rq_total.inc();
-        stats.downstream_rq.record(status);
-        manager.listener_stats.downstream_rq.record(status);
+        match rejection.protocol {
+            Protocol::Http2 => stats.downstream_rq_http2_total.inc(),
+            _ => stats.downstream_rq_http1_total.inc(),
+        }
+        if !reset {
+            stats.downstream_rq.record(status);
+            manager.listener_stats.downstream_rq.record(status);
+        }
     }
-    match status {
-        431 => stats.downstream_rq_too_large.inc(),
-        408 => stats.downstream_rq_header_timeout.inc(),
+    match (status, rejection.details) {
+        _ if reset => stats.downstream_rq_rx_reset.inc(),
+        (431, _) => stats.downstream_rq_too_large.inc(),
+        (408, _) => stats.downstream_rq_header_timeout.inc(),
+        (_, "path_normalization_failed") => stats.downstream_rq_failed_path_normalization.inc(),
         _ => stats.downstream_cx_protocol_error.inc(),
     }
+    let flags: &[ResponseFlags] = match (status, rejection.details) {
+        (431, _) if reset => &[ResponseFlags::DOWNSTREAM_REMOTE_RESET],
+        (_, "path_normalization_failed") => &[],
+        _ => &[ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR],
+    };
     let mut x = Exchange::headless(connection, rejection.protocol, rejection.head_bytes);
     let reply = LocalReply::new(rejection.status, rejection.details, "").body(rejection.body);
-    let mut response = reply::render_reply(&mut x, reply.flags(&[ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR]));
+    let mut response = reply::render_reply(&mut x, reply.flags(flags));
     let headers = response.headers_mut();
     headers.insert(SERVER, manager.server_name.clone());
     headers.insert(DATE, manager.date.at(manager.worker.local.clock.system()));
-    if rejection.silent && rejection.protocol == Protocol::Http2 {
-        // A reset has no status; an HTTP/1 connection is closed after one that could not be sent.
+    if reset {
         x.info.status = 0;
     }
     let logs = &manager.config.access_logs;

@@ -21,6 +21,7 @@ stats_group! {
         downstream_cx_protocol_error: Counter,
         downstream_cx_idle_timeout: Counter,
         downstream_cx_max_duration_reached: Counter,
+        downstream_cx_max_requests_reached: Counter,
         downstream_cx_drain_close: Counter,
         downstream_cx_upgrades_total: Counter,
         downstream_cx_upgrades_active: Gauge,

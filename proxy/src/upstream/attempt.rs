@@ -268,7 +268,9 @@ impl Cluster {
             dialling.succeeded();
             return Ok(Some(Lease::Http1(h1::client::Connection::new(dialled.io, settings.h1.clone(), local), guard)));
         }
-        let connection = match h2::client::connect(dialled.io, settings.h2, local).await {
+        let counted = self.http2_stats();
+        let observer: h2::client::Observer = Box::new(move |events| counted.record(events));
+        let connection = match h2::client::connect(dialled.io, settings.h2, local, Some(observer)).await {
             Ok(connection) => connection,
             Err(error) => {
                 self.stats().upstream_cx_protocol_error.inc();

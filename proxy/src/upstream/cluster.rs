@@ -27,6 +27,7 @@ use super::pool::HostPools;
 use super::shared::{Membership, Registry, SharedCluster};
 use super::stats::{ClusterStats, OutlierStats, SizeStats, TimeStats};
 use super::transport::{Settings, is_same_transport};
+use crate::telemetry::http::Http2Stats;
 use crate::telemetry::stats::Scope;
 use crate::telemetry::tls::TlsStats;
 use crate::tls;
@@ -60,6 +61,7 @@ pub struct Cluster {
     pub(super) stats: Arc<ClusterStats>,
     outlier_stats: OnceCell<Arc<OutlierStats>>,
     tls_stats: OnceCell<Arc<TlsStats>>,
+    http2_stats: OnceCell<Arc<Http2Stats>>,
     pub(super) sizes: OnceCell<Arc<SizeStats>>,
     pub(super) times: OnceCell<Arc<TimeStats>>,
     entry: RefCell<Rc<Arc<ClusterEntry>>>,
@@ -104,6 +106,7 @@ impl Cluster {
             breakers: Rc::new(shared.breakers.clone()),
             outlier_stats: OnceCell::new(),
             tls_stats: OnceCell::new(),
+            http2_stats: OnceCell::new(),
             sizes: OnceCell::new(),
             times: OnceCell::new(),
             seen: Cell::new(0),
@@ -141,6 +144,13 @@ impl Cluster {
     pub(super) fn tls_stats(&self) -> &TlsStats {
         let scope = || Scope::Cluster(self.config.borrow().stat_name.clone());
         self.tls_stats.get_or_init(|| self.registry.stats.shard(scope()))
+    }
+
+    /// Of a cluster that speaks HTTP/2: what happens on its connections.
+    pub(super) fn http2_stats(&self) -> Arc<Http2Stats> {
+        let cluster = self.config.borrow().stat_name.clone();
+        let scope = || Scope::ClusterPart { cluster, part: Name::from("http2") };
+        self.http2_stats.get_or_init(|| self.registry.stats.shard(scope())).clone()
     }
 
     pub(super) fn seen(&self) -> u64 {

@@ -13,6 +13,7 @@ use http::{Response, StatusCode, Version, header};
 use tokio::io::AsyncWrite;
 
 use super::Settings;
+use super::event::{Event, Events};
 use super::head::Head;
 use super::keepalive::Pinger;
 use super::link::{Driver, Link, StreamRef};
@@ -58,7 +59,14 @@ impl std::fmt::Debug for Connection {
 }
 
 /// Starts HTTP/2 on `io`, and the task that moves its frames. Must be called on a worker (`spawn_local`).
-pub async fn connect(io: Io, settings: Settings, local: Local) -> Result<Connection, SendError> {
+///
+/// `observer` hears what is to be counted of the connection.
+pub async fn connect(
+    io: Io,
+    settings: Settings,
+    local: Local,
+    observer: Option<Observer>,
+) -> Result<Connection, SendError> {
     let mut driver = Driver::new(Role::Client, io, settings, &local);
     let link = driver.link().clone();
     // The preface leaves at once: a socket that refuses it is no connection.
@@ -67,20 +75,25 @@ pub async fn connect(io: Io, settings: Settings, local: Local) -> Result<Connect
         return Err(send_error(cause, false));
     }
     let pinger = settings.keepalive.map(|settings| Pinger::new(settings, &local));
-    tokio::task::spawn_local(drive(driver, pinger));
+    tokio::task::spawn_local(drive(driver, pinger, observer));
     let (active, opened, retired) = (Cell::new(0), Cell::new(0), Cell::new(false));
     Ok(Connection { state: Rc::new(State { link, settings, active, opened, retired }) })
 }
 
+/// Hears what is to be counted of a connection.
+pub type Observer = Box<dyn Fn(&Events)>;
+
 /// The connection's task.
-async fn drive(mut driver: Driver, mut pinger: Option<Pinger>) {
+async fn drive(mut driver: Driver, mut pinger: Option<Pinger>, observer: Option<Observer>) {
     poll_fn(|cx| {
         let link = driver.link().clone();
         link.session().begin_turn();
         if let Some(pinger) = &mut pinger
             && pinger.poll_dead(&mut link.session(), cx).is_ready()
         {
-            link.session().handle_end(Cause::Io(std::io::ErrorKind::TimedOut));
+            let mut session = link.session();
+            session.note(Event::KeepaliveTimeout);
+            session.handle_end(Cause::Io(std::io::ErrorKind::TimedOut));
         }
         let over = loop {
             while driver.poll_read(cx).is_ready() {}
@@ -93,7 +106,13 @@ async fn drive(mut driver: Driver, mut pinger: Option<Pinger>) {
                 break false;
             }
         };
-        link.session().end_turn(cx);
+        let mut session = link.session();
+        session.end_turn(cx);
+        let events = session.take_events();
+        drop(session);
+        if let (Some(events), Some(observer)) = (events, &observer) {
+            observer(&events);
+        }
         if over { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;

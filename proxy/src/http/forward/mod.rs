@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Response};
 use sidemesh_config::resource::route::{Forward, Priority};
+use sidemesh_config::value::Address;
 use smallvec::SmallVec;
 
 pub use attempt::{downstream, note};
@@ -205,6 +206,10 @@ pub(super) fn pick(x: &mut Exchange, plan: &Plan) -> Result<Rc<Host>, LocalReply
 fn begin_attempt(x: &mut Exchange, forward: &Forward, plan: &Plan, host: &Rc<Host>) {
     x.info.upstream.attempts += 1;
     x.info.upstream.endpoint = Some(host.endpoint().clone());
+    x.info.upstream.host = match host.address() {
+        Address::Socket(address) => Some(*address),
+        Address::Pipe(_) | Address::Dns { .. } => None,
+    };
     head::for_attempt(x, forward, plan, host);
 }
 

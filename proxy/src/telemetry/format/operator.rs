@@ -270,7 +270,8 @@ fn request_header<'a>(ctx: &LogContext<'a>, name: &HeaderName) -> Option<Cow<'a,
     let request = ctx.request?;
     match name {
         HeaderName::Method => Some(Cow::Borrowed(request.method.as_str())),
-        HeaderName::Path => Some(Cow::Borrowed(request.path)),
+        // CONNECT has none.
+        HeaderName::Path => Some(Cow::Borrowed(request.path)).filter(|path| !path.is_empty()),
         HeaderName::Authority => Some(Cow::Borrowed(request.authority)),
         HeaderName::Scheme => Some(Cow::Borrowed(request.scheme)),
         HeaderName::Header(name) => joined(request.headers, name),
