@@ -59,24 +59,31 @@ pub fn redirected(x: &mut Exchange, status: u16) {
 fn cut(x: &mut Exchange, limit: Limit) {
     let stats = x.manager.stats.clone();
     let (flag, details) = match limit {
-        Limit::Route | Limit::PerTry => (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout"),
-        Limit::PerTryIdle => (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream_per_try_idle_timeout"),
+        Limit::Route | Limit::PerTry => (Some(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT), "response_timeout"),
+        Limit::PerTryIdle => (Some(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT), "upstream_per_try_idle_timeout"),
         Limit::StreamIdle => {
             stats.downstream_rq_idle_timeout.inc();
-            (ResponseFlags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout")
+            (Some(ResponseFlags::STREAM_IDLE_TIMEOUT), "stream_idle_timeout")
         }
         Limit::Duration => {
             stats.downstream_rq_max_duration_reached.inc();
-            (ResponseFlags::DURATION_TIMEOUT, "max_duration_timeout")
+            (None, "max_duration_timeout")
         }
         Limit::Upstream => {
-            (ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "upstream_max_stream_duration_reached")
+            (Some(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED), "upstream_max_stream_duration_reached")
         }
-        Limit::Request => (ResponseFlags::STREAM_IDLE_TIMEOUT, "request_overall_timeout"),
+        Limit::Request => (Some(ResponseFlags::STREAM_IDLE_TIMEOUT), "request_overall_timeout"),
     };
-    stats.downstream_rq_tx_reset.inc();
-    x.flag(flag);
+    count_reset(x);
+    flag.into_iter().for_each(|flag| x.flag(flag));
     x.info.details = details.into();
+}
+
+/// An answer is broken off: what resets the stream hears of the reset too, and Envoy counts both.
+fn count_reset(x: &Exchange) {
+    let stats = &x.manager.stats;
+    stats.downstream_rq_tx_reset.inc();
+    stats.downstream_rq_rx_reset.inc();
 }
 
 /// The client left before the end, or its connection was ended for what it did.
@@ -96,7 +103,7 @@ fn broke(x: &mut Exchange, error: &Error) {
     if x.info.upstream.endpoint.is_none() {
         return gone(x);
     }
-    x.manager.stats.downstream_rq_tx_reset.inc();
+    count_reset(x);
     let (flag, reason) = match error {
         Error::Reset(_) => (ResponseFlags::UPSTREAM_REMOTE_RESET, "remote reset"),
         Error::Malformed(_) | Error::TooLarge(_) => (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol error"),

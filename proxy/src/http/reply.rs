@@ -146,7 +146,6 @@ impl LocalReply {
     pub fn max_duration(status: StatusCode) -> Self {
         Self::new(status, "max_duration_timeout", "timeout.max_duration")
             .body("downstream duration timeout")
-            .flags(&[ResponseFlags::DURATION_TIMEOUT])
             .grpc(4)
     }
 

@@ -326,8 +326,11 @@ impl Cluster {
         let random = &self.worker.local.random;
         for (_, share) in &self.view.borrow().members.assignment.policy.drop_overloads {
             if share.hit(random.next_u64()) {
-                self.stats.upstream_rq_drop_overload.inc();
-                return Err(PickError::Dropped { unconditional: share.is_always() });
+                let unconditional = share.is_always();
+                if !unconditional {
+                    self.stats.upstream_rq_drop_overload.inc();
+                }
+                return Err(PickError::Dropped { unconditional });
             }
         }
         Ok(())

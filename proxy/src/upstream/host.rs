@@ -32,7 +32,7 @@ pub mod flag {
     pub const FROM_EDS: u32 = FAILED_EDS | DEGRADED_EDS | EDS_DRAINING;
     pub(super) const UNHEALTHY: u32 = FAILED_ACTIVE_HC | FAILED_OUTLIER | FAILED_EDS;
     pub(super) const DEGRADED: u32 = DEGRADED_ACTIVE_HC | DEGRADED_EDS;
-    pub(super) const EXCLUDED: u32 = PENDING_ACTIVE_HC | EXCLUDED_IMMEDIATE_HC;
+    pub(super) const EXCLUDED: u32 = PENDING_ACTIVE_HC | EXCLUDED_IMMEDIATE_HC | EDS_DRAINING;
 
     /// The flags' names as `/clusters` prints them.
     pub const NAMES: [(u32, &str); 10] = [

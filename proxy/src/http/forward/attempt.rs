@@ -226,6 +226,8 @@ pub fn note(x: &mut Exchange, info: &AttemptInfo) {
         sidemesh_config::value::Address::Socket(a) => Some(*a),
         _ => None,
     });
+    // Of the last attempt alone, as in Envoy.
+    upstream.attempted.clear();
     upstream.attempted.extend(upstream.host);
     if let Some(connection) = info.connection() {
         upstream.remote = connection.peer.or(upstream.host);

@@ -55,6 +55,10 @@ pub(super) struct Plan {
     pub tried: SmallVec<[Rc<Host>; 2]>,
 }
 
+/// Details of answers that are made for the stream, not for its cluster.
+const STREAM_LIMITS: [&str; 4] =
+    ["stream_idle_timeout", "max_duration_timeout", "request_overall_timeout", "upstream_max_stream_duration_reached"];
+
 /// Sends the request where `forward` says.
 pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
     let manager = x.manager.clone();
@@ -82,6 +86,8 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
         run(x, forward, &mut plan).await
     };
     match answer {
+        // The stream's own limits are not the cluster's.
+        Answer::Local(reply) if STREAM_LIMITS.contains(&&*reply.details) => Answer::Local(reply),
         Answer::Local(reply) => {
             charge(x, &plan.cluster, reply.status.as_u16(), None, false);
             Answer::Local(reply)
