@@ -9,6 +9,7 @@ use super::exchange::Exchange;
 use super::guard::Limit;
 use super::reply::{self, LocalReply};
 use crate::body::{Body, End, Error};
+use crate::codec::h2::Reason;
 use crate::codec::{Ending, Protocol, Rejection};
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::stream_info::TraceContext;
@@ -105,6 +106,7 @@ fn broke(x: &mut Exchange, error: &Error) {
     }
     count_reset(x);
     let (flag, reason) = match error {
+        Error::Reset(Reason::PROTOCOL_ERROR) => (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol error"),
         Error::Reset(_) => (ResponseFlags::UPSTREAM_REMOTE_RESET, "remote reset"),
         Error::Malformed(_) | Error::TooLarge(_) => (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol error"),
         // HTTP/1 has no other word for a body that ends before it is complete.

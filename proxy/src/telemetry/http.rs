@@ -8,6 +8,7 @@ stats_group! {
     pub struct Http2Stats {
         dropped_headers_with_underscores: Counter,
         goaway_sent: Counter,
+        header_list_size_too_large: Counter,
         header_overflow: Counter,
         headers_cb_no_stream: Counter,
         inbound_empty_frames_flood: Counter,
@@ -51,6 +52,7 @@ impl Http2Stats {
             (Event::OutboundFrames, &self.outbound_flood),
             (Event::ControlFrames, &self.outbound_control_flood),
             (Event::HeaderOverflow, &self.header_overflow),
+            (Event::ListTooLarge, &self.header_list_size_too_large),
             (Event::Trailers, &self.trailers),
             (Event::GoawaySent, &self.goaway_sent),
             (Event::KeepaliveTimeout, &self.keepalive_timeout),

@@ -186,7 +186,7 @@ impl Manager {
         if matches!(kind, ResourceKind::Cluster | ResourceKind::Listener) {
             let stats = self.stats.subscription(kind, &Name::from(""), None);
             match &error {
-                None => stats.succeeded(version),
+                None => stats.succeeded(version, false),
                 Some(_) => stats.update_rejected.inc(),
             }
         }
@@ -396,7 +396,7 @@ impl Manager {
             let stats = self.stats.subscription(kind, name, Some(&prefix));
             stats.update_attempt.inc();
             match accepted {
-                Some(version) => stats.succeeded(version),
+                Some(version) => stats.succeeded(version, kind == ResourceKind::Route),
                 None => stats.update_rejected.inc(),
             }
         }

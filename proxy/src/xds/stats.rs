@@ -66,12 +66,14 @@ stats_group! {
 }
 
 impl SubscriptionStats {
-    /// An update was taken.
-    pub(super) fn succeeded(&self, version: &str) {
+    /// An update was taken; `reloads`: by something that counts its reloads apart.
+    pub(super) fn succeeded(&self, version: &str, reloads: bool) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
         self.update_success.inc();
-        self.config_reload.inc();
-        self.config_reload_time_ms.set(now);
+        if reloads {
+            self.config_reload.inc();
+            self.config_reload_time_ms.set(now);
+        }
         self.update_time.set(now);
         self.version.set(xxh64(version.as_bytes(), 0) as i64);
     }

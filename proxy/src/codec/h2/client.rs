@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use http::request::Parts;
-use http::{Response, StatusCode, Version, header};
+use http::{HeaderValue, Response, StatusCode, Version, header};
 use tokio::io::AsyncWrite;
 
 use super::Settings;
@@ -337,7 +337,8 @@ impl ResponseFuture {
         let response = ready!(stream.with(|session, key| session.poll_response(key, cx)));
         let head = response.map_err(|cause| send_error(cause, true))?;
         if head.too_large {
-            return Poll::Ready(Err(SendError::TooLarge("max_headers_count")));
+            // Envoy takes its own reset for the peer's.
+            return Poll::Ready(Err(SendError::Reset(Reason::INTERNAL_ERROR)));
         }
         Poll::Ready(Ok(self.respond(*head)))
     }
@@ -352,6 +353,7 @@ impl ResponseFuture {
             && status.is_success()
         {
             status = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             response.headers_mut().insert(header::UPGRADE, protocol.clone());
         }
         *response.status_mut() = status;
@@ -382,6 +384,7 @@ impl Future for ResponseFuture {
 fn send_error(cause: Cause, reused: bool) -> SendError {
     match cause {
         Cause::Reset(Reason::REFUSED_STREAM) | Cause::Refused => SendError::Refused,
+        Cause::Reset(Reason::PROTOCOL_ERROR) => SendError::Protocol("the peer found one in the request"),
         Cause::Reset(reason) => SendError::Reset(reason),
         Cause::Protocol => SendError::Protocol("HTTP/2 protocol error"),
         Cause::Io(kind) => SendError::Io(kind),

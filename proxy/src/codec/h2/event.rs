@@ -21,8 +21,10 @@ pub enum Event {
     OutboundFrames,
     /// The connection ended for too many answers that the peer does not read.
     ControlFrames,
-    /// A head exceeds the limit on its size or on the number of its fields.
+    /// A head has more fields than there may be.
     HeaderOverflow,
+    /// A head is larger than it may be.
+    ListTooLarge,
     /// A request had trailers.
     Trailers,
     /// GOAWAY was sent, with the last stream there is.

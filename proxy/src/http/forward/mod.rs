@@ -35,6 +35,7 @@ use super::reply::LocalReply;
 use super::tally::Counted;
 use super::{hash_policy, mirror, route, upgrade};
 use crate::body::Body;
+use crate::codec::Protocol;
 use crate::telemetry::flags::ResponseFlags;
 use crate::upstream::{grpc, AttemptError, AttemptInfo, Cluster, Host, PickContext, PickError};
 use attempt::Outcome;
@@ -141,7 +142,11 @@ fn keep_body(x: &Exchange, forward: &Forward, plan: &Plan) {
     }
     let route_limit = x.info.route.as_ref().and_then(|r| r.per_request_buffer_limit);
     let limit = route_limit.or_else(|| x.info.vhost.as_ref()?.per_request_buffer_limit);
-    let limit = limit.unwrap_or_else(|| u64::from(x.info.connection.listener.buffer_limit));
+    // What a codec may hold of one stream: on HTTP/2 its window.
+    let limit = limit.unwrap_or_else(|| match x.protocol {
+        Protocol::Http2 => u64::from(x.manager.config.http2.initial_stream_window_size),
+        _ => u64::from(x.info.connection.listener.buffer_limit),
+    });
     upload.keep(usize::try_from(limit).unwrap_or(usize::MAX));
 }
 

@@ -175,9 +175,8 @@ async fn send(shared: &Shared, response: Response<Body>, stream: StreamRef, bodi
     let failure = pump(shared, &mut upload).await;
     match failure {
         Ok(()) => {}
-        // A limit that cuts an answer off is no wish of the client's.
-        Err(Failure::Body(Error::Timeout(_))) => upload.reset(Reason::INTERNAL_ERROR),
-        Err(Failure::Body(error)) => upload.reset(error.reason()),
+        // Whatever breaks an answer off, it is none of the client's doing.
+        Err(Failure::Body(_)) => upload.reset(Reason::INTERNAL_ERROR),
         Err(Failure::Peer(error)) => {
             let reason = error.reason();
             upload.body_mut().fail(error);

@@ -76,9 +76,7 @@ impl Session {
             self.malformed.push(malformed);
             return Err(Wrong::Message(id));
         }
-        if head.too_large {
-            self.note(Event::HeaderOverflow);
-        }
+        self.note_size(&head);
         let mut stream = Stream::new(id, self.peer.initial_window, self.settings.initial_stream_window);
         stream.receiving = if ends { Half::Ended } else { Half::Body };
         stream.left = head.length;
@@ -87,7 +85,17 @@ impl Session {
         Ok(())
     }
 
+    /// Counts a head that is over a limit.
+    fn note_size(&mut self, head: &Head) {
+        match head.too_large {
+            true if head.bytes > self.settings.max_head_bytes as usize => self.note(Event::ListTooLarge),
+            true => self.note(Event::HeaderOverflow),
+            false => {}
+        }
+    }
+
     fn receive_response(&mut self, key: Key, ends: bool, mut head: Box<Head>) -> Result<(), Wrong> {
+        self.note_size(&head);
         let stream = self.streams.get(key);
         let malformed = Wrong::Message(stream.id);
         let status = head.finish_response().map_err(|_| malformed)?;
