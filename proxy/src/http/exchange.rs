@@ -30,7 +30,7 @@ use crate::live::Current;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::format;
 use crate::telemetry::stream_info::{LogContext, RequestHead, StreamInfo};
-use crate::upstream::{Cluster, RetryPermit};
+use crate::upstream::{Cluster, RetryPermit, Session};
 
 pub struct Exchange {
     pub manager: Rc<ConnectionManager>,
@@ -44,6 +44,8 @@ pub struct Exchange {
     /// The scheme that the request's target names.
     pub named_scheme: Option<Scheme>,
     pub peer_certificate: PeerCertificate,
+    /// The host that served the client before.
+    pub session: Option<Session>,
     /// How its connection ended, once it has.
     pub ending: Rc<Cell<Option<Ending>>>,
     pub requests_before: u64,
@@ -120,6 +122,7 @@ impl Exchange {
             named_scheme: meta.scheme,
             peer_certificate: connection.peer_certificate,
             ending: connection.ending.clone(),
+            session: None,
             requests_before: meta.requests_before,
             random,
             selected: None,

@@ -22,6 +22,7 @@ use super::balancer::{self, Balancer, Chance, Members};
 use super::breaker;
 use super::error::PickError;
 use super::host::{Health, Host};
+use super::named::Session;
 use super::outlier::{At, Outcome, Verdict, When};
 use super::pool::HostPools;
 use super::shared::{Membership, Registry, SharedCluster};
@@ -44,6 +45,8 @@ pub struct PickContext<'a> {
     pub destination: Option<SocketAddr>,
     /// The hosts that the request wants, the best first: see [`Cluster::wanted`].
     pub wanted: &'a [SocketAddr],
+    /// The host that the client's session is bound to.
+    pub session: Option<&'a Session>,
     pub retry: Option<&'a RetryPolicy>,
     /// Hosts of earlier attempts, oldest first.
     pub tried: &'a [Rc<Host>],
@@ -313,6 +316,11 @@ impl Cluster {
             Discovery::Aggregate(_) => self.pick_from_children(context, &config),
             _ => {
                 let balancer = self.balancer();
+                if let Some(session) = context.session.filter(|_| context.tried.is_empty())
+                    && let Some(host) = self.session_host(&balancer, session)?
+                {
+                    return Ok(host);
+                }
                 if let Some(host) = balancer.wanted(context.wanted, context.tried) {
                     return Ok(host);
                 }

@@ -14,6 +14,9 @@ pub enum PickError {
     /// The cluster takes the request's original destination, and there is none (or it is not an address).
     #[error("no healthy upstream")]
     NoDestination,
+    /// The host that the client's session is bound to is not there.
+    #[error("no healthy upstream")]
+    NoSessionHost { status: u16 },
     /// The endpoints' `drop_overloads` told so: of all requests, or by chance.
     #[error("drop overload")]
     Dropped { unconditional: bool },
@@ -22,7 +25,7 @@ pub enum PickError {
 impl PickError {
     pub fn flag(&self) -> ResponseFlags {
         match self {
-            PickError::NoHealthyHost | PickError::NoDestination => ResponseFlags::NO_HEALTHY_UPSTREAM,
+            PickError::NoHealthyHost | PickError::NoDestination | PickError::NoSessionHost { .. } => ResponseFlags::NO_HEALTHY_UPSTREAM,
             PickError::Dropped { unconditional: true } => ResponseFlags::UNCONDITIONAL_DROP_OVERLOAD,
             PickError::Dropped { unconditional: false } => ResponseFlags::DROP_OVERLOAD,
         }

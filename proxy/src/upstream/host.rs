@@ -291,6 +291,17 @@ impl Host {
         self.counters.get_or_init(|| self.state.counters(self.worker))
     }
 
+    /// Its health in the words of `core.v3.HealthStatus`: what active checks and ejections say counts before what EDS says.
+    pub fn status(&self) -> HealthStatus {
+        let flags = self.state.flags();
+        match (self.endpoint.health, flags) {
+            (_, flags) if flags & (flag::FAILED_ACTIVE_HC | flag::FAILED_OUTLIER) != 0 => HealthStatus::Unhealthy,
+            (told @ (HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout), _) => told,
+            (_, flags) if flags & flag::DEGRADED_ACTIVE_HC != 0 => HealthStatus::Degraded,
+            (told, _) => told,
+        }
+    }
+
     /// A gRPC answer is over: its trailers say how it went; without any it has failed.
     pub fn charge_trailers(&self, trailers: Option<&http::HeaderMap>) {
         let counters = self.counters();

@@ -27,6 +27,7 @@ mod rate_limit;
 mod ratelimit_descriptor;
 mod rbac;
 mod set_metadata;
+mod stateful_session;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -98,6 +99,7 @@ enum Filter {
     RateLimit(rate_limit::RateLimit),
     Rbac(rbac::Rbac),
     SetMetadata(Arc<config::set_metadata::SetMetadata>),
+    StatefulSession(stateful_session::StatefulSession),
     OnDemand,
 }
 
@@ -110,6 +112,7 @@ pub enum Data {
     GrpcWeb(grpc_web::Mode),
     RateLimit(Box<http::HeaderMap>),
     GrpcStats(grpc_stats::Call),
+    Session(stateful_session::Told),
 }
 
 /// What a filter decides at once.
@@ -226,6 +229,9 @@ impl Filter {
             HttpFilterKind::RateLimit(c) => Filter::RateLimit(rate_limit::RateLimit::new(c.clone(), worker)),
             HttpFilterKind::Rbac(c) => Filter::Rbac(rbac::Rbac::new(c.clone(), worker, stat_prefix)),
             HttpFilterKind::SetMetadata(c) => Filter::SetMetadata(c.clone()),
+            HttpFilterKind::StatefulSession(c) => {
+                Filter::StatefulSession(stateful_session::StatefulSession::new(c.clone(), worker, stat_prefix))
+            }
             HttpFilterKind::OnDemand => Filter::OnDemand,
         })
     }
@@ -249,6 +255,7 @@ impl Filter {
             Filter::RateLimit(_) => Flow::Wait,
             Filter::Rbac(c) => c.on_request(x, over),
             Filter::SetMetadata(c) => set_metadata::on_request(c, x),
+            Filter::StatefulSession(c) => c.on_request(at, x, over),
             Filter::OnDemand => on_demand::on_request(x),
         }
     }
@@ -293,6 +300,7 @@ impl Filter {
             Filter::HealthCheck(c) => c.on_response(x, response),
             Filter::LocalRateLimit(_) => local_ratelimit::on_response(at, x, response),
             Filter::RateLimit(_) => rate_limit::on_response(at, x, response),
+            Filter::StatefulSession(c) => c.on_response(at, x, response),
             Filter::Buffer(_)
             | Filter::Csrf(..)
             | Filter::JwtAuthn(_)

@@ -197,6 +197,7 @@ pub(super) fn pick(x: &mut Exchange, plan: &Plan) -> Result<Rc<Host>, LocalReply
         subset: subset.as_ref().map_or(&[][..], |s| &s.0),
         destination: plan.cluster.original_destination(&naming),
         wanted: &wanted,
+        session: x.session.as_ref(),
         retry: plan.retry.as_ref().and_then(|r| r.policy()).map(|p| &**p),
         tried: &plan.tried,
     };

@@ -17,6 +17,7 @@ pub mod rate_limit;
 pub mod rbac;
 pub mod router;
 pub mod set_metadata;
+pub mod stateful_session;
 #[cfg(test)]
 mod tests;
 
@@ -59,6 +60,7 @@ pub enum HttpFilterKind {
     RateLimit(Arc<rate_limit::RateLimitFilter>),
     Rbac(Arc<rbac::RbacFilter>),
     SetMetadata(Arc<set_metadata::SetMetadata>),
+    StatefulSession(Arc<stateful_session::StatefulSession>),
     OnDemand,
     /// ECDS: the configuration arrives under this name.
     Discovered {
@@ -93,6 +95,7 @@ impl HttpFilterKind {
             HttpFilterKind::RateLimit(_) => "ratelimit.v3.RateLimit",
             HttpFilterKind::Rbac(_) => "rbac.v3.RBAC",
             HttpFilterKind::SetMetadata(_) => "set_metadata.v3.Config",
+            HttpFilterKind::StatefulSession(_) => "stateful_session.v3.StatefulSession",
             HttpFilterKind::OnDemand => "on_demand.v3.OnDemand",
             HttpFilterKind::Discovered { .. } => "",
         }
@@ -143,6 +146,7 @@ pub enum FilterOverride {
     JwtAuthn(jwt_authn::JwtOverride),
     LocalRateLimit(Arc<rate_limit::LocalRateLimit>),
     RateLimit(rate_limit::RateLimitOverride),
+    StatefulSession(Arc<stateful_session::StatefulSession>),
     /// `None` rules: no authorization on this route.
     Rbac(Option<Arc<rbac::RbacFilter>>),
 }
