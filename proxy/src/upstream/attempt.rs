@@ -82,7 +82,10 @@ impl Cluster {
         let key = self.key(host, &options, name);
         let pool = self.host_pools(host).get(key.clone());
         let lease = match self.take(&pool) {
-            Some(lease) => lease,
+            Some(lease) => {
+                self.preconnect(host, &pool, &key, 0);
+                lease
+            }
             // Boxed: dialling is large, and rare.
             None => Box::pin(self.lease(&pool, host, &key, &options, info)).await?,
         };
@@ -102,9 +105,6 @@ impl Cluster {
         let now = clock.coarse();
         info.pool_ready.set(Some(now));
         info.sent_start.set(Some(now));
-        if config.preconnect_ratio > 1.0 {
-            self.preconnect(host, &pool, &key);
-        }
         let response = match lease {
             Lease::Http1(connection, guard) => {
                 let limits = self.settings.borrow().limits;
@@ -164,11 +164,17 @@ impl Cluster {
         info: &AttemptInfo,
     ) -> Result<Lease, AttemptError> {
         let _pending = self.stand_in_line(key.priority)?;
+        let _counted = pool.count_pending();
+        let mut first = true;
         loop {
             if let Some(lease) = self.take(pool) {
                 return Ok(lease);
             }
             if let Some(permit) = self.may_dial(pool, host, key.priority) {
+                if std::mem::take(&mut first) {
+                    // This request's own connection is the first of those that are wanted.
+                    self.preconnect(host, pool, key, 1);
+                }
                 if let Some(lease) = self.dial_into(pool, host, key, options, info, permit).await? {
                     return Ok(lease);
                 }
