@@ -154,10 +154,14 @@ impl ConnectionManager {
 
     /// Serves one connection to its end.
     pub async fn serve(self: Rc<Self>, mut io: Io, info: Rc<ConnectionInfo>, drain: Drain) {
-        let Some(protocol) = self.protocol(&mut io, &info, &drain).await else { return };
         let stats = self.stats.clone();
         let opened = self.worker.local.clock.now();
-        count_open(&stats, protocol, info.is_tls());
+        count_open(&stats, info.is_tls());
+        let protocol = match self.protocol(&mut io, &info, &drain).await {
+            Ok(protocol) => protocol,
+            Err(closed) => return count_closed(&stats, None, info.is_tls(), &closed),
+        };
+        count_protocol(&stats, protocol);
         let peer_certificate = match info.tls.as_deref() {
             Some(peer) if peer.validated() => PeerCertificate::Validated,
             Some(peer) if peer.presented() => PeerCertificate::Presented,
@@ -172,26 +176,30 @@ impl ConnectionManager {
             Protocol::Http2 => h2::server::serve(io, h2, local, &connection, drain).await,
             Protocol::Http10 | Protocol::Http11 => h1::server::serve(io, h1, local, &connection, drain).await,
         };
-        count_closed(&stats, protocol, tls, &closed);
+        count_closed(&stats, Some(protocol), tls, &closed);
         stats.downstream_cx_length_ms.record_duration(clock.now().saturating_duration_since(opened));
     }
 
     /// Which codec the connection speaks: as configured, as ALPN settled, or as its first bytes say.
-    async fn protocol(&self, io: &mut Io, info: &ConnectionInfo, drain: &Drain) -> Option<Protocol> {
+    async fn protocol(&self, io: &mut Io, info: &ConnectionInfo, drain: &Drain) -> Result<Protocol, Closed> {
         match self.config.codec {
-            CodecType::Http1 => return Some(Protocol::Http11),
-            CodecType::Http2 => return Some(Protocol::Http2),
+            CodecType::Http1 => return Ok(Protocol::Http11),
+            CodecType::Http2 => return Ok(Protocol::Http2),
             CodecType::Auto => {}
         }
         match io.alpn() {
-            Some(b"h2") => return Some(Protocol::Http2),
-            Some(_) => return Some(Protocol::Http11),
+            Some(b"h2") => return Ok(Protocol::Http2),
+            Some(_) => return Ok(Protocol::Http11),
             None => {}
         }
         if let Some(alpn) = info.alpn.as_deref() {
-            return Some(if alpn == "h2" || alpn == "h2c" { Protocol::Http2 } else { Protocol::Http11 });
+            return Ok(if alpn == "h2" || alpn == "h2c" { Protocol::Http2 } else { Protocol::Http11 });
         }
-        let limits = upgrade::Patience { idle: idle_timeout(&self.config), head: self.config.request_headers_timeout };
+        let limits = upgrade::Patience {
+            idle: idle_timeout(&self.config),
+            head: self.config.request_headers_timeout,
+            duration: self.config.common.max_connection_duration,
+        };
         upgrade::sniff(io, &self.worker.local, limits, drain).await
     }
 
@@ -204,13 +212,16 @@ impl ConnectionManager {
     }
 }
 
-fn count_open(stats: &HttpStats, protocol: Protocol, tls: bool) {
+fn count_open(stats: &HttpStats, tls: bool) {
     stats.downstream_cx_total.inc();
     stats.downstream_cx_active.inc();
     if tls {
         stats.downstream_cx_ssl_total.inc();
         stats.downstream_cx_ssl_active.inc();
     }
+}
+
+fn count_protocol(stats: &HttpStats, protocol: Protocol) {
     match protocol {
         Protocol::Http2 => {
             stats.downstream_cx_http2_total.inc();
@@ -223,15 +234,16 @@ fn count_open(stats: &HttpStats, protocol: Protocol, tls: bool) {
     }
 }
 
-fn count_closed(stats: &HttpStats, protocol: Protocol, tls: bool, closed: &Closed) {
+fn count_closed(stats: &HttpStats, protocol: Option<Protocol>, tls: bool, closed: &Closed) {
     stats.downstream_cx_active.dec();
     stats.downstream_cx_destroy.inc();
     if tls {
         stats.downstream_cx_ssl_active.dec();
     }
     match protocol {
-        Protocol::Http2 => stats.downstream_cx_http2_active.dec(),
-        _ => stats.downstream_cx_http1_active.dec(),
+        None => {}
+        Some(Protocol::Http2) => stats.downstream_cx_http2_active.dec(),
+        Some(_) => stats.downstream_cx_http1_active.dec(),
     }
     match closed {
         Closed::ByPeer => stats.downstream_cx_destroy_remote.inc(),

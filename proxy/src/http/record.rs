@@ -42,6 +42,12 @@ pub fn ended(x: &mut Exchange, end: End, limit: Option<Limit>) {
 
 /// The exchange becomes another request, by an internal redirect: what it was is logged.
 pub fn redirected(x: &mut Exchange, status: u16) {
+    let stats = &x.manager.stats;
+    stats.downstream_rq_total.inc();
+    match x.protocol {
+        Protocol::Http2 => stats.downstream_rq_http2_total.inc(),
+        _ => stats.downstream_rq_http1_total.inc(),
+    }
     x.info.status = status;
     x.info.details = "internal_redirect".into();
     let manager = x.manager.clone();
@@ -262,7 +268,10 @@ pub fn rejected(connection: &Connection, rejection: &Rejection) -> Response<Body
     }
     match (status, rejection.details) {
         _ if reset => stats.downstream_rq_rx_reset.inc(),
-        (431, _) => stats.downstream_rq_too_large.inc(),
+        (431, _) => {
+            stats.downstream_rq_rx_reset.inc();
+            stats.downstream_rq_response_before_rq_complete.inc();
+        }
         (408, _) => stats.downstream_rq_header_timeout.inc(),
         (_, "path_normalization_failed") => stats.downstream_rq_failed_path_normalization.inc(),
         _ => stats.downstream_cx_protocol_error.inc(),

@@ -382,8 +382,6 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     let status = response.status().as_u16();
     let from = x.request_ended().unwrap_or(x.info.start);
     let took = now.saturating_duration_since(from);
-    let canary = response.headers().get(X_ENVOY_UPSTREAM_CANARY).is_some_and(|v| v == "true");
-    charge(x, &plan.cluster, status, Some(took), canary);
     let tracked = plan.cluster.config().tracked;
     if tracked.sizes || tracked.timeout_budgets {
         let limits = [plan.timeouts.route, plan.timeouts.per_try];
@@ -401,6 +399,8 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     {
         return Answer::Again(response);
     }
+    let canary = response.headers().get(X_ENVOY_UPSTREAM_CANARY).is_some_and(|v| v == "true");
+    charge(x, &plan.cluster, status, Some(took), canary);
     x.info.status = status;
     x.info.details = std::borrow::Cow::Borrowed("via_upstream");
     if let Some(upload) = &x.upload {
