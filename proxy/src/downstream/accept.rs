@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
-use sidemesh_config::resource::listener::{FilterChain, ConnectionView, ListenerFilter, ProxyProtocolFilter};
+use sidemesh_config::resource::listener::{ConnectionView, FilterChain, ListenerFilter, ProxyProtocolFilter};
 use sidemesh_config::value::{Metadata, Name};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;

@@ -106,7 +106,11 @@ fn hygiene(x: &mut Exchange) -> Option<Answer> {
     }
     if x.target() == "*" {
         manager.stats.downstream_rq_non_relative_path.inc();
-        return Some(Answer::Local(LocalReply::new(StatusCode::NOT_FOUND, "absolute_path_rejected", "request.malformed")));
+        return Some(Answer::Local(LocalReply::new(
+            StatusCode::NOT_FOUND,
+            "absolute_path_rejected",
+            "request.malformed",
+        )));
     }
     if let Some(refused) = normalize_path(x) {
         return Some(refused);

@@ -254,7 +254,10 @@ fn count_closed(stats: &HttpStats, protocol: Option<Protocol>, tls: bool, closed
         }
         Closed::Rejected | Closed::Protocol { .. } => {
             stats.downstream_cx_destroy_local.inc();
-            stats.downstream_cx_protocol_error.inc();
+            // Floods are counted apart: see `http2.*`.
+            if !matches!(closed, Closed::Protocol { reason: h2::Reason::ENHANCE_YOUR_CALM, .. }) {
+                stats.downstream_cx_protocol_error.inc();
+            }
             if let Closed::Protocol { in_request: true, .. } = closed {
                 stats.downstream_cx_destroy_active_rq.inc();
                 stats.downstream_cx_destroy_local_active_rq.inc();

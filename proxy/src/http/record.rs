@@ -266,15 +266,18 @@ pub fn rejected(connection: &Connection, rejection: &Rejection) -> Response<Body
             manager.listener_stats.downstream_rq.record(status);
         }
     }
+    if reset {
+        stats.downstream_rq_rx_reset.inc();
+    } else if !rejection.in_request && rejection.details != "path_normalization_failed" {
+        // The request is answered before it is complete, and what is left of it is reset.
+        stats.downstream_rq_rx_reset.inc();
+        stats.downstream_rq_response_before_rq_complete.inc();
+    }
+    // That the connection ends for it is counted when it does.
     match (status, rejection.details) {
-        _ if reset => stats.downstream_rq_rx_reset.inc(),
-        (431, _) => {
-            stats.downstream_rq_rx_reset.inc();
-            stats.downstream_rq_response_before_rq_complete.inc();
-        }
         (408, _) => stats.downstream_rq_header_timeout.inc(),
         (_, "path_normalization_failed") => stats.downstream_rq_failed_path_normalization.inc(),
-        _ => stats.downstream_cx_protocol_error.inc(),
+        _ => {}
     }
     let flags: &[ResponseFlags] = match (status, rejection.details) {
         (431, _) if reset => &[ResponseFlags::DOWNSTREAM_REMOTE_RESET],

@@ -116,8 +116,8 @@ impl LocalReply {
                     _ => None,
                 };
                 Self::new(status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), "no_healthy_upstream", "upstream.no_host")
-                .body("no healthy upstream")
-                .flags(&[ResponseFlags::NO_HEALTHY_UPSTREAM])
+                    .body("no healthy upstream")
+                    .flags(&[ResponseFlags::NO_HEALTHY_UPSTREAM])
             }
         }
     }
@@ -150,9 +150,7 @@ impl LocalReply {
     }
 
     pub fn max_duration(status: StatusCode) -> Self {
-        Self::new(status, "max_duration_timeout", "timeout.max_duration")
-            .body("downstream duration timeout")
-            .grpc(4)
+        Self::new(status, "max_duration_timeout", "timeout.max_duration").body("downstream duration timeout").grpc(4)
     }
 
     /// `x-envoy-upstream-stream-duration-ms`, or the cluster's `max_stream_duration`.

@@ -25,7 +25,9 @@ pub enum PickError {
 impl PickError {
     pub fn flag(&self) -> ResponseFlags {
         match self {
-            PickError::NoHealthyHost | PickError::NoDestination | PickError::NoSessionHost { .. } => ResponseFlags::NO_HEALTHY_UPSTREAM,
+            PickError::NoHealthyHost | PickError::NoDestination | PickError::NoSessionHost { .. } => {
+                ResponseFlags::NO_HEALTHY_UPSTREAM
+            }
             PickError::Dropped { unconditional: true } => ResponseFlags::UNCONDITIONAL_DROP_OVERLOAD,
             PickError::Dropped { unconditional: false } => ResponseFlags::DROP_OVERLOAD,
         }

@@ -76,7 +76,9 @@ mod tests {
     fn trailers_are_waited_for() {
         assert_eq!(charged("application/grpc", 200, None, false), (200, None));
         assert_eq!(charged("application/grpc", 503, None, false), (503, Some(false)));
-        let trailers = |status: &str| HeaderMap::from_iter([("grpc-status".parse().expect("a name"), status.parse().expect("a value"))]);
+        let trailers = |status: &str| {
+            HeaderMap::from_iter([("grpc-status".parse().expect("a name"), status.parse().expect("a value"))])
+        };
         assert!(succeeded(&trailers("0")) && !succeeded(&trailers("13")) && !succeeded(&HeaderMap::new()));
     }
 }

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use sidemesh_config::resource::cluster::FloodLimits;
 
-use super::output::Frames;
 use super::event::Event;
+use super::output::Frames;
 use super::reason::Reason;
 
 /// A reason to end the connection.

@@ -37,7 +37,7 @@ use super::{hash_policy, mirror, route, upgrade};
 use crate::body::Body;
 use crate::codec::Protocol;
 use crate::telemetry::flags::ResponseFlags;
-use crate::upstream::{grpc, AttemptError, AttemptInfo, Cluster, Host, PickContext, PickError};
+use crate::upstream::{AttemptError, AttemptInfo, Cluster, Host, PickContext, PickError, grpc};
 use attempt::Outcome;
 use retry::{Failure, Pause, Retry, Verdict};
 

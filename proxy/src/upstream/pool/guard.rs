@@ -57,7 +57,18 @@ impl ConnectionGuard {
         }
         let pool = pool.map_or_else(Weak::new, Rc::downgrade);
         let (by_peer, exchanges) = (Cell::new(false), Cell::new(0));
-        ConnectionGuard { _permit: permit, host, cluster, facts, opened: at, pool, by_peer, exchanges, failure: None, session: None }
+        ConnectionGuard {
+            _permit: permit,
+            host,
+            cluster,
+            facts,
+            opened: at,
+            pool,
+            by_peer,
+            exchanges,
+            failure: None,
+            session: None,
+        }
     }
 
     /// The guard of a TCP session, which ends when `failure` is notified.

@@ -206,7 +206,10 @@ fn bind_config(bind: &core::BindConfig) -> Result<Option<BindConfig>, Rejection>
         (bind.local_address_selector.is_some(), "local_address_selector"),
     ] {
         if set {
-            return Err(Rejection::unsupported(field, "give source_address, and one of the other family in extra_source_addresses"));
+            return Err(Rejection::unsupported(
+                field,
+                "give source_address, and one of the other family in extra_source_addresses",
+            ));
         }
     }
     let Some(source) = &bind.source_address else {
@@ -225,10 +228,15 @@ fn bind_config(bind: &core::BindConfig) -> Result<Option<BindConfig>, Rejection>
                 .ok_or_else(|| Rejection::invalid("extra_source_addresses[0].address", "required"))?;
             Some(source_address(address, "extra_source_addresses[0].address")?)
         }
-        _ => return Err(Rejection::invalid("extra_source_addresses", "more than one: give one for each address family")),
+        _ => {
+            return Err(Rejection::invalid("extra_source_addresses", "more than one: give one for each address family"));
+        }
     };
     if extra.is_some_and(|extra| extra.is_ipv4() == source.is_ipv4()) {
-        return Err(Rejection::invalid("extra_source_addresses", "two addresses of one family: the second is never used"));
+        return Err(Rejection::invalid(
+            "extra_source_addresses",
+            "two addresses of one family: the second is never used",
+        ));
     }
     Ok(Some(BindConfig { source, extra, freebind: wire::flag(&bind.freebind, false) }))
 }

@@ -11,7 +11,8 @@ use sidemesh_proto::{google, type_url};
 
 use super::{
     FilterOverride, FilterOverrides, GrpcStats, HttpFilter, HttpFilterKind, buffer, compressor, cors, csrf, ext_authz,
-    fault, header_mutation, header_to_metadata, health_check, jwt_authn, rate_limit, rbac, router, set_metadata, stateful_session,
+    fault, header_mutation, header_to_metadata, health_check, jwt_authn, rate_limit, rbac, router, set_metadata,
+    stateful_session,
 };
 use crate::rejection::{Rejection, Within};
 use crate::value::{Name, name};

@@ -85,15 +85,7 @@ fn rejection(refusal: Refusal) -> Rejection {
         Refusal::Fragment => (StatusCode::BAD_REQUEST, "path_normalization_failed", ""),
     };
     let answered = matches!(refusal, Refusal::Target | Refusal::Fragment);
-    Rejection {
-        status,
-        details,
-        body,
-        protocol: Protocol::Http2,
-        in_request: false,
-        silent: !answered,
-        head_bytes: 0,
-    }
+    Rejection { status, details, body, protocol: Protocol::Http2, in_request: false, silent: !answered, head_bytes: 0 }
 }
 
 /// What the handler gets, and whether it is asked for a head alone.

@@ -17,9 +17,9 @@ use std::task::{Context, Waker};
 use bytes::BytesMut;
 
 use super::Settings;
+use super::event::{Event, Events};
 use super::flood::{Fault, Tally};
 use super::frame;
-use super::event::{Event, Events};
 use super::head::{Head, Limits, Malformed};
 use super::hpack::{Decoder, Encoder};
 use super::output::{Frames, Output};
