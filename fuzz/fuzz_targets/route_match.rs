@@ -41,6 +41,7 @@ fuzz_target!(|data: &[u8]| {
         tls: false,
         peer_certificate: PeerCertificate::Absent,
         metadata: None,
+        filter_state: None,
         runtime: &runtime,
         random: 7,
     };

@@ -1,17 +1,22 @@
 //! Role-based access control: rules against a connection or request. Pure but for its counters; shared by
 //! the HTTP filter and the network filter.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use sidemesh_config::matcher::RequestView;
+use sidemesh_config::matcher::header::HeaderName;
 use sidemesh_config::matcher::string::StringMatcher;
-use sidemesh_config::resource::http_filter::rbac::{Permission, Principal, Rbac, RbacAction};
-use sidemesh_config::value::{Metadata, Name};
+use sidemesh_config::resource::http_filter::rbac::{
+    Input, Permission, Principal, Rbac, RbacAction, RbacMatcher, Rules,
+};
+use sidemesh_config::resource::listener::ConnectionView;
+use sidemesh_config::value::{FilterState, Metadata, Name};
 
 use crate::connection::ConnectionInfo;
 use crate::stats_group;
-use crate::telemetry::stats::{Registry, Scope};
+use crate::telemetry::stats::{Group, Registry, Scope};
 
 stats_group! {
     /// Verdicts of rules.
@@ -29,15 +34,45 @@ stats_group! {
     }
 }
 
+macro_rules! one_counter {
+    ($($group:ident = $counter:ident;)*) => {
+        $(stats_group! {
+            /// One policy's counter, there from its first use on.
+            pub struct $group {
+                $counter: Counter,
+            }
+        }
+
+        impl Counting for $group {
+            fn count(&self) {
+                self.$counter.inc();
+            }
+        })*
+    };
+}
+
+trait Counting: Group + Default {
+    fn count(&self);
+}
+
+one_counter! {
+    Allowed = allowed;
+    Refused = denied;
+    ShadowAllowed = shadow_allowed;
+    ShadowRefused = shadow_denied;
+}
+
 /// What one filter's rules came to.
 pub struct Counts {
     enforced: Arc<Enforced>,
     shadowed: Arc<Shadowed>,
+    scopes: (Scope, Scope),
 }
 
 impl Counts {
     pub fn new(registry: &Registry, enforced: Scope, shadowed: Scope) -> Self {
-        Counts { enforced: registry.shard(enforced), shadowed: registry.shard(shadowed) }
+        let scopes = (enforced.clone(), shadowed.clone());
+        Counts { enforced: registry.shard(enforced), shadowed: registry.shard(shadowed), scopes }
     }
 
     pub fn enforced(&self, verdict: &Verdict<'_>) {
@@ -47,6 +82,28 @@ impl Counts {
     pub fn shadowed(&self, verdict: &Verdict<'_>) {
         if verdict.allowed { &self.shadowed.shadow_allowed } else { &self.shadowed.shadow_denied }.inc();
     }
+
+    /// Counts an enforced verdict under its policy too.
+    pub fn of_policy(&self, registry: &Registry, verdict: &Verdict<'_>) {
+        match verdict.allowed {
+            true => count_policy::<Allowed>(registry, &self.scopes.0, verdict),
+            false => count_policy::<Refused>(registry, &self.scopes.0, verdict),
+        }
+    }
+
+    pub fn of_shadow_policy(&self, registry: &Registry, verdict: &Verdict<'_>) {
+        match verdict.allowed {
+            true => count_policy::<ShadowAllowed>(registry, &self.scopes.1, verdict),
+            false => count_policy::<ShadowRefused>(registry, &self.scopes.1, verdict),
+        }
+    }
+}
+
+/// `….policy.<name>.`
+fn count_policy<G: Counting>(registry: &Registry, scope: &Scope, verdict: &Verdict<'_>) {
+    let (Some(policy), Scope::HttpFilter { prefix, filter }) = (verdict.policy, scope) else { return };
+    let filter = format!("{filter}.policy.{policy}").into();
+    registry.shard::<G>(Scope::HttpFilter { prefix: prefix.clone(), filter }).count();
 }
 
 /// What the rules are held against.
@@ -59,12 +116,13 @@ pub struct Subject<'a> {
     pub remote: IpAddr,
     /// Dynamic metadata of the request, else of the connection.
     pub metadata: Option<&'a Metadata>,
+    pub filter_state: Option<&'a FilterState>,
 }
 
 impl<'a> Subject<'a> {
     /// The connection itself, without a request.
     pub fn of_connection(connection: &'a ConnectionInfo) -> Self {
-        Subject { connection, request: None, remote: connection.remote.ip(), metadata: Some(&connection.metadata) }
+        Subject { connection, request: None, remote: connection.remote.ip(), metadata: Some(&connection.metadata), filter_state: None }
     }
 }
 
@@ -74,6 +132,64 @@ pub struct Verdict<'a> {
     pub allowed: bool,
     /// The policy that matched.
     pub policy: Option<&'a Name>,
+    /// Whether to log, where the rules say so.
+    pub hint: Option<bool>,
+}
+
+/// Holds policies or a matching tree against `subject`.
+pub fn judge<'a>(rules: &'a Rules, subject: &Subject<'_>) -> Verdict<'a> {
+    match rules {
+        Rules::Policies(policies) => evaluate(policies, subject),
+        Rules::Matcher(matcher) => search(matcher, subject),
+    }
+}
+
+/// What the tree leads to; nothing found is a refusal.
+fn search<'a>(matcher: &'a RbacMatcher, subject: &Subject<'_>) -> Verdict<'a> {
+    let found = matcher.tree.find(&|input| value(input, subject));
+    let action = found.map(|(_, action)| *action);
+    Verdict {
+        allowed: matches!(action, Some(RbacAction::Allow | RbacAction::Log)),
+        policy: found.map(|(policy, _)| policy),
+        hint: matcher.logs.then_some(action == Some(RbacAction::Log)),
+    }
+}
+
+fn value<'v>(input: &Input, s: &Subject<'v>) -> Option<Cow<'v, str>> {
+    let given = |text: String| (!text.is_empty()).then_some(Cow::Owned(text));
+    match input {
+        Input::Connection(input) => {
+            let c = s.connection;
+            let alpn: Vec<&str> = c.alpn.as_deref().into_iter().collect();
+            let view = ConnectionView {
+                destination: Some(c.local),
+                source: Some(c.remote),
+                direct_source: Some(c.direct_remote),
+                server_name: c.server_name.as_deref().unwrap_or_default(),
+                transport_protocol: if c.is_tls() { "tls" } else { "raw_buffer" },
+                application_protocols: &alpn,
+            };
+            view.value(*input).map(|text| Cow::Owned(text.into_owned()))
+        }
+        Input::UriSan => given(s.connection.tls.as_ref()?.uri_sans().join(",")),
+        Input::DnsSan => given(s.connection.tls.as_ref()?.dns_sans().join(",")),
+        Input::Subject => given(s.connection.tls.as_ref()?.subject().to_owned()),
+        Input::Header(name) => header(s.request?, name),
+    }
+}
+
+/// All values of the header, with commas between.
+fn header<'v>(r: &'v RequestView<'v>, name: &HeaderName) -> Option<Cow<'v, str>> {
+    Some(Cow::Borrowed(match name {
+        HeaderName::Method => r.method.as_str(),
+        HeaderName::Path => r.path,
+        HeaderName::Authority => r.authority,
+        HeaderName::Scheme => r.scheme,
+        HeaderName::Header(name) => {
+            let all = r.headers.get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
+            return all.reduce(|all, next| all + "," + &next).map(Cow::Owned);
+        }
+    }))
 }
 
 /// Holds `rules` against `subject`: the first policy (by name) with a permission and a principal that match decides.
@@ -86,7 +202,8 @@ pub fn evaluate<'a>(rules: &'a Rbac, subject: &Subject<'_>) -> Verdict<'a> {
         RbacAction::Deny => matched.is_none(),
         RbacAction::Log => true,
     };
-    Verdict { allowed, policy: matched.map(|p| &p.name) }
+    let hint = (rules.action == RbacAction::Log).then_some(matched.is_some());
+    Verdict { allowed, policy: matched.map(|p| &p.name), hint }
 }
 
 fn permits(permission: &Permission, s: &Subject<'_>) -> bool {
@@ -119,6 +236,9 @@ fn is(principal: &Principal, s: &Subject<'_>) -> bool {
         Principal::Header(header) => s.request.is_some_and(|r| header.matches(r)),
         Principal::UrlPath(path) => s.request.is_some_and(|r| path.is_match(r.path_only())),
         Principal::Metadata(matcher) => matcher.matches(s.metadata),
+        Principal::FilterState(key, matcher) => {
+            s.filter_state.and_then(|state| state.get(key)).is_some_and(|text| matcher.is_match(text))
+        }
     }
 }
 

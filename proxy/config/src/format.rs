@@ -64,9 +64,9 @@ pub enum Operator {
         fallback: Option<http::HeaderName>,
     },
     RequestedServerName(ServerName),
-    StartTime(TimeFormat),
+    StartTime(TimeFormat, Zone),
     /// When the line is written.
-    EmitTime(TimeFormat),
+    EmitTime(TimeFormat, Zone),
     /// `TRACE_ID`.
     TraceId,
     SpanId,
@@ -83,6 +83,8 @@ pub enum Operator {
         decoded: bool,
     },
     ResponseCode,
+    /// `RESPONSE_HEADER(:STATUS)`.
+    ResponseStatus,
     /// White space becomes `_`, unless it is allowed.
     ResponseCodeDetails {
         allow_whitespace: bool,
@@ -95,6 +97,12 @@ pub enum Operator {
     BytesSent,
     RequestHeadersBytes,
     ResponseHeadersBytes,
+    ResponseTrailersBytes,
+    /// Of the heads alone, of one side and direction.
+    HeaderBytes {
+        upstream: bool,
+        sent: bool,
+    },
     UpstreamWireBytesSent,
     UpstreamWireBytesReceived,
     DownstreamWireBytesSent,
@@ -104,6 +112,10 @@ pub enum Operator {
     RequestTxDuration,
     ResponseDuration,
     ResponseTxDuration,
+    /// From the acceptance of the connection to the end of its TLS handshake.
+    DownstreamHandshakeDuration,
+    /// From the beginning of the attempt to the connection that serves it.
+    PoolReadyDuration,
     /// `COMMON_DURATION(START:END:PRECISION)`.
     CommonDuration {
         from: TimePoint,
@@ -124,12 +136,27 @@ pub enum Operator {
     UpstreamRequestAttemptCount,
     /// The hosts of all attempts, in order.
     UpstreamHostsAttempted(AddressPart),
+    UpstreamHostNamesAttempted {
+        with_port: bool,
+    },
     UpstreamConnectionId,
+    /// The connections of all attempts, in order.
+    UpstreamConnectionIdsAttempted,
+    /// The name that was sent to the host.
+    UpstreamServerName,
     UpstreamTls(TlsPart),
     DownstreamTransportFailureReason,
     DownstreamRemoteAddress(AddressPart),
     DownstreamDirectRemoteAddress(AddressPart),
     DownstreamLocalAddress(AddressPart),
+    DownstreamDirectLocalAddress(AddressPart),
+    /// How the transport of a side was closed, and why the proxy closed it.
+    CloseType {
+        upstream: bool,
+    },
+    DownstreamLocalCloseReason,
+    RouteResolutionCount,
+    RouteResolutionTime,
     DownstreamTls(TlsPart),
     /// When the peer's certificate begins or ends to be valid.
     CertificateTime {
@@ -144,6 +171,14 @@ pub enum Operator {
     VirtualClusterName,
     FilterChainName,
     ListenerMetadata {
+        filter: Name,
+        path: Vec<Name>,
+    },
+    FilterChainMetadata {
+        filter: Name,
+        path: Vec<Name>,
+    },
+    VirtualHostMetadata {
         filter: Name,
         path: Vec<Name>,
     },
@@ -165,7 +200,15 @@ pub enum Operator {
     },
     FilterState {
         key: Name,
+        upstream: bool,
+        typed: bool,
     },
+    /// The endpoint id of an internal listener: none has one.
+    EndpointId {
+        upstream: bool,
+    },
+    /// Always this.
+    Constant(&'static str),
     GrpcStatus(GrpcStatusFormat),
     GrpcStatusNumber,
     Hostname,
@@ -223,6 +266,15 @@ pub enum TlsPart {
     LocalSubject,
     LocalUriSan,
     LocalDnsSan,
+    LocalIpSan,
+    LocalEmailSan,
+    LocalOtherNameSan,
+    PeerOtherNameSan,
+    /// The key exchange.
+    Group,
+    IssuerFingerprint256,
+    IssuerSerial,
+    PeerChainFingerprints1,
     PeerFingerprint256,
     PeerFingerprint1,
     PeerSerial,
@@ -247,10 +299,24 @@ pub enum TimeFormat {
     Strftime(String),
 }
 
+/// In which zone a time is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zone {
+    Utc,
+    /// The machine's.
+    Local,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimePoint {
+    DownstreamConnectionBegin,
+    DownstreamConnectionEnd,
     DownstreamRxBegin,
+    DownstreamRxHeadEnd,
     DownstreamRxEnd,
+    UpstreamRxBodyBegin,
+    /// A point that no filter of this proxy sets.
+    Unknown,
     UpstreamConnectStart,
     UpstreamConnectEnd,
     UpstreamHandshakeComplete,
@@ -260,6 +326,7 @@ pub enum TimePoint {
     UpstreamRxEnd,
     DownstreamTxBegin,
     DownstreamTxEnd,
+    DownstreamHandshakeBegin,
     DownstreamHandshakeComplete,
 }
 

@@ -62,6 +62,34 @@ impl RuntimeFraction {
     }
 }
 
+/// Texts under names that filters leave for filters, matchers and logs; of a name that is set again the last is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FilterState(Vec<(Name, StateValue)>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateValue {
+    pub text: Name,
+    /// A hash policy may read it.
+    pub hashable: bool,
+}
+
+impl FilterState {
+    pub fn get(&self, key: &str) -> Option<&Name> {
+        self.value(key).map(|value| &value.text)
+    }
+
+    pub fn value(&self, key: &str) -> Option<&StateValue> {
+        self.0.iter().find(|(k, _)| &**k == key).map(|(_, value)| value)
+    }
+
+    pub fn set(&mut self, key: Name, value: StateValue) {
+        match self.0.iter_mut().find(|(k, _)| *k == key) {
+            Some(entry) => entry.1 = value,
+            None => self.0.push((key, value)),
+        }
+    }
+}
+
 /// Runtime layers (`layered_runtime`, RTDS) flattened: the last layer that names a key wins.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Runtime {

@@ -27,8 +27,8 @@ pub fn answer(handle: &Handle, query: &Query) -> Answer {
         }
     }
     if let Some((_, unknown)) = directives.iter().find(|(_, l)| level(l).is_none()) {
-        let reason = format!("error: unknown logger level {unknown}\n\n{USAGE}");
-        return Answer::refused(StatusCode::BAD_REQUEST, reason);
+        let _ = unknown;
+        return Answer::refused(StatusCode::BAD_REQUEST, format!("error: unknown logger level\n\n{USAGE}"));
     }
     let directive = |(target, name): &(Option<String>, String)| match target {
         Some(target) => format!("{target}={}", level(name).unwrap_or_default()),

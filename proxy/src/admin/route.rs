@@ -25,6 +25,12 @@ impl Answer {
         let body = serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
         Answer { status: StatusCode::OK, content_type: JSON, body }
     }
+    pub fn compact_json(value: &serde_json::Value) -> Self {
+        Answer { status: StatusCode::OK, content_type: JSON, body: value.to_string() }
+    }
+    pub fn html(body: String) -> Self {
+        Answer { status: StatusCode::OK, content_type: HTML, body }
+    }
     pub fn refused(status: StatusCode, why: impl Into<String>) -> Self {
         Answer { status, content_type: TEXT, body: why.into() }
     }
@@ -61,7 +67,7 @@ struct Endpoint {
     answer: fn(&Handle, &Query) -> Answer,
 }
 
-const ENDPOINTS: [Endpoint; 23] = [
+const ENDPOINTS: [Endpoint; 29] = [
     Endpoint { path: "/", help: "this page", changes: false, answer: |_, _| home() },
     Endpoint { path: "/certs", help: "certificates in use", changes: false, answer: |h, _| certs::answer(h) },
     Endpoint {
@@ -80,7 +86,7 @@ const ENDPOINTS: [Endpoint; 23] = [
         path: "/contention",
         help: "lock contention: not measured",
         changes: false,
-        answer: |_, _| Answer::text("mutex contention is not measured\n"),
+        answer: |_, _| Answer::text("Mutex contention tracing is not enabled. To enable, run Envoy with flag --enable-mutex-tracing."),
     },
     Endpoint { path: "/drain_listeners", help: "stop accepting connections", changes: true, answer: |h, _| drain(h) },
     Endpoint { path: "/healthcheck/fail", help: "fail health checks", changes: true, answer: |h, _| health(h, true) },
@@ -140,6 +146,49 @@ const ENDPOINTS: [Endpoint; 23] = [
         answer: stats::answer,
     },
     Endpoint {
+        path: "/stats/recentlookups",
+        help: "lookups of statistics by name: not tracked",
+        changes: false,
+        answer: |_, _| {
+            Answer::text("Lookup tracking is not enabled. Use /stats/recentlookups/enable to enable.\n\ntotal: 0\n")
+        },
+    },
+    Endpoint {
+        path: "/stats/recentlookups/clear",
+        help: "nothing is tracked",
+        changes: true,
+        answer: |_, _| Answer::text("OK\n"),
+    },
+    Endpoint {
+        path: "/stats/recentlookups/disable",
+        help: "nothing is tracked",
+        changes: true,
+        answer: |_, _| Answer::text("OK\n"),
+    },
+    Endpoint {
+        path: "/stats/recentlookups/enable",
+        help: "nothing is tracked",
+        changes: true,
+        answer: |_, _| Answer::text("OK\n"),
+    },
+    Endpoint {
+        path: "/cpuprofiler",
+        help: "no profiler is built in",
+        changes: true,
+        answer: |_, q| match q.get("enable").as_deref() {
+            Some("y" | "n") => Answer::refused(StatusCode::NOT_IMPLEMENTED, "no profiler is built in\n"),
+            _ => Answer::refused(StatusCode::BAD_REQUEST, "?enable=<y|n>\n"),
+        },
+    },
+    Endpoint {
+        path: "/heapprofiler",
+        help: "no profiler is built in",
+        changes: true,
+        answer: |_, _| {
+            Answer::refused(StatusCode::NOT_IMPLEMENTED, "The current build does not support heap profiler")
+        },
+    },
+    Endpoint {
         path: "/stats/prometheus",
         help: "Prometheus text exposition; ?filter, ?usedonly",
         changes: false,
@@ -151,7 +200,7 @@ const ENDPOINTS: [Endpoint; 23] = [
 pub fn answer<B>(handle: &Handle, request: &Request<B>) -> Answer {
     let path = request.uri().path();
     let Some(endpoint) = ENDPOINTS.iter().find(|e| e.path == path) else {
-        return Answer::refused(StatusCode::NOT_FOUND, format!("invalid path {path}. admin commands are:\n{}", list()));
+        return Answer::refused(StatusCode::NOT_FOUND, format!("invalid path. admin commands are:\n{}", list()));
     };
     let query = Query::new(request.uri().query().unwrap_or(""));
     let read_only = *request.method() == Method::GET || *request.method() == Method::HEAD;

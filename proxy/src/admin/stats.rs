@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::Handle;
 use super::route::{Answer, Query};
-use crate::telemetry::stats::{self, HistogramValue, Sample, Value};
+use crate::telemetry::stats::{self, HistogramValue, Sample, Texts, Value};
 
 /// How histograms are shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -21,13 +21,21 @@ pub fn answer(handle: &Handle, query: &Query) -> Answer {
         None | Some("summary" | "none" | "") => Buckets::Quantiles,
         Some("cumulative") => Buckets::Cumulative,
         Some("disjoint") => Buckets::Disjoint,
-        Some(_) => return refused("usage: /stats?histogram_buckets=(cumulative|disjoint|none)\n\n"),
+        Some("detailed") => Buckets::Cumulative,
+        Some(_) => {
+            let usage = "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary|prometheusnative)\n";
+            return refused(usage);
+        }
     };
+    if query.get("hidden").is_some_and(|h| !["include", "only", "exclude", ""].contains(&h.as_str())) {
+        return refused("usage: /stats?hidden=(include|only|exclude)\n\n");
+    }
     match query.get("format").as_deref() {
         Some("prometheus") => prometheus(handle, query),
-        Some("json") => with_samples(handle, query, |samples| Answer::json(&as_json(samples, buckets))),
+        Some("json") => with_samples(handle, query, |samples| Answer::compact_json(&as_json(samples, buckets))),
         None | Some("text") => with_samples(handle, query, |samples| Answer::text(text(samples, buckets))),
-        Some(_) => refused("usage: /stats?format=(json|prometheus|text)\n\n"),
+        Some("html" | "active-html") => with_samples(handle, query, |samples| Answer::html(html(&text(samples, buckets)))),
+        Some(_) => refused("usage: /stats?format=(html|active-html|json|prometheus|text)\n\n"),
     }
 }
 
@@ -37,7 +45,10 @@ fn refused(why: impl Into<String>) -> Answer {
 
 /// Prometheus text exposition.
 pub fn prometheus(handle: &Handle, query: &Query) -> Answer {
-    with_samples(handle, query, |samples| Answer::text(stats::prometheus(samples, handle.shared.stats.config())))
+    let texts = if query.has("text_readouts") { Texts::Shown } else { Texts::Hidden };
+    with_samples(handle, query, |samples| {
+        Answer::text(stats::prometheus(samples, handle.shared.stats.config(), texts))
+    })
 }
 
 fn with_samples(handle: &Handle, query: &Query, show: impl Fn(&[Sample]) -> Answer) -> Answer {
@@ -51,23 +62,15 @@ fn with_samples(handle: &Handle, query: &Query, show: impl Fn(&[Sample]) -> Answ
         Some("Counters") => |v| matches!(v, Value::Counter(_)),
         Some("Gauges") => |v| matches!(v, Value::Gauge(_)),
         Some("Histograms") => |v| matches!(v, Value::Histogram(_)),
-        Some("TextReadouts") => |_| false,
+        Some("TextReadouts") => |v| matches!(v, Value::Text(_)),
         Some(_) => return refused("invalid &type= param"),
     };
     let used_only = query.has("usedonly");
     let mut samples = handle.shared.stats.read();
     samples.retain(|s| {
-        wanted(&s.value) && !(used_only && unused(&s.value)) && filter.as_ref().is_none_or(|f| f.is_match(&s.name()))
+        wanted(&s.value) && (!used_only || s.used) && filter.as_ref().is_none_or(|f| f.is_match(&s.name()))
     });
     show(&samples)
-}
-
-fn unused(value: &Value) -> bool {
-    match value {
-        Value::Counter(n) => *n == 0,
-        Value::Gauge(n) => *n == 0,
-        Value::Histogram(h) => h.count() == 0,
-    }
 }
 
 /// Quantiles that Envoy prints of each histogram.
@@ -92,6 +95,16 @@ fn counts(h: &HistogramValue, buckets: Buckets) -> impl Iterator<Item = (f64, u6
     })
 }
 
+/// A number without its needless `.0`.
+fn whole(n: f64) -> Json {
+    if n.fract() == 0.0 { json!(n as i64) } else { json!(n) }
+}
+
+fn html(text: &str) -> String {
+    let escaped = text.replace('&', "&amp;").replace('<', "&lt;");
+    format!("<!DOCTYPE html>\n<html lang=\"en\"><title>stats</title><pre>\n{escaped}</pre></html>\n")
+}
+
 fn as_json(samples: &[Sample], buckets: Buckets) -> Json {
     let mut list = Vec::new();
     let mut histograms = Vec::new();
@@ -99,6 +112,7 @@ fn as_json(samples: &[Sample], buckets: Buckets) -> Json {
         match &s.value {
             Value::Counter(n) => list.push(json!({"name": s.name(), "value": n})),
             Value::Gauge(n) => list.push(json!({"name": s.name(), "value": n})),
+            Value::Text(text) => list.push(json!({"name": s.name(), "value": &**text})),
             Value::Histogram(h) if buckets == Buckets::Quantiles => {
                 let values = QUANTILES.iter().map(|q| {
                     let value = if h.count() == 0 { Json::Null } else { json!(h.quantile(q / 100.0)) };
@@ -108,7 +122,7 @@ fn as_json(samples: &[Sample], buckets: Buckets) -> Json {
             }
             Value::Histogram(h) => {
                 let shown =
-                    counts(h, buckets).map(|(bound, n)| json!({"upper_bound": bound, "interval": n, "cumulative": n}));
+                    counts(h, buckets).map(|(bound, n)| json!({"upper_bound": whole(bound), "interval": n, "cumulative": n}));
                 histograms.push(json!({"name": s.name(), "buckets": shown.collect::<Vec<_>>()}));
             }
         }
@@ -116,7 +130,7 @@ fn as_json(samples: &[Sample], buckets: Buckets) -> Json {
     if !histograms.is_empty() {
         list.push(match buckets {
             Buckets::Quantiles => {
-                json!({"histograms": {"supported_quantiles": QUANTILES, "computed_quantiles": histograms}})
+                json!({"histograms": {"supported_quantiles": QUANTILES.map(whole), "computed_quantiles": histograms}})
             }
             _ => json!({"histograms": histograms}),
         });

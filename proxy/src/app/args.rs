@@ -44,9 +44,19 @@ pub struct Args {
     /// Where the certificate and the last good configuration are kept over restarts.
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// How bytes go to the kernel. `auto`: by io_uring, one system call for all that the connections of a turn read and write, where
+    /// the kernel offers it (Linux 6.1) and lets this process use it, else as with `epoll`: one for each.
+    #[arg(long, value_enum, default_value_t = InputOutput::Auto)]
+    pub io: InputOutput,
     /// A file with the join token that the first certificate is asked for with.
     #[arg(long, value_name = "FILE")]
     pub join_token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InputOutput {
+    Auto,
+    Epoll,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

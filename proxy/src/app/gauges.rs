@@ -31,6 +31,13 @@ stats_group! {
     pub struct RuntimeStats {
         num_keys: Gauge,
         num_layers: Gauge,
+        admin_overrides_active: Gauge,
+        deprecated_feature_seen_since_process_start: Gauge,
+        deprecated_feature_use: Counter,
+        load_error: Counter,
+        load_success: Counter,
+        override_dir_exists: Counter,
+        override_dir_not_exists: Counter,
     }
 }
 
@@ -38,6 +45,11 @@ pub(super) fn start(shared: &Shared, started: Instant, workers: usize) {
     let stats = shared.stats.shard::<ServerStats>(Scope::Server);
     stats.concurrency.set(workers as i64);
     let runtime = shared.stats.shard::<RuntimeStats>(Scope::Fixed("runtime"));
+    // The layers of the bootstrap.
+    runtime.load_success.inc();
+    runtime.override_dir_not_exists.inc();
+    runtime.admin_overrides_active.set(0);
+    runtime.deprecated_feature_seen_since_process_start.set(0);
     let shared = shared.clone();
     tokio::task::spawn_local(async move {
         let mut phases = shared.shutdown.subscribe();

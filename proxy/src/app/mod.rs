@@ -163,6 +163,7 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
         records,
         spans,
         drain_time: args.drain_time(),
+        io: args.io,
     };
     let workers = Rc::new(workers::Workers::start(count, &equipment)?);
     drop(equipment);

@@ -8,16 +8,16 @@ use http::uri::PathAndQuery;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use prost::Message;
 use sidemesh_config::bootstrap::{Bootstrap, RuntimeOrigin};
-use sidemesh_config::resource::http_connection_manager::OpenTelemetryProvider;
-use sidemesh_config::value::RuntimeValue;
+use sidemesh_config::resource::http_connection_manager::TraceProvider;
+use sidemesh_config::value::{Name, RuntimeValue};
 use tokio::task::JoinHandle;
 use tonic_prost::ProstCodec;
 
 use super::channels::{Channels, call};
 use super::http_post::post;
 use crate::live::Live;
-use crate::telemetry::stats::Scope;
-use crate::telemetry::trace::export::{self, Collector, SpanQueue, TraceStats};
+use crate::telemetry::stats::{Registry, Scope};
+use crate::telemetry::trace::export::{self, Collector, SpanQueue, TraceStats, ZipkinStats};
 use crate::worker::Shared;
 use crate::xds::Connect;
 
@@ -30,12 +30,14 @@ const DEFAULT_FLUSH_MS: f64 = 5000.0;
 struct Collectors {
     channels: Channels,
     live: Arc<Live>,
+    service: Name,
+    registry: Arc<Registry>,
 }
 
 impl Collector for Collectors {
     async fn export(
         &self,
-        provider: &Arc<OpenTelemetryProvider>,
+        provider: &Arc<TraceProvider>,
         request: ExportTraceServiceRequest,
     ) -> Result<(), String> {
         if let Some(service) = &provider.http {
@@ -50,23 +52,48 @@ impl Collector for Collectors {
         let path = PathAndQuery::from_static(EXPORT);
         client.unary(request, path, codec).await.map(drop).map_err(|status| status.to_string())
     }
+
+    async fn post(
+        &self,
+        provider: &Arc<TraceProvider>,
+        content_type: &'static str,
+        body: Vec<u8>,
+    ) -> Result<(), String> {
+        let Some(service) = &provider.http else { return Ok(()) };
+        let stats: Arc<ZipkinStats> = self.registry.shard(Scope::Fixed("tracing.zipkin"));
+        let sent = post(&self.live, service, content_type, body.into()).await;
+        if sent.is_ok() { &stats.reports_sent } else { &stats.reports_failed }.inc();
+        sent
+    }
+
+    fn service(&self) -> &str {
+        &self.service
+    }
 }
+
+const ZIPKIN_FLUSH_KEY: &str = "tracing.zipkin.flush_interval_ms";
 
 pub(super) fn start(queue: SpanQueue, shared: &Shared, bootstrap: &Bootstrap, connect: Rc<Connect>) -> JoinHandle<()> {
     let stats: Arc<TraceStats> = shared.stats.shard(Scope::Fixed("tracing.opentelemetry"));
-    let flush = Duration::from_millis(flush_ms(bootstrap).max(1.0) as u64);
+    let often = flush_ms(bootstrap, FLUSH_KEY).min(flush_ms(bootstrap, ZIPKIN_FLUSH_KEY));
+    let flush = Duration::from_millis(often.max(1.0) as u64);
     tokio::task::spawn_local(export::run(
         queue,
-        Collectors { channels: Channels::new(connect), live: shared.live.clone() },
+        Collectors {
+            channels: Channels::new(connect),
+            live: shared.live.clone(),
+            service: shared.node.cluster.to_string().into(),
+            registry: shared.stats.clone(),
+        },
         flush,
         stats,
     ))
 }
 
 /// Read once: the bootstrap's static layers alone.
-fn flush_ms(bootstrap: &Bootstrap) -> f64 {
+fn flush_ms(bootstrap: &Bootstrap, key: &str) -> f64 {
     let value = |layer: &RuntimeOrigin| match layer {
-        RuntimeOrigin::Static(entries) => match entries.get(FLUSH_KEY) {
+        RuntimeOrigin::Static(entries) => match entries.get(key) {
             Some(RuntimeValue::Number(n)) => Some(*n),
             Some(RuntimeValue::Text(t)) => t.parse().ok(),
             _ => None,

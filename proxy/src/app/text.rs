@@ -6,7 +6,7 @@
 //! page cache, for about a microsecond per 64 KiB; what is not stays away. It changes nothing but what is resident, does nothing
 //! where `/proc` does not tell the mappings, and is called when the process falls quiet after its start, never while it serves.
 //!
-//! The one place of the project that needs `unsafe`: no crate offers `madvise` on the program's own mappings safely.
+//! One of the two places of the project that need `unsafe`: no crate offers `madvise` on the program's own mappings safely.
 
 #![allow(unsafe_code)]
 

@@ -9,8 +9,10 @@ use sidemesh_config::resource::listener::Listener;
 use sidemesh_config::value::Name;
 use tokio::sync::mpsc;
 
+use super::args::InputOutput;
 use super::{Error, memory};
 use crate::downstream::Listeners;
+use crate::io::{self, Ring};
 use crate::telemetry::access_log::{Logger, RecordSender, Writer};
 use crate::telemetry::stats::Scope;
 use crate::telemetry::trace::export::SpanSender;
@@ -35,6 +37,7 @@ pub struct Equipment {
     pub records: RecordSender,
     pub spans: SpanSender,
     pub drain_time: Duration,
+    pub io: InputOutput,
 }
 
 /// The control thread's handle to all workers.
@@ -96,12 +99,18 @@ fn run(index: usize, count: usize, equipment: Equipment, commands: mpsc::Unbound
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "worker {index}: no runtime"),
     };
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, serve(index, count, equipment, commands));
+    if equipment.io == InputOutput::Auto
+        && let Err(error) = Ring::install()
+    {
+        tracing::info!(%error, "worker {index}: no io_uring, each read and write is a system call");
+    }
+    if let Err(error) = runtime.block_on(io::drive(serve(index, count, equipment, commands))) {
+        tracing::error!(%error, "worker {index}: its event loop does not start");
+    }
 }
 
 async fn serve(index: usize, count: usize, equipment: Equipment, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let Equipment { shared, upstream, writer, records, spans, drain_time } = equipment;
+    let Equipment { shared, upstream, writer, records, spans, drain_time, io: _ } = equipment;
     let log = Logger::with_services(writer, shared.stats.shard(Scope::Fixed("access_log")), records);
     let worker = Worker::new(index, count, shared, log.clone(), spans);
     let housekeeping = tokio::task::spawn_local(memory::keep(worker.local.buffers.clone()));

@@ -13,7 +13,8 @@ use slab::Slab;
 
 /// The wheel's resolution.
 pub const TICK: Duration = Duration::from_millis(8);
-const TICK_NS: u128 = TICK.as_nanos();
+const TICK_NS: u32 = TICK.as_nanos() as u32;
+const TICKS_PER_SECOND: u64 = 1000 / TICK.as_millis() as u64;
 const BITS: u32 = 6;
 const SLOTS: usize = 1 << BITS;
 const LEVELS: usize = 5;
@@ -42,7 +43,7 @@ impl Default for Timers {
 impl Timers {
     /// An empty wheel. The first armed timer starts its driver with `spawn_local`: use it only on a worker.
     pub fn new() -> Self {
-        Self { inner: Rc::new(RefCell::new(Wheel::new(tokio::time::Instant::now().into_std()))) }
+        Self { inner: Rc::new(RefCell::new(Wheel::new(super::instant()))) }
     }
 
     /// Completes at `deadline`.
@@ -52,7 +53,7 @@ impl Timers {
 
     /// Completes after `delay` from now.
     pub fn after(&self, delay: Duration) -> Sleep {
-        let now = tokio::time::Instant::now().into_std();
+        let now = super::instant();
         // A delay that overflows the clock is one that never ends: a century stands for it.
         self.until(now.checked_add(delay).unwrap_or(now + Duration::from_secs(100 * 365 * 86_400)))
     }
@@ -108,7 +109,7 @@ impl Future for Sleep {
         let this = &mut *self;
         let mut wheel = this.timers.borrow_mut();
         if this.key == NIL {
-            if tokio::time::Instant::now().into_std() >= this.deadline {
+            if super::instant() >= this.deadline {
                 return Poll::Ready(());
             }
             this.key = wheel.insert(this.deadline, cx.waker().clone());
@@ -158,6 +159,11 @@ struct Wheel {
     driven: bool,
 }
 
+/// Whole ticks in `time` and `more` nanoseconds.
+fn ticks(time: Duration, more: u32) -> u64 {
+    time.as_secs() * TICKS_PER_SECOND + u64::from((time.subsec_nanos() + more) / TICK_NS)
+}
+
 impl Wheel {
     fn new(origin: Instant) -> Self {
         Self {
@@ -178,7 +184,7 @@ impl Wheel {
 
     /// The tick now, rounded down.
     fn tick_of(&self, at: Instant) -> u64 {
-        (at.saturating_duration_since(self.origin).as_nanos() / TICK_NS) as u64
+        ticks(at.saturating_duration_since(self.origin), 0)
     }
 
     fn instant_of(&self, tick: u64) -> Instant {
@@ -188,9 +194,9 @@ impl Wheel {
     fn insert(&mut self, deadline: Instant, waker: Waker) -> u32 {
         if self.entries.is_empty() {
             // Nothing to cascade: skip the quiet time in one step.
-            self.now = self.now.max(self.tick_of(tokio::time::Instant::now().into_std()));
+            self.now = self.now.max(self.tick_of(super::instant()));
         }
-        let ticks = deadline.saturating_duration_since(self.origin).as_nanos().div_ceil(TICK_NS) as u64;
+        let ticks = ticks(deadline.saturating_duration_since(self.origin), TICK_NS - 1);
         let entry = Entry { deadline: ticks.max(self.now + 1), next: NIL, prev: NIL, home: NIL, waker: Some(waker) };
         let due = entry.deadline;
         let key = self.entries.insert(entry) as u32;

@@ -152,7 +152,10 @@ fn serve(listener: &Rc<Listener>, version: &Version, inspected: Inspected, ends:
     let worker = &listener.worker;
     let mut inspected = inspected;
     let info = inspected.info(listener, version, chain.config.clone(), ends, counted.start);
-    let socket = Socket::from(inspected.stream).with_prefix(inspected.early.freeze());
+    let socket = match Socket::adopt(inspected.stream) {
+        Ok(socket) => socket.with_prefix(inspected.early.freeze()),
+        Err(error) => return tracing::debug!(listener = %listener.name, peer = %ends.peer, "connection lost: {error}"),
+    };
     let worker = worker.clone();
     // Boxed, and out here, so that an established connection keeps no room for its handshake and what that was made of.
     let secured = Box::pin(secure(chain.clone(), listener.clone(), socket, info));

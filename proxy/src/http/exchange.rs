@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_TYPE, HOST, HeaderMap};
+use http::header::{HOST, HeaderMap};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use sidemesh_config::format::Format;
@@ -101,6 +101,7 @@ impl Exchange {
         let wall = local.clock.system();
         let mut info = StreamInfo::new(connection.info.clone(), Some(meta.protocol), meta.received, wall);
         info.request_header_bytes = meta.head_bytes as u64;
+        info.received_headers = parts.headers.len() as u32;
         info.revision = config.revision.clone();
         let random = local.random.next_u64();
         info.stream_id = (u128::from(random) << 64) | u128::from(info.connection.id);
@@ -118,6 +119,7 @@ impl Exchange {
                 internal: false,
                 edge: false,
                 scheme: meta.scheme.unwrap_or(Scheme::Http),
+                identified: false,
             },
             named_scheme: meta.scheme,
             peer_certificate: connection.peer_certificate,
@@ -221,6 +223,7 @@ impl Exchange {
             tls: self.info.connection.is_tls(),
             peer_certificate: self.peer_certificate,
             metadata: Some(&self.info.metadata),
+            filter_state: Some(&self.info.filter_state),
             runtime: &self.config.runtime,
             random: self.random,
         }
@@ -303,8 +306,4 @@ impl Drop for Exchange {
     }
 }
 
-/// `application/grpc` or `application/grpc+...`.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    let value = headers.get(CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
-    value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
-}
+pub use crate::grpc::is_request as is_grpc;

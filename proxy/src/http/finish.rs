@@ -1,10 +1,9 @@
 //! The answer on its way out: header edits, response filters in reverse, the connection manager's own headers, limits on the
 //! body, and the record that is written when the last byte is out.
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderValue, SERVER, SET_COOKIE, VIA};
 use http::{HeaderMap, Response, StatusCode, Version};
@@ -13,10 +12,10 @@ use sidemesh_config::resource::route::RouteAction;
 
 use super::exchange::Exchange;
 use super::forwarded::append_joined;
-use super::guard::{Guard, Limits};
+use super::guard::{Guard, Limit, Limits};
 use super::names::*;
 use super::reply::{self, LocalReply};
-use super::{filter, forward, headers, proxy_status, record};
+use super::{ConnectionManager, filter, forward, headers, proxy_status, record};
 use crate::body::{Body, End, Error, Watch};
 use crate::codec::{self, Protocol};
 
@@ -84,7 +83,18 @@ pub fn edit_response(x: &mut Exchange, response: &mut Response<Body>) {
 }
 
 fn edit_headers(x: &mut Exchange, response: &mut Response<Body>) {
-    let Some(selected) = x.selected.clone() else { return };
+    let Some(selected) = &x.selected else { return };
+    let levels = [
+        selected.route.as_ref().map(|r| &r.response_headers),
+        selected.vhost.as_ref().map(|v| &v.response_headers),
+        Some(&selected.table.response_headers),
+    ];
+    let weighted = selected.weighted().map(|w| &w.response_headers).filter(|e| !e.is_empty());
+    if weighted.is_none() && levels.iter().flatten().all(|e| e.is_empty()) {
+        return;
+    }
+    // The tables outlive the edits: they are shared, the head is not.
+    let selected = selected.clone();
     let levels = [
         selected.route.as_ref().map(|r| &r.response_headers),
         selected.vhost.as_ref().map(|v| &v.response_headers),
@@ -112,9 +122,19 @@ fn edit_headers(x: &mut Exchange, response: &mut Response<Body>) {
 fn own_headers(x: &mut Exchange, response: &mut Response<Body>) {
     let manager = x.manager.clone();
     let headers = response.headers_mut();
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
-    if (manager.config.always_set_request_id_in_response || x.parts.headers.contains_key(X_ENVOY_FORCE_TRACE))
+    let (mut dated, mut of_hop) = (false, false);
+    for name in headers.keys() {
+        match name.as_str() {
+            "date" => dated = true,
+            "keep-alive" | "proxy-connection" => of_hop = true,
+            _ => {}
+        }
+    }
+    if of_hop {
+        headers.remove(KEEP_ALIVE);
+        headers.remove(PROXY_CONNECTION);
+    }
+    if (manager.config.always_set_request_id_in_response || has(&x.parts.headers, &X_ENVOY_FORCE_TRACE))
         && let Some(id) = x.parts.headers.get(X_REQUEST_ID)
     {
         headers.insert(X_REQUEST_ID, id.clone());
@@ -141,8 +161,8 @@ fn own_headers(x: &mut Exchange, response: &mut Response<Body>) {
         }
         ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
     }
-    if !headers.contains_key(DATE) {
-        headers.insert(DATE, manager.date.at(manager.worker.local.clock.system()));
+    if !dated {
+        headers.insert(DATE, date(&manager));
     }
     if let Some(config) = &manager.config.proxy_status
         && !x.info.flags.is_empty()
@@ -167,7 +187,9 @@ fn switches(response: &Response<Body>) -> bool {
 }
 
 fn deliver(mut x: Box<Exchange>, response: Response<Body>, limits: Option<Box<Limits>>) -> Response<Body> {
-    let now = x.now();
+    // An upstream's answer has been timed a moment ago.
+    let clock = &x.manager.worker.local.clock;
+    let now = if limits.is_some() { clock.coarse() } else { clock.now() };
     x.info.timing.downstream_tx_begin = Some(now);
     if switches(&response) {
         x.manager.stats.downstream_cx_upgrades_active.inc();
@@ -180,15 +202,15 @@ fn deliver(mut x: Box<Exchange>, response: Response<Body>, limits: Option<Box<Li
     }
     let (mut parts, mut body) = response.into_parts();
     parts.version = Version::HTTP_11;
-    let outcome = Rc::new(Cell::new(None));
+    let last = Rc::new(Last::default());
     if let Some(limits) = limits
         && body.as_full().is_none()
         && !body.is_end()
         && limits.any(&x)
     {
-        body = Body::boxed(Guard::new(body, &x, *limits, outcome.clone()));
+        body = Body::boxed(Guard::new(body, &x, *limits, last.clone()));
     }
-    let last = Rc::new(Last { exchange: RefCell::new(Some(x)), bytes: Cell::new(0), outcome });
+    *last.exchange.borrow_mut() = Some(x);
     Response::from_parts(parts, body.watched(last))
 }
 
@@ -197,14 +219,20 @@ fn head_bytes(response: &Response<Body>) -> u64 {
     response.headers().iter().map(|(k, v)| k.as_str().len() + v.len() + 4).sum::<usize>() as u64
 }
 
-/// Why a response body was cut short by us.
-pub type Outcome = Rc<Cell<Option<super::guard::Limit>>>;
-
 /// Sees the last byte out and writes the record.
-struct Last {
+#[derive(Default)]
+pub struct Last {
     exchange: RefCell<Option<Box<Exchange>>>,
     bytes: Cell<u64>,
-    outcome: Outcome,
+    /// Why the body was cut short by us.
+    cut: Cell<Option<Limit>>,
+}
+
+impl Last {
+    /// The body is cut short here.
+    pub fn cut(&self, limit: Limit) {
+        self.cut.set(Some(limit));
+    }
 }
 
 impl Watch for Last {
@@ -223,30 +251,15 @@ impl Watch for Last {
     fn on_end(&self, end: End) {
         if let Some(mut x) = self.exchange.borrow_mut().take() {
             x.info.response_body_bytes = self.bytes.get();
-            record::ended(&mut x, end, self.outcome.get());
+            record::ended(&mut x, end, self.cut.get());
         }
     }
 }
 
-/// The `date` header, written once a second.
-#[derive(Default)]
-pub struct DateCache {
-    second: Cell<u64>,
-    value: RefCell<Option<HeaderValue>>,
-}
-
-impl DateCache {
-    pub fn at(&self, now: SystemTime) -> HeaderValue {
-        let second = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-        if self.second.get() == second
-            && let Some(value) = self.value.borrow().as_ref()
-        {
-            return value.clone();
-        }
-        let text: Cow<'static, str> = httpdate::fmt_http_date(now).into();
-        let value = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""));
-        self.second.set(second);
-        *self.value.borrow_mut() = Some(value.clone());
-        value
-    }
+/// The `date` header.
+pub fn date(manager: &ConnectionManager) -> HeaderValue {
+    let now = manager.worker.local.clock.system();
+    let second = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    let write = |_| HeaderValue::try_from(httpdate::fmt_http_date(now)).unwrap_or(HeaderValue::from_static(""));
+    manager.date.value(second, write)
 }

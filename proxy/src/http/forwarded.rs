@@ -25,6 +25,8 @@ pub struct Caller {
     /// Ours is the first trusted hop of an outside caller.
     pub edge: bool,
     pub scheme: Scheme,
+    /// The request may have come with an id.
+    pub identified: bool,
 }
 
 const TRUE: HeaderValue = HeaderValue::from_static("true");
@@ -63,18 +65,24 @@ pub fn apply(
     internal_only: &[HeaderName],
     named: Option<Scheme>,
 ) -> Result<Caller, Unknown> {
-    clean_hop_by_hop(headers);
-    headers.remove(X_ENVOY_INTERNAL);
+    let present = Present::of(headers);
+    if present.te {
+        clean_hop_by_hop(headers);
+    }
+    if present.envoy {
+        headers.remove(X_ENVOY_INTERNAL);
+    }
     let tls = connection.is_tls();
     let (address, checks) = if hcm.use_remote_address {
         edge_address(headers, hcm, connection)
     } else {
-        inner_address(headers, hcm, connection)?
+        inner_address(headers, hcm, connection, present)?
     };
-    if !headers.contains_key(X_FORWARDED_PROTO) {
+    let told = present.forwarded_proto && headers.contains_key(X_FORWARDED_PROTO);
+    if !told && !hcm.use_remote_address {
         headers.insert(X_FORWARDED_PROTO, if tls { HTTPS } else { HTTP });
     }
-    let scheme = scheme_of(headers, hcm, tls, named);
+    let scheme = scheme_of(headers, hcm, tls, named, told);
     let internal = checks
         && match &hcm.internal_addresses {
             Some(ranges) => ranges.iter().any(|r| r.contains(address.ip())),
@@ -83,7 +91,7 @@ pub fn apply(
     let edge = !internal && hcm.use_remote_address;
     if internal {
         headers.insert(X_ENVOY_INTERNAL, TRUE);
-    } else {
+    } else if present.envoy || !internal_only.is_empty() {
         sanitize(headers, edge, internal_only);
     }
     if hcm.add_user_agent {
@@ -95,8 +103,8 @@ pub fn apply(
     if edge {
         insert_ip(headers, X_ENVOY_EXTERNAL_ADDRESS, address.ip());
     }
-    client_cert(headers, hcm, connection);
-    Ok(Caller { address, internal, edge, scheme })
+    client_cert(headers, hcm, connection, present);
+    Ok(Caller { address, internal, edge, scheme, identified: present.request_id })
 }
 
 /// Headers about one hop; the codecs have taken `connection` and its kin already.
@@ -137,9 +145,10 @@ fn inner_address(
     headers: &mut HeaderMap,
     hcm: &HttpConnectionManager,
     connection: &ConnectionInfo,
+    present: Present,
 ) -> Result<(SocketAddr, bool), Unknown> {
     let mut found = None;
-    if hcm.ip_detection.is_empty() {
+    if hcm.ip_detection.is_empty() && present.forwarded_for {
         found = last_address(headers, hcm.xff_num_trusted_hops);
     }
     for detection in &hcm.ip_detection {
@@ -274,8 +283,14 @@ pub fn append_joined(headers: &mut HeaderMap, name: HeaderName, value: &str, sep
     }
 }
 
-/// The scheme: what the configuration says, else what the request's own target says, else what a proxy in front says.
-fn scheme_of(headers: &mut HeaderMap, hcm: &HttpConnectionManager, tls: bool, named: Option<Scheme>) -> Scheme {
+/// The scheme: what the configuration says, else what the request's own target says, else what a proxy in front has `told`.
+fn scheme_of(
+    headers: &mut HeaderMap,
+    hcm: &HttpConnectionManager,
+    tls: bool,
+    named: Option<Scheme>,
+    told: bool,
+) -> Scheme {
     let parsed = |text: &[u8]| match text {
         b"https" => Some(Scheme::Https),
         b"http" => Some(Scheme::Http),
@@ -285,7 +300,7 @@ fn scheme_of(headers: &mut HeaderMap, hcm: &HttpConnectionManager, tls: bool, na
         headers.insert(X_FORWARDED_PROTO, if scheme == Scheme::Https { HTTPS } else { HTTP });
         return scheme;
     }
-    let forwarded = || headers.get(X_FORWARDED_PROTO).and_then(|v| parsed(v.as_bytes()));
+    let forwarded = || headers.get(X_FORWARDED_PROTO).filter(|_| told).and_then(|v| parsed(v.as_bytes()));
     named.or_else(forwarded).unwrap_or(if tls { Scheme::Https } else { Scheme::Http })
 }
 
@@ -320,13 +335,15 @@ fn add_user_agent(headers: &mut HeaderMap, node: &crate::worker::Node) {
 }
 
 /// `x-forwarded-client-cert` (`forward_client_cert_details`).
-fn client_cert(headers: &mut HeaderMap, hcm: &HttpConnectionManager, connection: &ConnectionInfo) {
+fn client_cert(headers: &mut HeaderMap, hcm: &HttpConnectionManager, connection: &ConnectionInfo, present: Present) {
     if hcm.forward_client_cert == ForwardClientCert::AlwaysForwardOnly {
         return;
     }
     let peer = connection.tls.as_deref().filter(|p| p.part(TlsPart::PeerFingerprint256).is_some());
     let (Some(peer), false) = (peer, hcm.forward_client_cert == ForwardClientCert::Sanitize) else {
-        headers.remove(X_FORWARDED_CLIENT_CERT);
+        if present.client_cert {
+            headers.remove(X_FORWARDED_CLIENT_CERT);
+        }
         return;
     };
     if hcm.forward_client_cert == ForwardClientCert::ForwardOnly {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::exchange::Exchange;
-use super::finish::Outcome;
+use super::finish::Last;
 use super::upload::Upload;
 use crate::body::{Body, Error, HttpBody};
 use crate::clock::{Clock, Sleep};
@@ -45,6 +45,27 @@ impl Limit {
             Limit::Duration => "the longest stream duration",
             Limit::Upstream => "the longest upstream stream duration",
             Limit::Request => "the request timeout",
+        }
+    }
+}
+
+/// The limit that is reached first, of those considered; of two at one time the first.
+#[derive(Debug, Default)]
+pub struct Soonest(pub Option<(Instant, Limit)>);
+
+impl Soonest {
+    pub fn at(&mut self, at: Option<Instant>, limit: Limit) {
+        if let Some(at) = at
+            && self.0.is_none_or(|(soonest, _)| at < soonest)
+        {
+            self.0 = Some((at, limit));
+        }
+    }
+
+    /// A limit that is reached `after` some moment.
+    pub fn consider(&mut self, from: Option<Instant>, after: Option<Duration>, limit: Limit) {
+        if let (Some(from), Some(after)) = (from, after) {
+            self.at(from.checked_add(after), limit);
         }
     }
 }
@@ -162,11 +183,11 @@ pub struct Guard {
     duration_ends: Option<Instant>,
     upload: Option<Rc<Upload>>,
     request_ended: Option<Instant>,
-    outcome: Outcome,
+    last: Rc<Last>,
 }
 
 impl Guard {
-    pub fn new(body: Body, x: &Exchange, limits: Limits, outcome: Outcome) -> Self {
+    pub fn new(body: Body, x: &Exchange, limits: Limits, last: Rc<Last>) -> Self {
         let local = &x.manager.worker.local;
         let now = local.clock.coarse();
         let mut guard = Guard {
@@ -180,7 +201,7 @@ impl Guard {
             duration_ends: x.duration_ends,
             upload: x.upload.clone(),
             request_ended: x.request_ended(),
-            outcome,
+            last,
         };
         if let Some((at, _)) = guard.next() {
             guard.sleep.reset(at);
@@ -191,22 +212,21 @@ impl Guard {
     /// The next limit to be reached as things stand.
     fn next(&self) -> Option<(Instant, Limit)> {
         let ended = self.request_ended.or_else(|| self.upload.as_ref()?.ended());
-        let route = self.limits.route.and_then(|t| ended?.checked_add(t)).map(|at| (at, Limit::Route));
         let mut active = self.active;
         if let Some(upload) = &self.upload {
             active = active.max(upload.active());
         }
-        let idle = self.idle.and_then(|t| active.checked_add(t)).map(|at| (at, Limit::StreamIdle));
-        let per_try =
-            self.limits.per_try_idle.and_then(|t| self.active.checked_add(t)).map(|at| (at, Limit::PerTryIdle));
-        let duration = self.duration_ends.map(|at| (at, Limit::Duration));
-        // A request that is not complete yet may arm the route's timeout any moment: look again soon enough.
-        let pending = (self.limits.route.is_some() && ended.is_none())
-            .then(|| self.limits.route.and_then(|t| self.started.max(active).checked_add(t)))
-            .flatten()
-            .map(|at| (at, Limit::Route));
-        let upstream = self.limits.upstream_ends.map(|at| (at, Limit::Upstream));
-        [route, idle, per_try, upstream, duration, pending].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let mut next = Soonest::default();
+        next.consider(ended, self.limits.route, Limit::Route);
+        next.consider(Some(active), self.idle, Limit::StreamIdle);
+        next.consider(Some(self.active), self.limits.per_try_idle, Limit::PerTryIdle);
+        next.at(self.limits.upstream_ends, Limit::Upstream);
+        next.at(self.duration_ends, Limit::Duration);
+        if ended.is_none() {
+            // A request that is not complete yet may arm the route's timeout any moment: look again soon enough.
+            next.consider(Some(self.started.max(active)), self.limits.route, Limit::Route);
+        }
+        next.0
     }
 
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
@@ -225,7 +245,7 @@ impl Guard {
                         continue;
                     }
                     self.limits.count(limit);
-                    self.outcome.set(Some(limit));
+                    self.last.cut(limit);
                     return Poll::Ready(Error::Timeout(limit.as_str()));
                 }
                 Some((at, _)) => self.sleep.reset(at),
@@ -243,7 +263,10 @@ impl HttpBody for Guard {
         let guard = self.get_mut();
         match guard.body.poll_next(cx) {
             Poll::Ready(frame) => {
-                guard.active = guard.clock.now();
+                // Behind the end there is nothing to be late.
+                if frame.is_some() {
+                    guard.active = guard.clock.now();
+                }
                 if let Some(Err(error)) = &frame {
                     guard.limits.count_error(error);
                 }

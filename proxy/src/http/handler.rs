@@ -211,6 +211,7 @@ pub(super) fn select_route(x: &mut Exchange) {
         (x.info.vhost, x.info.route) = (None, None);
         return;
     };
+    x.info.route_resolutions += 1;
     let selected = route::select(table, &x.view(), x.caller.internal);
     x.info.vhost = selected.vhost.clone();
     x.info.route = selected.route.clone();
@@ -267,7 +268,9 @@ fn decide_trace(x: &mut Exchange) {
     }
     if let Some(provider) = &tracing.provider {
         let traced = reason != Reason::NotTraced;
-        let started = trace::start(provider, &x.parts.headers, traced, || random.next_u64()).unwrap_or_default();
+        let server = x.info.connection.listener.direction != TrafficDirection::Outbound;
+        let started = trace::start(provider, &x.parts.headers, traced, server, || random.next_u64());
+        let started = started.unwrap_or_default();
         x.info.trace = started.context;
         x.trace_state = started.state;
     }

@@ -51,6 +51,10 @@ fn of(x: &mut Exchange, source: &HashSource) -> Option<u64> {
             Some(hash::of(value.as_bytes()))
         }
         HashSource::SourceIp => Some(hash::of(x.info.remote.ip().to_string().as_bytes())),
+        HashSource::FilterState(key) => {
+            let value = x.info.filter_state.value(key).filter(|v| v.hashable)?;
+            Some(hash::of(value.text.as_bytes()))
+        }
         HashSource::QueryParameter(name) => {
             let query = x.view().query()?;
             Some(hash::of(parameter(query, name)?.as_bytes()))

@@ -4,6 +4,8 @@
 //! the level. Levels run from the most specific to the least, or the other way round with
 //! `most_specific_header_mutations_wins`.
 
+use std::cell::{Cell, RefCell};
+
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use sidemesh_config::resource::core::{AppendAction, HeaderEdit, HeaderEdits, HeaderTarget};
 use smallvec::SmallVec;
@@ -21,6 +23,41 @@ pub struct Evaluated {
 
 /// What one level comes down to, evaluated before anything is changed.
 pub type Changes = SmallVec<[Evaluated; 4]>;
+
+/// A number as a header's value; small ones, such as most times in milliseconds, take no memory.
+pub fn number(n: u64) -> HeaderValue {
+    /// All numbers of two digits, one behind the other.
+    const PAIRS: &str = "\
+        00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748495051525354\
+        5556575859606162636465666768697071727374757677787980818283848586878889909192939495969798\
+        99";
+    if n >= 100 {
+        return HeaderValue::from(n);
+    }
+    let pair = &PAIRS[2 * n as usize..][..2];
+    HeaderValue::from_static(if n < 10 { &pair[1..] } else { pair })
+}
+
+/// A value that seldom changes, kept with the number it was made of.
+#[derive(Debug, Default)]
+pub struct Kept {
+    of: Cell<u64>,
+    value: RefCell<Option<HeaderValue>>,
+}
+
+impl Kept {
+    /// The value for `of`: the last one, or what `make` makes of it.
+    pub fn value(&self, of: u64, make: impl FnOnce(u64) -> HeaderValue) -> HeaderValue {
+        let mut value = self.value.borrow_mut();
+        match &*value {
+            Some(value) if self.of.get() == of => value.clone(),
+            _ => {
+                self.of.set(of);
+                value.insert(make(of)).clone()
+            }
+        }
+    }
+}
 
 /// Evaluates the additions of a level against the headers as they are.
 pub fn evaluate(edits: &[HeaderEdit], headers: &HeaderMap, ctx: &LogContext<'_>, out: &mut Changes) {
@@ -111,6 +148,13 @@ mod tests {
         };
         assert_eq!(order(false), ["r", "v", "t"]);
         assert_eq!(order(true), ["t", "v", "r"]);
+    }
+
+    #[test]
+    fn numbers_are_written_out() {
+        assert!((0..1100).all(|n| number(n) == n.to_string()));
+        let kept = Kept::default();
+        assert!([0, 0, 7, 7, 0].iter().all(|&n| kept.value(n, HeaderValue::from) == n.to_string()));
     }
 
     #[test]

@@ -71,7 +71,8 @@ fn head(x: &Exchange, policy: &MirrorPolicy) -> http::request::Parts {
         && x.info.trace.trace_id != 0
     {
         let context = TraceContext { sampled, ..x.info.trace };
-        trace::inject(&context, x.trace_state.as_ref(), &mut head.headers);
+        let provider = x.manager.config.tracing.as_ref().and_then(|t| t.provider.as_deref());
+        trace::inject(provider, &context, x.trace_state.as_ref(), &mut head.headers);
     }
     for step in &policy.request_headers {
         match step {

@@ -73,7 +73,10 @@ pub struct ConnectionManager {
     path_rules: PathRules,
     host_rules: HostRules,
     server_name: HeaderValue,
-    date: finish::DateCache,
+    /// `date`, written once a second.
+    date: headers::Kept,
+    /// `x-envoy-expected-rq-timeout-ms`, which for most requests is the same.
+    expected_timeout: headers::Kept,
     tallies: tally::Tallies,
     h1: Rc<h1::server::Settings>,
     h2: h2::server::Settings,
@@ -141,7 +144,8 @@ impl ConnectionManager {
                 strip_trailing_dot: config.strip_trailing_host_dot,
             },
             server_name: HeaderValue::from_str(&config.server_name).unwrap_or(HeaderValue::from_static("sidemesh")),
-            date: finish::DateCache::default(),
+            date: headers::Kept::default(),
+            expected_timeout: headers::Kept::default(),
             tallies: tally::Tallies::default(),
             h1: Rc::new(h1_settings(&config)),
             h2: h2_settings(&config),

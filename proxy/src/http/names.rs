@@ -70,6 +70,42 @@ names! {
     X_GRPC_WEB = "x-grpc-web";
 }
 
+/// Whether a header is there. In a small map comparing the names takes fewer steps than hashing one.
+pub fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    const SMALL: usize = 16;
+    if headers.keys_len() > SMALL { headers.contains_key(name) } else { headers.keys().any(|have| have == name) }
+}
+
+/// Which of the headers that are looked at before the filters run a request may have; one that is not among them is not there. One
+/// pass instead of a lookup for each.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Present {
+    pub te: bool,
+    /// Any `x-envoy-*`.
+    pub envoy: bool,
+    pub forwarded_for: bool,
+    pub forwarded_proto: bool,
+    pub client_cert: bool,
+    pub request_id: bool,
+}
+
+impl Present {
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut present = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "te" => present.te = true,
+                "x-request-id" => present.request_id = true,
+                "x-forwarded-for" => present.forwarded_for = true,
+                "x-forwarded-proto" => present.forwarded_proto = true,
+                "x-forwarded-client-cert" => present.client_cert = true,
+                text => present.envoy |= text.starts_with("x-envoy-"),
+            }
+        }
+        present
+    }
+}
+
 /// Whether any `x-envoy-*` header is there: one pass instead of a lookup for each of those that most requests do not have.
 pub fn any_envoy(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| name.as_str().starts_with("x-envoy-"))

@@ -6,6 +6,7 @@ use sidemesh_config::resource::listener::TrafficDirection;
 
 use super::Connection;
 use super::exchange::Exchange;
+use super::finish;
 use super::guard::Limit;
 use super::reply::{self, LocalReply};
 use crate::body::{Body, End, Error};
@@ -198,6 +199,7 @@ fn span(x: &Exchange) {
     let named = x.operation.as_deref().map(str::to_owned);
     let formatted = || tracing.operation.as_ref().map(|f| x.format(f));
     let name = named.or_else(formatted).unwrap_or_else(|| match x.info.connection.listener.direction {
+        _ if provider.zipkin.is_some() => x.authority().to_owned(),
         TrafficDirection::Outbound => format!("egress {}", x.authority()),
         _ => "ingress".to_owned(),
     });
@@ -289,7 +291,7 @@ pub fn rejected(connection: &Connection, rejection: &Rejection) -> Response<Body
     let mut response = reply::render_reply(&mut x, reply.flags(flags));
     let headers = response.headers_mut();
     headers.insert(SERVER, manager.server_name.clone());
-    headers.insert(DATE, manager.date.at(manager.worker.local.clock.system()));
+    headers.insert(DATE, finish::date(manager));
     if reset {
         x.info.status = 0;
     }

@@ -28,7 +28,7 @@ pub fn apply(headers: &mut HeaderMap, hcm: &HttpConnectionManager, caller: &Call
         return;
     }
     let replace = caller.edge && !hcm.preserve_external_request_id;
-    if !replace && headers.contains_key(X_REQUEST_ID) {
+    if !replace && caller.identified && headers.contains_key(X_REQUEST_ID) {
         return;
     }
     headers.insert(X_REQUEST_ID, fresh(random));

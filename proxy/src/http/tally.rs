@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sidemesh_config::resource::route::virtual_cluster;
+use sidemesh_config::resource::route::{VirtualHost, virtual_cluster};
 use sidemesh_config::value::Name;
 
 use super::exchange::Exchange;
@@ -66,9 +66,16 @@ impl Tallies {
 pub struct Counted(Vec<Arc<Tally>>);
 
 impl Counted {
-    /// Begins to count a request that goes to `cluster`.
-    pub fn begin(x: &mut Exchange, cluster: &Name) {
-        let alternative = x.parts.headers.remove(X_ENVOY_UPSTREAM_ALT_STAT_NAME);
+    /// Begins to count a request that goes to `cluster`. It may name a tally itself where it `asks` for anything.
+    pub fn begin(x: &mut Exchange, cluster: &Name, asks: bool) {
+        let alternative = if asks { x.parts.headers.remove(X_ENVOY_UPSTREAM_ALT_STAT_NAME) } else { None };
+        let parts = |host: &VirtualHost| !host.virtual_clusters.is_empty();
+        let prefixed = x.info.route.as_ref().is_some_and(|r| r.stat_prefix.is_some());
+        if alternative.is_none() && !prefixed && !x.info.vhost.as_deref().is_some_and(parts) {
+            // Most requests are counted nowhere else.
+            (x.info.virtual_cluster, x.counted) = (None, Counted::default());
+            return;
+        }
         let Some(host) = x.info.vhost.clone() else { return };
         x.info.virtual_cluster = virtual_cluster::select(&host.virtual_clusters, &x.view());
         let route = x.info.route.as_ref().and_then(|r| r.stat_prefix.clone());
@@ -80,7 +87,6 @@ impl Counted {
             alternative.map(|name| (Part::Alternative, cluster.clone(), name)),
         ];
         let registry = x.manager.worker.stats();
-        // Most requests are counted nowhere else: an empty list takes no memory.
         let all = keys.into_iter().flatten().map(|key| x.manager.tallies.get(registry, key)).collect();
         x.counted = Counted(all);
         x.counted.each(|tally| tally.upstream_rq_total.inc());

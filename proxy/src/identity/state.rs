@@ -42,7 +42,7 @@ impl Svid {
     pub fn secrets(&self) -> Vec<Secret> {
         let inline = |pem: &str| DataSource::Inline(Bytes::copy_from_slice(pem.as_bytes()));
         let certificate =
-            TlsCertificate { chain: inline(&self.chain_pem), key: inline(&self.key_pem), ocsp_staple: None };
+            TlsCertificate { chain: inline(&self.chain_pem), key: inline(&self.key_pem), ocsp_staple: None, password: None, pkcs12: false };
         let validation =
             ValidationContext { trusted_ca: Some(inline(&self.bundle_pem)), ..ValidationContext::default() };
         vec![

@@ -3,6 +3,7 @@
 //! `Io` is the one narrow seam to the kernel: whatever reads or writes a connection goes through it, and through nothing
 //! of tokio's, so that splice, io_uring or write coalescing have one place to live. It does not time out, count or log.
 mod buffers;
+mod ring;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio_rustls::{client, server};
 
 pub use buffers::{Buffers, READ_BUFFER_BYTES};
+pub use ring::{Ring, drive};
 pub use socket::Socket;
 
 /// Anything else that reads and writes: rare nestings such as TLS inside a CONNECT tunnel.
@@ -237,7 +239,7 @@ impl AsyncWrite for Io {
     #[inline]
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.kind {
-            Kind::Plain(_) => Poll::Ready(Ok(())),
+            Kind::Plain(socket) => Pin::new(socket).poll_flush(cx),
             Kind::ServerTls(tls) => Pin::new(tls).poll_flush(cx),
             Kind::ClientTls(tls) => Pin::new(tls).poll_flush(cx),
             Kind::Memory(pipe) => Pin::new(pipe).poll_flush(cx),

@@ -1,12 +1,19 @@
 //! A kernel stream socket (TCP or Unix) with bytes that may have been read early in front of it.
+//!
+//! A thread with a [`Ring`] takes its TCP connections onto it; elsewhere tokio waits for the socket and each read and write is a
+//! system call.
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+use super::ring::{self, Ring};
 
 /// One socket. TLS wraps this, so that early bytes (a peek, a PROXY header's surplus) stay in front of the handshake.
 #[derive(Debug)]
@@ -19,6 +26,7 @@ pub struct Socket {
 enum Raw {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Ring(ring::Stream),
 }
 
 impl From<TcpStream> for Socket {
@@ -46,29 +54,40 @@ impl Socket {
         self
     }
 
-    /// The TCP stream, for socket options.
-    pub fn tcp(&self) -> Option<&TcpStream> {
+    /// Takes a TCP connection on, over this thread's ring where it has one.
+    ///
+    /// # Errors
+    /// Where the connection cannot be taken from one event loop to the other.
+    pub fn adopt(stream: TcpStream) -> io::Result<Self> {
+        let raw = match Ring::current() {
+            Some(ring) => Raw::Ring(ring::Stream::new(ring, stream.into_std()?.into())?),
+            None => Raw::Tcp(stream),
+        };
+        Ok(Self { raw, prefix: None })
+    }
+
+    /// Looks at the TCP socket, or sets an option of it. `None` for other sockets.
+    fn with_tcp<R>(&self, look: impl FnOnce(SockRef<'_>) -> R) -> Option<R> {
         match &self.raw {
-            Raw::Tcp(stream) => Some(stream),
+            Raw::Tcp(stream) => Some(look(SockRef::from(stream))),
+            Raw::Ring(stream) => Some(stream.with_socket(look)),
             Raw::Unix(_) => None,
         }
     }
 
     /// The peer's address, of a TCP socket.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.tcp()?.peer_addr().ok()
+        self.with_tcp(|socket| socket.peer_addr())?.ok()?.as_socket()
     }
 
     /// This end's address, of a TCP socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.tcp()?.local_addr().ok()
+        self.with_tcp(|socket| socket.local_addr())?.ok()?.as_socket()
     }
 
     /// See [`super::Io::reset_on_close`].
     pub fn reset_on_close(&self) {
-        if let Some(stream) = self.tcp()
-            && let Err(error) = stream.set_zero_linger()
-        {
+        if let Some(Err(error)) = self.with_tcp(|socket| socket.set_linger(Some(Duration::ZERO))) {
             tracing::debug!(%error, "setting SO_LINGER failed: the connection ends in an orderly way instead of by a reset");
         }
     }
@@ -80,6 +99,7 @@ impl Socket {
         match &self.raw {
             Raw::Tcp(stream) => stream.poll_read_ready(cx),
             Raw::Unix(stream) => stream.poll_read_ready(cx),
+            Raw::Ring(stream) => stream.poll_read_ready(cx),
         }
     }
 }
@@ -106,6 +126,7 @@ impl AsyncRead for Socket {
         match &mut self.raw {
             Raw::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Raw::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Raw::Ring(stream) => stream.poll_read(cx, buf),
         }
     }
 }
@@ -116,6 +137,7 @@ impl AsyncWrite for Socket {
         match &mut self.raw {
             Raw::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Raw::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Raw::Ring(stream) => stream.poll_write(cx, &[io::IoSlice::new(buf)]),
         }
     }
 
@@ -128,6 +150,7 @@ impl AsyncWrite for Socket {
         match &mut self.raw {
             Raw::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Raw::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Raw::Ring(stream) => stream.poll_write(cx, bufs),
         }
     }
 
@@ -135,14 +158,18 @@ impl AsyncWrite for Socket {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.raw {
+            Raw::Ring(stream) => stream.poll_flush(cx),
+            Raw::Tcp(_) | Raw::Unix(_) => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.raw {
             Raw::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Raw::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Raw::Ring(stream) => stream.poll_shutdown(cx),
         }
     }
 }

@@ -166,6 +166,9 @@ impl Session<'_> {
         match error {
             TcpError::Attempt { error, host } => {
                 self.chosen(host);
+                self.info.timing.upstream_begin.get_or_insert(self.info.start);
+                self.info.upstream.attempted.push((host.endpoint().clone(), 0));
+                self.info.local_close = Some("tcp_initializion_failure:0");
                 let text = error.detail().map_or_else(|| error.to_string(), str::to_owned);
                 self.info.upstream.failure = Some(text.into());
             }
@@ -202,6 +205,7 @@ impl Session<'_> {
 
     fn connected(&mut self, connected: &TcpConnected) {
         self.chosen(&connected.host);
+        self.info.local_close = None;
         let upstream = &mut self.info.upstream;
         upstream.failure = None;
         if let Some(facts) = connected.info.connection() {
@@ -209,9 +213,12 @@ impl Session<'_> {
             upstream.local = facts.local;
             upstream.connection_id = facts.id;
             upstream.tls = facts.tls.clone();
+            upstream.attempted.extend(upstream.endpoint.clone().map(|e| (e, facts.id)));
         }
         self.info.flags = ResponseFlags::default();
         self.info.timing.upstream_connect_start = connected.info.connect_start.get();
+        self.info.timing.upstream_begin = self.info.timing.upstream_connect_start;
+        self.info.timing.upstream_pool_ready = connected.info.connect_end.get();
         self.info.timing.upstream_connect_end = connected.info.connect_end.get();
         if self.forward.config.flush_log_on_connected {
             self.log(Moment::UpstreamConnected);

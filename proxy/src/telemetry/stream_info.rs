@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 
 use sidemesh_config::resource::endpoint::Endpoint;
 use sidemesh_config::resource::route::{Route, VirtualHost};
-use sidemesh_config::value::{Metadata, Name};
+use sidemesh_config::value::{FilterState, Metadata, Name};
 use smallvec::SmallVec;
 
 use super::flags::ResponseFlags;
@@ -22,6 +22,9 @@ use crate::connection::ConnectionInfo;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Timing {
     pub downstream_rx_end: Option<Instant>,
+    /// The last attempt begins, and has its connection.
+    pub upstream_begin: Option<Instant>,
+    pub upstream_pool_ready: Option<Instant>,
     pub upstream_connect_start: Option<Instant>,
     pub upstream_connect_end: Option<Instant>,
     pub upstream_handshake_complete: Option<Instant>,
@@ -49,8 +52,10 @@ pub struct UpstreamInfo {
     pub failure: Option<Box<str>>,
     pub tls: Option<Arc<crate::tls::PeerInfo>>,
     pub attempts: u32,
-    /// The hosts of all attempts, in order.
-    pub attempted: SmallVec<[SocketAddr; 1]>,
+    /// The hosts of all attempts that got a connection, in order, and the connections' numbers.
+    pub attempted: SmallVec<[(Arc<Endpoint>, u64); 1]>,
+    /// Names and values of the answer's head with three bytes for each pair, as Envoy measures HTTP/1; and the pairs.
+    pub head_received: (u64, u64),
     pub bytes_sent: u64,
     pub bytes_received: u64,
     pub cluster_metadata: Option<Arc<Metadata>>,
@@ -65,6 +70,8 @@ pub struct TraceContext {
     pub span_id: u64,
     pub parent_id: u64,
     pub sampled: bool,
+    /// The caller spoke of it in one `b3` header, and so shall the callee.
+    pub single_header: bool,
 }
 
 /// When in the life of a TCP session it is logged (`data.accesslog.v3.AccessLogType`).
@@ -89,10 +96,14 @@ pub struct StreamInfo {
     /// `via_upstream`, `route_not_found`, ...: see the response-code details of Envoy.
     pub details: Cow<'static, str>,
     pub termination_details: Option<Cow<'static, str>>,
+    /// Why the proxy closed the client's connection.
+    pub local_close: Option<&'static str>,
     pub request_body_bytes: u64,
     pub response_body_bytes: u64,
     pub request_header_bytes: u64,
     pub response_header_bytes: u64,
+    /// Headers that came with the request.
+    pub received_headers: u32,
     pub connection: Rc<ConnectionInfo>,
     /// The trusted client address (after XFF or PROXY protocol); the connection's where nothing else says.
     pub remote: SocketAddr,
@@ -105,6 +116,10 @@ pub struct StreamInfo {
     pub upstream: UpstreamInfo,
     /// Dynamic metadata set by filters.
     pub metadata: Metadata,
+    /// What filters say to filters and logs under a name (`set_filter_state`).
+    pub filter_state: FilterState,
+    /// Times a route was looked for.
+    pub route_resolutions: u32,
     pub trace: TraceContext,
     /// Why Envoy traces the request, for the x-request-id.
     pub health_check: bool,
@@ -125,10 +140,12 @@ impl StreamInfo {
             flags: ResponseFlags::default(),
             details: Cow::Borrowed(""),
             termination_details: None,
+            local_close: None,
             request_body_bytes: 0,
             response_body_bytes: 0,
             request_header_bytes: 0,
             response_header_bytes: 0,
+            received_headers: 0,
             remote: connection.remote,
             connection,
             stream_id: 0,
@@ -138,6 +155,8 @@ impl StreamInfo {
             cluster: None,
             upstream: UpstreamInfo::default(),
             metadata: Metadata::default(),
+            filter_state: FilterState::default(),
+            route_resolutions: 0,
             trace: TraceContext::default(),
             health_check: false,
             error_code: None,

@@ -18,6 +18,7 @@ use x509_parser::prelude::FromDer;
 use super::error::Error;
 use super::ocsp::{self, Staple};
 use super::peer::Certificate;
+use super::protected;
 use super::verify::sha256;
 
 /// Where distributions keep the CAs of the system, after `SSL_CERT_FILE`.
@@ -124,28 +125,39 @@ pub(super) fn identity(
     let chain = reader.read(&certificate.chain, "certificate_chain")?;
     let key = reader.read(&certificate.key, "private_key")?;
     let staple = certificate.ocsp_staple.as_ref().map(|s| reader.read(s, "ocsp_staple")).transpose()?;
-    let digest = sha256(&[sha256(&chain), sha256(&key), sha256(staple.as_deref().unwrap_or_default())].concat());
+    let password = certificate.password.as_ref().map(|p| reader.read(p, "password")).transpose()?;
+    let parts = [&chain[..], &key, staple.as_deref().unwrap_or_default(), password.as_deref().unwrap_or_default()];
+    let digest = sha256(&parts.map(sha256).concat());
 
     let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(identity) = cache.get(&digest).and_then(Weak::upgrade) {
         return Ok(identity);
     }
-    let identity = Arc::new(parse_identity(&chain, &key, staple.as_deref(), provider)?);
+    let (chain, key) = match certificate.pkcs12 {
+        true => protected::pkcs12(&key, password.as_deref())?,
+        false => (certificates(&chain, "certificate_chain")?, private_key(&key, password.as_deref())?),
+    };
+    let identity = Arc::new(parse_identity(chain, key, staple.as_deref(), provider)?);
     cache.retain(|_, identity| identity.strong_count() > 0);
     cache.insert(digest, Arc::downgrade(&identity));
     Ok(identity)
 }
 
+/// The reasons may quote nothing of the key.
+fn private_key(pem: &[u8], password: Option<&[u8]>) -> Result<PrivateKeyDer<'static>, Error> {
+    if let Some(opened) = protected::key(pem, password) {
+        return opened;
+    }
+    PrivateKeyDer::from_pem_slice(pem)
+        .map_err(|_| Error::material("private_key", "holds no private key in PEM that can be read"))
+}
+
 fn parse_identity(
-    chain: &[u8],
-    key: &[u8],
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
     staple: Option<&[u8]>,
     provider: &CryptoProvider,
 ) -> Result<Identity, Error> {
-    let chain = certificates(chain, "certificate_chain")?;
-    // The reason may quote nothing of the key.
-    let key = PrivateKeyDer::from_pem_slice(key)
-        .map_err(|_| Error::material("private_key", "holds no unencrypted private key in PEM"))?;
     let key = provider
         .key_provider
         .load_private_key(key)

@@ -17,6 +17,7 @@ mod merge;
 mod ocsp;
 mod params;
 mod peer;
+mod protected;
 mod roots;
 mod san;
 mod server;

@@ -28,6 +28,7 @@ pub struct PeerInfo {
     chain: Box<[CertificateDer<'static>]>,
     validated: bool,
     resumed: bool,
+    group: &'static str,
     local: Option<Arc<Certificate>>,
     leaf: OnceLock<Box<Certificate>>,
 }
@@ -43,6 +44,7 @@ pub struct Certificate {
     pub dns_sans: Vec<String>,
     pub ip_sans: Vec<String>,
     pub email_sans: Vec<String>,
+    pub other_sans: Vec<String>,
     /// The last common name of the subject.
     pub common_name: Option<String>,
     /// Unix seconds.
@@ -64,6 +66,7 @@ impl Certificate {
             dns_sans: names.dns,
             ip_sans: names.ip,
             email_sans: names.email,
+            other_sans: names.other.into_iter().map(|(_, text)| text).collect(),
             not_before: certificate.validity().not_before.timestamp(),
             not_after: certificate.validity().not_after.timestamp(),
         })
@@ -93,6 +96,7 @@ impl PeerInfo {
             chain: session.peer_certificates().unwrap_or_default().into(),
             validated,
             resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+            group: session.negotiated_key_exchange_group().map_or("", |g| group_name(g.name())),
             local,
             leaf: OnceLock::new(),
         }
@@ -187,10 +191,7 @@ impl PeerInfo {
     }
 
     pub fn fingerprint_sha1(&self) -> String {
-        let sha1 = |der: &CertificateDer<'_>| {
-            hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, der).as_ref())
-        };
-        self.chain.first().map_or_else(String::new, sha1)
+        self.chain.first().map_or_else(String::new, |der| hex(sha1(der).as_ref()))
     }
 
     /// The peer's certificate as PEM, URL-encoded as in `x-forwarded-client-cert`.
@@ -220,6 +221,14 @@ impl PeerInfo {
             TlsPart::LocalSubject => self.local_subject().into(),
             TlsPart::LocalUriSan => self.local_uri_sans().join(",").into(),
             TlsPart::LocalDnsSan => self.local_dns_sans().join(",").into(),
+            TlsPart::LocalIpSan => self.of_local(|c| &c.ip_sans[..]).into(),
+            TlsPart::LocalEmailSan => self.of_local(|c| &c.email_sans[..]).into(),
+            TlsPart::LocalOtherNameSan => self.of_local(|c| &c.other_sans[..]).into(),
+            TlsPart::PeerOtherNameSan => self.peer()?.other_sans.join(",").into(),
+            TlsPart::Group => self.group.into(),
+            TlsPart::IssuerFingerprint256 => hex(&sha256(self.chain.get(1)?)).into(),
+            TlsPart::IssuerSerial => Certificate::parse(self.chain.get(1)?)?.serial.into(),
+            TlsPart::PeerChainFingerprints1 => self.of_chain_joined(|der| Some(hex(sha1(der).as_ref()))).into(),
             TlsPart::PeerFingerprint256 => self.fingerprint_sha256().into(),
             TlsPart::PeerFingerprint1 => self.fingerprint_sha1().into(),
             TlsPart::PeerSerial => self.serial().into(),
@@ -242,8 +251,29 @@ impl PeerInfo {
         Some(UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
+    fn of_local(&self, names: impl Fn(&Certificate) -> &[String]) -> String {
+        self.local.as_ref().map_or_else(String::new, |c| names(c).join(","))
+    }
+
     fn of_chain_joined(&self, one: impl Fn(&CertificateDer<'_>) -> Option<String>) -> String {
         self.chain.iter().filter_map(one).collect::<Vec<_>>().join(",")
+    }
+}
+
+fn sha1(der: &[u8]) -> aws_lc_rs::digest::Digest {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, der)
+}
+
+/// BoringSSL's name of a key exchange.
+fn group_name(group: rustls::NamedGroup) -> &'static str {
+    use rustls::NamedGroup as Group;
+    match group {
+        Group::X25519 => "X25519",
+        Group::secp256r1 => "P-256",
+        Group::secp384r1 => "P-384",
+        Group::secp521r1 => "P-521",
+        Group::X25519MLKEM768 => "X25519MLKEM768",
+        _ => "",
     }
 }
 

@@ -80,7 +80,7 @@ fn inline(text: &str) -> DataSource {
 
 impl Leaf {
     fn certificate(&self) -> Arc<TlsCertificate> {
-        Arc::new(TlsCertificate { chain: inline(&self.chain), key: inline(&self.key), ocsp_staple: None })
+        Arc::new(TlsCertificate { chain: inline(&self.chain), key: inline(&self.key), ocsp_staple: None, password: None, pkcs12: false })
     }
 }
 
@@ -409,7 +409,7 @@ async fn contexts_are_shared_and_files_are_watched() {
     let file = |path: &std::path::Path| DataSource::File { path: path.to_owned(), watched_directory: None };
     let mut config = down(&leaves[0], None, false);
     config.common.certificates =
-        vec![Arc::new(TlsCertificate { chain: file(&chain), key: file(&key), ocsp_staple: None })];
+        vec![Arc::new(TlsCertificate { chain: file(&chain), key: file(&key), ocsp_staple: None, password: None, pkcs12: false })];
     let server = Server::new(&config, &none()).expect("usable");
     let client = Client::new(&up(None, None), &none()).expect("usable");
     let subject = async || meet(&server, &client, Target::default()).await.1.expect("connected").1.subject().to_owned();
@@ -433,7 +433,7 @@ fn material_that_cannot_be_used_is_refused() {
         let rejection = check(&sidemesh_config::resource::Resource::Secret(secret)).expect_err("refused");
         assert_eq!(rejection.to_string(), expected);
     };
-    let mixed = TlsCertificate { chain: inline(&leaves[0].chain), key: inline(&leaves[1].key), ocsp_staple: None };
+    let mixed = TlsCertificate { chain: inline(&leaves[0].chain), key: inline(&leaves[1].key), ocsp_staple: None, password: None, pkcs12: false };
     refused(
         SecretValue::Certificate(Arc::new(mixed)),
         "tls_certificate.private_key: invalid: is not the key of the certificate",

@@ -186,7 +186,7 @@ impl Manager {
         if matches!(kind, ResourceKind::Cluster | ResourceKind::Listener) {
             let stats = self.stats.subscription(kind, &Name::from(""), None);
             match &error {
-                None => stats.succeeded(version, false),
+                None => stats.succeeded(version),
                 Some(_) => stats.update_rejected.inc(),
             }
         }
@@ -393,12 +393,7 @@ impl Manager {
         }
         let prefixes = if kind == ResourceKind::Route { self.route_prefixes(name) } else { vec![Name::from("")] };
         for prefix in prefixes {
-            let stats = self.stats.subscription(kind, name, Some(&prefix));
-            stats.update_attempt.inc();
-            match accepted {
-                Some(version) => stats.succeeded(version, kind == ResourceKind::Route),
-                None => stats.update_rejected.inc(),
-            }
+            self.stats.subscription(kind, name, Some(&prefix)).answered(kind, accepted);
         }
     }
 

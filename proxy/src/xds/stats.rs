@@ -17,6 +17,7 @@ stats_group! {
         connected_state: Gauge,
         pending_requests: Gauge,
         rate_limit_enforced: Counter,
+        identifier: TextReadout,
         /// 1 while what an earlier run left serves, because no server answers.
         serving_saved_configuration: Gauge,
     }
@@ -29,6 +30,9 @@ stats_group! {
         cluster_modified: Counter,
         cluster_removed: Counter,
         cluster_updated: Counter,
+        cluster_updated_via_merge: Counter,
+        update_merge_cancelled: Counter,
+        update_out_of_merge_window: Counter,
         active_clusters: Gauge,
         warming_clusters: Gauge,
     }
@@ -43,6 +47,7 @@ stats_group! {
         listener_create_success: Counter,
         listener_create_failure: Counter,
         listener_in_place_updated: Counter,
+        listener_stopped: Counter,
         total_listeners_active: Gauge,
         total_listeners_warming: Gauge,
         workers_started: Gauge,
@@ -52,30 +57,81 @@ stats_group! {
 stats_group! {
     /// One subscription: `cluster_manager.cds.`, `listener_manager.lds.`, `http.PREFIX.rds.NAME.`, ...
     pub struct SubscriptionStats {
-        config_reload: Counter,
-        config_reload_time_ms: Gauge,
         init_fetch_timeout: Counter,
         update_attempt: Counter,
         update_success: Counter,
         update_failure: Counter,
         update_rejected: Counter,
-        update_empty: Counter,
         update_time: Gauge,
+        update_duration: Histogram,
         version: Gauge,
+        version_text: TextReadout,
     }
 }
 
-impl SubscriptionStats {
-    /// An update was taken; `reloads`: by something that counts its reloads apart.
-    pub(super) fn succeeded(&self, version: &str, reloads: bool) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-        self.update_success.inc();
-        if reloads {
-            self.config_reload.inc();
-            self.config_reload_time_ms.set(now);
+stats_group! {
+    /// What is counted besides of what is taken as a whole: route tables, secrets, filters' configurations.
+    pub struct ReloadStats {
+        config_reload: Counter,
+        config_reload_time_ms: Gauge,
+    }
+}
+
+stats_group! {
+    pub struct EmptyStats {
+        update_empty: Counter,
+    }
+}
+
+/// The counters of one subscription.
+#[derive(Clone)]
+pub(super) struct Subscribed {
+    stats: Arc<SubscriptionStats>,
+    reload: Option<Arc<ReloadStats>>,
+    _empty: Option<Arc<EmptyStats>>,
+}
+
+impl std::ops::Deref for Subscribed {
+    type Target = SubscriptionStats;
+
+    fn deref(&self) -> &SubscriptionStats {
+        &self.stats
+    }
+}
+
+impl Subscribed {
+    /// One resource of a subscription of its own came, and was taken with a version or refused.
+    pub(super) fn answered(&self, kind: ResourceKind, accepted: Option<&str>) {
+        match accepted {
+            // The cluster counts what its members made of it.
+            Some(version) if kind == ResourceKind::Endpoints => self.took(version),
+            Some(version) => {
+                self.update_attempt.inc();
+                self.succeeded(version);
+            }
+            None => {
+                self.update_attempt.inc();
+                self.update_rejected.inc();
+            }
         }
+    }
+
+    /// An update was taken.
+    pub(super) fn succeeded(&self, version: &str) {
+        self.update_success.inc();
+        self.took(version);
+    }
+
+    fn took(&self, version: &str) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
         self.update_time.set(now);
+        self.update_duration.record(0.0);
         self.version.set(xxh64(version.as_bytes(), 0) as i64);
+        self.version_text.set(version);
+        if let Some(reload) = &self.reload {
+            reload.config_reload.inc();
+            reload.config_reload_time_ms.set(now);
+        }
     }
 }
 
@@ -85,7 +141,7 @@ pub(super) struct Stats {
     pub(super) control_plane: Arc<ControlPlaneStats>,
     pub(super) clusters: Arc<ClusterManagerStats>,
     pub(super) listeners: Arc<ListenerManagerStats>,
-    subscriptions: BTreeMap<Scope, Arc<SubscriptionStats>>,
+    subscriptions: BTreeMap<Scope, Subscribed>,
 }
 
 impl Stats {
@@ -100,12 +156,7 @@ impl Stats {
     }
 
     /// The counters of a kind's subscription; of RDS, SDS and EDS there is one per name.
-    pub(super) fn subscription(
-        &mut self,
-        kind: ResourceKind,
-        name: &Name,
-        prefix: Option<&Name>,
-    ) -> Arc<SubscriptionStats> {
+    pub(super) fn subscription(&mut self, kind: ResourceKind, name: &Name, prefix: Option<&Name>) -> Subscribed {
         let scope = match kind {
             ResourceKind::Cluster => Scope::Fixed("cluster_manager.cds"),
             ResourceKind::Listener => Scope::Fixed("listener_manager.lds"),
@@ -123,7 +174,22 @@ impl Stats {
             }
         };
         let registry = &self.registry;
-        self.subscriptions.entry(scope).or_insert_with_key(|scope| registry.shard(scope.clone())).clone()
+        let reloads = !matches!(kind, ResourceKind::Listener | ResourceKind::Endpoints);
+        let empties = reloads && kind != ResourceKind::Cluster;
+        let leaf = matches!(kind, ResourceKind::Route | ResourceKind::Secret);
+        let made = |scope: &Scope| {
+            let stats: Arc<SubscriptionStats> = registry.shard(scope.clone());
+            if leaf {
+                // The request that asked for it.
+                stats.update_attempt.inc();
+            }
+            Subscribed {
+                stats,
+                reload: reloads.then(|| registry.shard(scope.clone())),
+                _empty: empties.then(|| registry.shard(scope.clone())),
+            }
+        };
+        self.subscriptions.entry(scope).or_insert_with_key(made).clone()
     }
 
     /// Lets go of what is counted of a cluster's endpoints.

@@ -2,7 +2,9 @@
 
 use http::HeaderName as Header;
 
-use super::{AddressPart, GrpcStatusFormat, Operator, Original, Precision, ServerName, TimeFormat, TimePoint, TlsPart};
+use super::{
+    AddressPart, GrpcStatusFormat, Operator, Original, Precision, ServerName, TimeFormat, TimePoint, TlsPart, Zone,
+};
 use crate::matcher::header::HeaderName;
 use crate::value::{Name, name};
 
@@ -61,8 +63,19 @@ fn plain(command: &str) -> Option<Operator> {
         "CONNECTION_TERMINATION_DETAILS" => O::ConnectionTerminationDetails,
         "RESPONSE_FLAGS" => O::ResponseFlags { long: false },
         "RESPONSE_FLAGS_LONG" => O::ResponseFlags { long: true },
-        // Fingerprints, custom flags: what is told when they are off, and here they cannot be switched on.
-        "TLS_JA3_FINGERPRINT" | "TLS_JA4_FINGERPRINT" | "CUSTOM_FLAGS" => O::Nothing,
+        // Fingerprints and times of HTTP/3: what is told when they are off, and here they cannot be switched on. The
+        // kernel's round-trip time is not read.
+        "TLS_JA3_FINGERPRINT"
+        | "TLS_JA4_FINGERPRINT"
+        | "ROUNDTRIP_DURATION"
+        | "UPSTREAM_LOCAL_CLOSE_REASON"
+        | "DOWNSTREAM_CX_RTT" => O::Nothing,
+        // No filter sets flags of its own.
+        "CUSTOM_FLAGS" => O::Constant(""),
+        "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID" | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID" => {
+            O::EndpointId { upstream: false }
+        }
+        "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID" => O::EndpointId { upstream: true },
         "UPSTREAM_HOST" => O::UpstreamHost { part: AddressPart::AddressAndPort },
         "UPSTREAM_HOST_NAME" => O::UpstreamHostName { with_port: true },
         "UPSTREAM_HOST_NAME_WITHOUT_PORT" => O::UpstreamHostName { with_port: false },
@@ -84,6 +97,8 @@ fn plain(command: &str) -> Option<Operator> {
         "DOWNSTREAM_DIRECT_REMOTE_PORT" => O::DownstreamDirectRemoteAddress(AddressPart::Port),
         "DOWNSTREAM_LOCAL_ADDRESS" => O::DownstreamLocalAddress(AddressPart::AddressAndPort),
         "DOWNSTREAM_LOCAL_PORT" => O::DownstreamLocalAddress(AddressPart::Port),
+        "DOWNSTREAM_DIRECT_LOCAL_ADDRESS" => O::DownstreamDirectLocalAddress(AddressPart::AddressAndPort),
+        "DOWNSTREAM_DIRECT_LOCAL_PORT" => O::DownstreamDirectLocalAddress(AddressPart::Port),
         "CONNECTION_ID" => O::ConnectionId,
         "STREAM_ID" => O::StreamId,
         "ROUTE_NAME" => O::RouteName,
@@ -97,7 +112,24 @@ fn plain(command: &str) -> Option<Operator> {
         "ACCESS_LOG_TYPE" => O::AccessLogType,
         "SIDEMESH_ERROR" => O::SidemeshError,
         "SIDEMESH_REVISION" => O::SidemeshRevision,
-        _ => return measured(command).or_else(|| tls(command)),
+        _ => return measured(command).or_else(|| transport(command)).or_else(|| tls(command)),
+    })
+}
+
+/// What happened to connections.
+fn transport(command: &str) -> Option<Operator> {
+    use Operator as O;
+    Some(match command {
+        "UPSTREAM_HOST_NAMES_ATTEMPTED" => O::UpstreamHostNamesAttempted { with_port: true },
+        "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT" => O::UpstreamHostNamesAttempted { with_port: false },
+        "UPSTREAM_CONNECTION_IDS_ATTEMPTED" => O::UpstreamConnectionIdsAttempted,
+        "UPSTREAM_SERVER_NAME" => O::UpstreamServerName,
+        "UPSTREAM_DETECTED_CLOSE_TYPE" => O::CloseType { upstream: true },
+        "DOWNSTREAM_DETECTED_CLOSE_TYPE" => O::CloseType { upstream: false },
+        "DOWNSTREAM_LOCAL_CLOSE_REASON" => O::DownstreamLocalCloseReason,
+        "ROUTE_RESOLUTION_COUNT" => O::RouteResolutionCount,
+        "ROUTE_RESOLUTION_TIME_US" => O::RouteResolutionTime,
+        _ => return None,
     })
 }
 
@@ -110,6 +142,19 @@ fn measured(command: &str) -> Option<Operator> {
         "BYTES_RETRANSMITTED" | "PACKETS_RETRANSMITTED" => O::BytesRetransmitted,
         "REQUEST_HEADERS_BYTES" => O::RequestHeadersBytes,
         "RESPONSE_HEADERS_BYTES" => O::ResponseHeadersBytes,
+        "RESPONSE_TRAILERS_BYTES" => O::ResponseTrailersBytes,
+        "DOWNSTREAM_HEADER_BYTES_SENT" | "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT" => {
+            O::HeaderBytes { upstream: false, sent: true }
+        }
+        "DOWNSTREAM_HEADER_BYTES_RECEIVED" | "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED" => {
+            O::HeaderBytes { upstream: false, sent: false }
+        }
+        "UPSTREAM_HEADER_BYTES_SENT" | "UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT" => {
+            O::HeaderBytes { upstream: true, sent: true }
+        }
+        "UPSTREAM_HEADER_BYTES_RECEIVED" | "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED" => {
+            O::HeaderBytes { upstream: true, sent: false }
+        }
         "UPSTREAM_WIRE_BYTES_SENT" => O::UpstreamWireBytesSent,
         "UPSTREAM_WIRE_BYTES_RECEIVED" => O::UpstreamWireBytesReceived,
         "DOWNSTREAM_WIRE_BYTES_SENT" => O::DownstreamWireBytesSent,
@@ -119,6 +164,8 @@ fn measured(command: &str) -> Option<Operator> {
         "REQUEST_TX_DURATION" => O::RequestTxDuration,
         "RESPONSE_DURATION" => O::ResponseDuration,
         "RESPONSE_TX_DURATION" => O::ResponseTxDuration,
+        "DOWNSTREAM_HANDSHAKE_DURATION" => O::DownstreamHandshakeDuration,
+        "UPSTREAM_CONNECTION_POOL_READY_DURATION" => O::PoolReadyDuration,
         _ => return None,
     })
 }
@@ -145,6 +192,14 @@ fn tls_part(rest: &str) -> Option<TlsPart> {
         "LOCAL_SUBJECT" => TlsPart::LocalSubject,
         "LOCAL_URI_SAN" => TlsPart::LocalUriSan,
         "LOCAL_DNS_SAN" => TlsPart::LocalDnsSan,
+        "LOCAL_IP_SAN" => TlsPart::LocalIpSan,
+        "LOCAL_EMAIL_SAN" => TlsPart::LocalEmailSan,
+        "LOCAL_OTHERNAME_SAN" => TlsPart::LocalOtherNameSan,
+        "PEER_OTHERNAME_SAN" => TlsPart::PeerOtherNameSan,
+        "TLS_GROUP" => TlsPart::Group,
+        "PEER_ISSUER_FINGERPRINT_256" => TlsPart::IssuerFingerprint256,
+        "PEER_ISSUER_SERIAL" => TlsPart::IssuerSerial,
+        "PEER_CHAIN_FINGERPRINTS_1" => TlsPart::PeerChainFingerprints1,
         "PEER_FINGERPRINT_256" => TlsPart::PeerFingerprint256,
         "PEER_FINGERPRINT_1" => TlsPart::PeerFingerprint1,
         "PEER_SERIAL" => TlsPart::PeerSerial,
@@ -162,8 +217,10 @@ fn optional(command: &str, argument: &str) -> Result<Option<Operator>, String> {
     use Operator as O;
     let network = || mask(command, argument);
     Ok(Some(match command {
-        "START_TIME" => O::StartTime(time_format(argument)?),
-        "EMIT_TIME" => O::EmitTime(time_format(argument)?),
+        "START_TIME" => O::StartTime(time_format(argument)?, Zone::Utc),
+        "START_TIME_LOCAL" => O::StartTime(time_format(argument)?, Zone::Local),
+        "EMIT_TIME" => O::EmitTime(time_format(argument)?, Zone::Utc),
+        "EMIT_TIME_LOCAL" => O::EmitTime(time_format(argument)?, Zone::Local),
         "RESPONSE_CODE_DETAILS" => {
             let allow = choose(command, argument, &[("", false), ("ALLOW_WHITESPACES", true)])?;
             O::ResponseCodeDetails { allow_whitespace: allow }
@@ -182,6 +239,7 @@ fn optional(command: &str, argument: &str) -> Result<Option<Operator>, String> {
         "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => O::UpstreamRemoteAddress(network()?),
         "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => O::DownstreamRemoteAddress(network()?),
         "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => O::DownstreamDirectRemoteAddress(network()?),
+        "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT" => O::DownstreamDirectLocalAddress(network()?),
         "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => O::DownstreamLocalAddress(network()?),
         "PATH" => {
             let (query, source) = argument.split_once(':').unwrap_or((argument, ""));
@@ -218,7 +276,7 @@ fn with_argument(command: &str, argument: &str) -> Result<Option<Operator>, Stri
     let operator = match command {
         "REQ" | "REQUEST_HEADER" => request_header(command, argument, false)?,
         "REQ_WITHOUT_QUERY" => request_header(command, argument, true)?,
-        "RESP" | "RESPONSE_HEADER" if argument.eq_ignore_ascii_case(":status") => O::ResponseCode,
+        "RESP" | "RESPONSE_HEADER" if argument.eq_ignore_ascii_case(":status") => O::ResponseStatus,
         "RESP" | "RESPONSE_HEADER" => {
             let (name, fallback) = two(command, argument, header)?;
             O::ResponseHeader { name, fallback }
@@ -312,7 +370,13 @@ fn time_format(argument: &str) -> Result<TimeFormat, String> {
 
 fn common_duration(argument: &str) -> Result<Operator, String> {
     const POINTS: &[(&str, TimePoint)] = &[
+        ("DS_CX_BEG", TimePoint::DownstreamConnectionBegin),
+        ("DS_CX_END", TimePoint::DownstreamConnectionEnd),
+        ("DS_HS_BEG", TimePoint::DownstreamHandshakeBegin),
+        ("DS_HS_END", TimePoint::DownstreamHandshakeComplete),
         ("DS_RX_BEG", TimePoint::DownstreamRxBegin),
+        ("DS_RX_HDR_END", TimePoint::DownstreamRxHeadEnd),
+        ("US_RX_BODY_BEG", TimePoint::UpstreamRxBodyBegin),
         ("DS_RX_END", TimePoint::DownstreamRxEnd),
         ("US_CX_BEG", TimePoint::UpstreamConnectStart),
         ("US_CX_END", TimePoint::UpstreamConnectEnd),
@@ -330,17 +394,20 @@ fn common_duration(argument: &str) -> Result<Operator, String> {
         return Err(format!("operator `{COMMAND}` takes START:END:PRECISION, not `{argument}`"));
     };
     let precisions = [("ms", Precision::Millis), ("us", Precision::Micros), ("ns", Precision::Nanos)];
+    // Another word names a point that a filter may set.
+    let point = |word| POINTS.iter().find(|(known, _)| *known == word).map_or(TimePoint::Unknown, |(_, point)| *point);
     Ok(Operator::CommonDuration {
-        from: choose(COMMAND, from, POINTS)?,
-        to: choose(COMMAND, to, POINTS)?,
+        from: point(from),
+        to: point(to),
         precision: choose(COMMAND, precision, &precisions)?,
     })
 }
 
 fn filter_state(command: &str, argument: &str) -> Result<Operator, String> {
     let (key, how) = needed(command, argument)?.split_once(':').unwrap_or((argument, ""));
-    choose(command, how, &[("", ()), ("PLAIN", ()), ("TYPED", ())])?;
-    Ok(Operator::FilterState { key: name(needed(command, key)?) })
+    let typed = choose(command, how, &[("", true), ("PLAIN", false), ("TYPED", true)])?;
+    let upstream = command == "UPSTREAM_FILTER_STATE";
+    Ok(Operator::FilterState { key: name(needed(command, key)?), upstream, typed })
 }
 
 fn metadata(command: &str, kind: &str, rest: &str) -> Result<Operator, String> {
@@ -353,8 +420,10 @@ fn metadata(command: &str, kind: &str, rest: &str) -> Result<Operator, String> {
         "ROUTE" => Operator::RouteMetadata { filter, path },
         "UPSTREAM_HOST" => Operator::UpstreamHostMetadata { filter, path },
         "LISTENER" => Operator::ListenerMetadata { filter, path },
+        "LISTENER_FILTER_CHAIN" => Operator::FilterChainMetadata { filter, path },
+        "VIRTUAL_HOST" => Operator::VirtualHostMetadata { filter, path },
         other => {
-            let known = "DYNAMIC, CLUSTER, ROUTE, UPSTREAM_HOST, LISTENER";
+            let known = "DYNAMIC, CLUSTER, ROUTE, VIRTUAL_HOST, UPSTREAM_HOST, LISTENER, LISTENER_FILTER_CHAIN";
             return Err(format!("operator `{command}` does not know the metadata of `{other}`; it takes {known}"));
         }
     })

@@ -26,6 +26,7 @@ pub struct RequestView<'a> {
     /// What the downstream peer proved on that connection.
     pub peer_certificate: PeerCertificate,
     pub metadata: Option<&'a crate::value::Metadata>,
+    pub filter_state: Option<&'a crate::value::FilterState>,
     pub runtime: &'a crate::value::Runtime,
     /// 64 random bits of this request, for fractions and weighted choices.
     pub random: u64,

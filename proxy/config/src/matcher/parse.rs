@@ -259,3 +259,14 @@ pub fn metadata_key(
     let path = m.path.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>().within(field)?;
     Ok((name(&non_empty(&m.key, "key").within(field)?), path))
 }
+
+/// `FilterStateMatcher` of a text.
+pub fn filter_state(m: &wire::FilterStateMatcher) -> Result<(crate::value::Name, StringMatcher), Rejection> {
+    use wire::filter_state_matcher::Matcher;
+    let key = crate::wire::non_empty(&m.key, "key")?;
+    match &m.matcher {
+        Some(Matcher::StringMatch(m)) => Ok((key, string(m, "string_match")?)),
+        Some(_) => Err(Rejection::unsupported("address_match", "use string_match")),
+        None => Err(Rejection::invalid("string_match", "is required")),
+    }
+}

@@ -40,6 +40,7 @@ fn header_case(matcher: Value, headers: &[(&str, &str)], expected: bool) {
         tls: false,
         peer_certificate: PeerCertificate::Absent,
         metadata: None,
+        filter_state: None,
         runtime: &runtime,
         random: 0,
     };

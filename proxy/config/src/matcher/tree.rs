@@ -4,8 +4,10 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use prost::Message;
+use prost::{Message, Name as _};
+use sidemesh_proto::envoy::extensions::matching::input_matchers::ip::v3::Ip;
 use sidemesh_proto::google::Any;
+use sidemesh_proto::type_url;
 use sidemesh_proto::xds::core::v3::TypedExtensionConfig;
 use sidemesh_proto::xds::r#type::matcher::v3 as pb;
 
@@ -17,7 +19,7 @@ use pb::matcher::{MatcherTree, MatcherType, OnMatch, on_match};
 use super::parse;
 use super::string::StringMatcher;
 use crate::rejection::{Rejection, Within};
-use crate::value::{Name, name};
+use crate::value::{Cidr, Name, name};
 use crate::wire;
 
 /// Trees in trees: the decoder bounds nesting as well.
@@ -46,6 +48,8 @@ enum Then<I, A> {
 #[derive(Debug, Clone, PartialEq)]
 enum Predicate<I> {
     Single(I, StringMatcher),
+    /// `input_matchers.ip.v3.Ip`.
+    Within(I, Vec<Cidr>),
     Any(Vec<Predicate<I>>),
     All(Vec<Predicate<I>>),
     Not(Box<Predicate<I>>),
@@ -86,6 +90,10 @@ impl<I> Predicate<I> {
     fn holds<'v>(&self, value: &dyn Fn(&I) -> Option<Cow<'v, str>>) -> bool {
         match self {
             Predicate::Single(input, matcher) => value(input).is_some_and(|text| matcher.is_match(&text)),
+            Predicate::Within(input, ranges) => {
+                let ip = value(input).and_then(|text| text.parse().ok());
+                ip.is_some_and(|ip| ranges.iter().any(|range| range.contains(ip)))
+            }
             Predicate::Any(list) => list.iter().any(|p| p.holds(value)),
             Predicate::All(list) => list.iter().all(|p| p.holds(value)),
             Predicate::Not(one) => !one.holds(value),
@@ -96,6 +104,17 @@ impl<I> Predicate<I> {
 impl<I, A> Reader<'_, I, A> {
     pub fn tree(&self, wire: &pb::Matcher) -> Result<Tree<I, A>, Rejection> {
         self.tree_at(wire, 0)
+    }
+
+    /// A matcher that holds nothing finds nothing.
+    pub fn tree_or_nothing(&self, wire: &pb::Matcher) -> Result<Tree<I, A>, Rejection> {
+        match wire.matcher_type {
+            Some(_) => self.tree(wire),
+            None => {
+                let otherwise = wire.on_no_match.as_ref().map(|then| self.then(then, 0)).transpose();
+                Ok(Tree { node: Node::List(Vec::new()), otherwise: otherwise.within("on_no_match")?.map(Box::new) })
+            }
+        }
     }
 
     fn tree_at(&self, wire: &pb::Matcher, depth: usize) -> Result<Tree<I, A>, Rejection> {
@@ -180,8 +199,8 @@ impl<I, A> Reader<'_, I, A> {
                     .map_err(|e| Rejection::malformed("value_match", e.to_string()))?;
                 Ok(Predicate::Single(input, parse::string(&matcher, "value_match")?))
             }
-            Some(single_predicate::Matcher::CustomMatch(_)) => {
-                Err(Rejection::unsupported("custom_match", "use value_match"))
+            Some(single_predicate::Matcher::CustomMatch(custom)) => {
+                ranges(custom).map(|ranges| Predicate::Within(input, ranges)).within("custom_match")
             }
             None => Err(Rejection::invalid("value_match", "is required")),
         }
@@ -191,6 +210,20 @@ impl<I, A> Reader<'_, I, A> {
         let extension = wire::required(wire, "input")?;
         (self.input)(typed(extension).within("input")?).within("input.typed_config")
     }
+}
+
+/// The one matcher that is no string matcher: ranges of addresses.
+fn ranges(custom: &TypedExtensionConfig) -> Result<Vec<Cidr>, Rejection> {
+    let any = typed(custom)?;
+    if type_url::message_name(&any.type_url) != Ip::full_name() {
+        return Err(Rejection::unsupported("typed_config", "use value_match, or envoy…input_matchers.ip.v3.Ip"));
+    }
+    let ip: Ip = wire::unpack(any, "typed_config")?;
+    if ip.cidr_ranges.is_empty() {
+        return Err(Rejection::invalid("cidr_ranges", "must hold at least one range")).within("typed_config");
+    }
+    let range = |(i, range)| wire::cidr(range, &format!("cidr_ranges[{i}]"));
+    ip.cidr_ranges.iter().enumerate().map(range).collect::<Result<_, _>>().within("typed_config")
 }
 
 fn typed(extension: &TypedExtensionConfig) -> Result<&Any, Rejection> {

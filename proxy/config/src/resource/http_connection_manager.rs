@@ -221,19 +221,37 @@ pub struct Tracing {
     pub custom_tags: Vec<CustomTag>,
     /// A span per upstream attempt of its own (else the one server span is joined).
     pub spawn_upstream_span: bool,
-    pub provider: Option<Arc<OpenTelemetryProvider>>,
+    pub provider: Option<Arc<TraceProvider>>,
     pub operation: Option<Arc<Format>>,
     pub upstream_operation: Option<Arc<Format>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct OpenTelemetryProvider {
+pub struct TraceProvider {
     pub service: Option<GrpcService>,
     /// OTLP over HTTP: `http_service`.
     pub http: Option<HttpService>,
     pub service_name: Name,
     pub resource_attributes: Vec<(Name, Name)>,
     pub sampler: Option<Sampler>,
+    /// Zipkin instead of OpenTelemetry: spans are posted to `http`.
+    pub zipkin: Option<Zipkin>,
+}
+
+/// `trace.v3.ZipkinConfig`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Zipkin {
+    pub trace_id_128bit: bool,
+    /// The server's span is the caller's client span.
+    pub shared_span: bool,
+    /// The protobuf form instead of JSON.
+    pub protobuf: bool,
+    /// W3C contexts are read where there is no B3 one, and written besides.
+    pub with_w3c: bool,
+    /// Trace ids begin with the time.
+    pub timestamp_ids: bool,
+    /// Every hop is one of its own, as with `spawn_upstream_span`.
+    pub split_spans: bool,
 }
 
 /// `core.v3.HttpService` / `HttpUri`.

@@ -121,6 +121,10 @@ pub struct TlsCertificate {
     pub chain: DataSource,
     pub key: DataSource,
     pub ocsp_staple: Option<DataSource>,
+    /// Opens the key.
+    pub password: Option<DataSource>,
+    /// `chain` and `key` are one PKCS #12 file.
+    pub pkcs12: bool,
 }
 
 /// `CertificateValidationContext`.

@@ -171,7 +171,7 @@ fn trailer_section(buf: &mut BytesMut, limits: &Limits) -> Result<Option<Option<
         return Ok(Some(None));
     }
     let mut scan = head::Scan::default();
-    match scan.run(buf, limits.head_bytes) {
+    match scan.search(buf, limits.head_bytes) {
         Ok(None) => Ok(None),
         Ok(Some(end)) => {
             let section = buf.split_to(end).freeze();

@@ -1,9 +1,9 @@
 //! Writing heads and framing bodies.
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
+use http::{HeaderMap, StatusCode, Version};
 
 use super::HeaderCase;
-use super::head::is_connection_specific;
+use super::head::{is_specific, tokens};
 use super::spelling::Names;
 use super::writer::Writer;
 use crate::codec::body::Error;
@@ -65,7 +65,7 @@ impl Encoder {
                 {
                     for (name, value) in fields {
                         if !super::head::is_forbidden_trailer(name) {
-                            put_field(buf, name, value, case.into());
+                            put_field(buf, name.as_str(), value.as_bytes(), case.into());
                         }
                     }
                 }
@@ -96,16 +96,13 @@ fn put_hex(buf: &mut BytesMut, size: usize) {
 }
 
 /// `name: value CRLF`.
-pub(crate) fn put_field(buf: &mut BytesMut, name: &HeaderName, value: &HeaderValue, names: Names<'_>) {
-    put_name(buf, name.as_str(), names);
-    buf.extend_from_slice(b": ");
-    buf.extend_from_slice(value.as_bytes());
-    buf.extend_from_slice(b"\r\n");
-}
-
-/// A field that this codec writes by itself.
-pub(crate) fn put_own(buf: &mut BytesMut, name: &str, value: &[u8], names: Names<'_>) {
-    put_name(buf, name, names);
+#[inline]
+pub(crate) fn put_field(buf: &mut BytesMut, name: &str, value: &[u8], names: Names<'_>) {
+    if names.are_as_kept() {
+        buf.extend_from_slice(name.as_bytes());
+    } else {
+        put_name(buf, name, names);
+    }
     buf.extend_from_slice(b": ");
     buf.extend_from_slice(value);
     buf.extend_from_slice(b"\r\n");
@@ -128,23 +125,34 @@ fn put_name(buf: &mut BytesMut, name: &str, names: Names<'_>) {
 /// `content-length: n CRLF`.
 pub(crate) fn put_length(buf: &mut BytesMut, length: u64, names: Names<'_>) {
     let mut digits = itoa::Buffer::new();
-    put_own(buf, "content-length", digits.format(length).as_bytes(), names);
+    put_field(buf, "content-length", digits.format(length).as_bytes(), names);
 }
 
-/// All fields that are not the codec's own.
-pub(crate) fn put_fields(buf: &mut BytesMut, headers: &HeaderMap, names: Names<'_>) {
+/// What a message's headers say about its framing and its connection: for the codec, which writes those fields by itself.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Own {
+    /// `content-length`; several, or one that is no number, count as none.
+    pub(crate) length: Option<u64>,
+    /// `connection: close`
+    pub(crate) close: bool,
+    lengths: usize,
+}
+
+/// Puts all fields that are not the codec's own, and says what those others say.
+pub(crate) fn put_fields(buf: &mut BytesMut, headers: &HeaderMap, names: Names<'_>) -> Own {
+    let mut own = Own::default();
     for (name, value) in headers {
-        if *name != header::CONTENT_LENGTH && !is_connection_specific(name) {
-            put_field(buf, name, value, names);
+        match name.as_str() {
+            "content-length" => {
+                own.lengths += 1;
+                own.length = if own.lengths == 1 { parse_length(value.as_bytes()) } else { None };
+            }
+            "connection" => own.close |= tokens(value.as_bytes()).any(|token| token.eq_ignore_ascii_case(b"close")),
+            text if is_specific(text) => {}
+            text => put_field(buf, text, value.as_bytes(), names),
         }
     }
-}
-
-/// The one length in the headers; several, or one that is no number, count as none.
-pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
-    let mut all = headers.get_all(header::CONTENT_LENGTH).iter();
-    let only = all.next()?;
-    all.next().is_none().then(|| parse_length(only.as_bytes())).flatten()
+    own
 }
 
 /// Digits only: no sign, no list, no space.

@@ -1,13 +1,12 @@
 //! Finding and tokenizing a message head. What its fields mean is decided in `request` and `client`.
+use std::ops::Range;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use httparse::{EMPTY_HEADER, Header};
+use smallvec::SmallVec;
 
-use super::Limits;
+use super::{Limits, names};
 use crate::codec::body;
-
-/// Heads with at most this many lines are tokenized on the stack.
-const STACK_HEADERS: usize = 32;
 
 /// What is wrong with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +36,20 @@ impl Scan {
         self.lines
     }
 
-    /// The length of the head that `buf` starts with, once all of it is there. Every line must end with CRLF.
-    pub(crate) fn run(&mut self, buf: &[u8], limit: usize) -> Result<Option<usize>, Fault> {
+    /// The length of the head that `buf` starts with, once all of it is there. Every line must end with CRLF. A head that is whole
+    /// at the first look is read at once.
+    pub(crate) fn run(&mut self, buf: &[u8], limit: usize, lines: &mut Lines) -> Result<Option<usize>, Fault> {
+        if self.seen == 0 && lines.read(buf, 0, AT_ONCE).is_ok_and(|end| end <= limit) {
+            self.lines = lines.all.len() + 1;
+            return Ok(Some(lines.end));
+        }
+        // What is wrong or wanting is found line by line.
+        lines.clear();
+        self.search(buf, limit)
+    }
+
+    /// As [`Scan::run`], line by line: also for what has no start line.
+    pub(super) fn search(&mut self, buf: &[u8], limit: usize) -> Result<Option<usize>, Fault> {
         for at in memchr::memchr_iter(b'\n', &buf[self.seen..]) {
             let at = self.seen + at;
             if at == 0 || buf[at - 1] != b'\r' {
@@ -58,52 +69,173 @@ impl Scan {
     }
 }
 
-/// Calls `f` with the tokens of a complete request head.
-pub(crate) fn with_request<R>(
-    head: &Bytes,
-    lines: usize,
-    f: impl FnOnce(&httparse::Request<'_, '_>) -> R,
-) -> Result<R, Fault> {
-    let mut stack = [EMPTY_HEADER; STACK_HEADERS];
-    let mut heap = Vec::new();
-    let mut request = httparse::Request::new(room(&mut stack, &mut heap, lines));
-    match request.parse(head) {
-        Ok(httparse::Status::Complete(n)) if n == head.len() => Ok(f(&request)),
-        Ok(_) => Err(Fault::Malformed("incomplete head")),
-        Err(error) => Err(fault(error, first_line(head))),
+/// So many fields are read before they are counted.
+const AT_ONCE: usize = 128;
+
+/// Where the lines of a head, or of a trailer section, are. A name is what stands before the colon, valid or not.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    /// Behind the start line, where there is one.
+    start: usize,
+    all: SmallVec<[Line; 24]>,
+    /// Behind the empty line; 0 as long as nothing was read.
+    end: usize,
+}
+
+/// A field: where its name and its value begin and end. The value is without the blanks around it.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    name: [u32; 2],
+    value: [u32; 2],
+}
+
+impl Lines {
+    /// The lines of a whole head, unless they are known already.
+    pub(crate) fn of_head(&mut self, head: &[u8]) -> Result<(), Fault> {
+        if self.end == 0 { self.read(head, 0, usize::MAX).map(drop) } else { Ok(()) }
+    }
+
+    fn clear(&mut self) {
+        self.all.clear();
+        self.end = 0;
+    }
+
+    /// Finds a start line, at most so many fields, and an empty line.
+    fn read(&mut self, head: &[u8], from: usize, most: usize) -> Result<usize, Fault> {
+        let end = find(head, from, b'\n').ok_or(Fault::Malformed("incomplete head"))?;
+        if end == from || head[end - 1] != b'\r' {
+            return Err(Fault::Malformed("a line ends with a bare LF"));
+        }
+        self.start = end + 1;
+        self.read_fields(head, self.start, most)
+    }
+
+    /// Finds fields, and an empty line.
+    fn read_fields(&mut self, section: &[u8], mut at: usize, most: usize) -> Result<usize, Fault> {
+        // Places are kept as numbers of 32 bits.
+        if u32::try_from(section.len()).is_err() {
+            return Err(Fault::TooLarge);
+        }
+        self.all.clear();
+        while !section[at..].starts_with(b"\r\n") {
+            if self.all.len() == most {
+                return Err(Fault::TooMany);
+            }
+            let (line, next) = line(section, at)?;
+            self.all.push(line);
+            at = next;
+        }
+        self.end = at + 2;
+        Ok(self.end)
+    }
+
+    /// How many fields there are.
+    pub(crate) fn fields(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The fields as map entries, whose values share the section's bytes.
+    #[inline]
+    pub(crate) fn entries(&self, section: &Bytes) -> impl Iterator<Item = Result<(HeaderName, HeaderValue), Fault>> {
+        self.all.iter().map(|line| line.entry(section))
+    }
+
+    /// The fields as they came: name and value.
+    pub(crate) fn raw<'a>(&'a self, section: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.all.iter().map(|line| (&section[range(line.name)], &section[range(line.value)]))
+    }
+}
+
+fn range([from, to]: [u32; 2]) -> Range<usize> {
+    from as usize..to as usize
+}
+
+/// The line that begins at `at`, and where the next one does.
+#[inline]
+fn line(section: &[u8], at: usize) -> Result<(Line, usize), Fault> {
+    let colon = find(section, at, b':').ok_or(Fault::Malformed("invalid header name"))?;
+    let is_blank = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
+    let mut from = colon + 1;
+    while is_blank(section.get(from)) {
+        from += 1;
+    }
+    let end = end_of_line(section, from).ok_or(Fault::Malformed("invalid header value"))?;
+    let mut to = end;
+    while to > from && is_blank(section.get(to - 1)) {
+        to -= 1;
+    }
+    Ok((Line { name: [at as u32, colon as u32], value: [from as u32, to as u32] }, end + 2))
+}
+
+/// Where the next CRLF is, if no bare CR comes before it.
+#[inline]
+fn end_of_line(bytes: &[u8], at: usize) -> Option<usize> {
+    find(bytes, at, b'\r').filter(|end| bytes.get(end + 1) == Some(&b'\n'))
+}
+
+impl Line {
+    #[inline]
+    fn entry(&self, section: &Bytes) -> Result<(HeaderName, HeaderValue), Fault> {
+        let name = &section[range(self.name)];
+        let name = match names::known(name) {
+            Some(name) => name.clone(),
+            None => HeaderName::from_bytes(name).map_err(|_| Fault::Malformed("invalid header name"))?,
+        };
+        let value = range(self.value);
+        if value.is_empty() {
+            return Ok((name, HeaderValue::from_static("")));
+        }
+        match HeaderValue::from_maybe_shared(section.slice(value)) {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(Fault::Malformed("invalid header value")),
+        }
+    }
+}
+
+/// The start line of a request head.
+pub(crate) struct RequestLine<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) target: &'a str,
+    /// The digit behind `HTTP/1.`.
+    pub(crate) minor: u8,
+}
+
+/// Reads the start line of a complete request head.
+pub(crate) fn request_line<'a>(head: &'a [u8], lines: &Lines) -> Result<RequestLine<'a>, Fault> {
+    let line = &head[..lines.start];
+    let mut request = httparse::Request::new(&mut []);
+    request.parse(line).map_err(|error| fault(error, first_line(line)))?;
+    match (request.method, request.path, request.version) {
+        (Some(method), Some(target), Some(minor)) => Ok(RequestLine { method, target, minor }),
+        _ => Err(Fault::Malformed("incomplete head")),
+    }
+}
+
+/// The start line of a response head.
+pub(crate) struct StatusLine<'a> {
+    pub(crate) code: u16,
+    pub(crate) reason: Option<&'a str>,
+    /// The digit behind `HTTP/1.`.
+    pub(crate) minor: u8,
+}
+
+/// Reads the start line of a complete response head.
+pub(crate) fn status_line<'a>(head: &'a [u8], lines: &Lines) -> Result<StatusLine<'a>, Fault> {
+    let line = &head[..lines.start];
+    let mut response = httparse::Response::new(&mut []);
+    response.parse(line).map_err(|error| fault(error, first_line(line)))?;
+    match (response.code, response.version) {
+        (Some(code), Some(minor)) => Ok(StatusLine { code, reason: response.reason, minor }),
+        _ => Err(Fault::Malformed("incomplete head")),
     }
 }
 
 /// What is wrong with the start line of a request head that is not complete.
 pub(crate) fn fault_in_start(read: &[u8]) -> Option<Fault> {
-    match httparse::Request::new(&mut [EMPTY_HEADER; 1]).parse(read) {
+    match httparse::Request::new(&mut [httparse::EMPTY_HEADER; 1]).parse(read) {
         Ok(_) | Err(httparse::Error::TooManyHeaders) => None,
         Err(error) => Some(fault(error, first_line(read))),
     }
-}
-
-/// Calls `f` with the tokens of a complete response head.
-pub(crate) fn with_response<R>(
-    head: &Bytes,
-    lines: usize,
-    f: impl FnOnce(&httparse::Response<'_, '_>) -> R,
-) -> Result<R, Fault> {
-    let mut stack = [EMPTY_HEADER; STACK_HEADERS];
-    let mut heap = Vec::new();
-    let mut response = httparse::Response::new(room(&mut stack, &mut heap, lines));
-    match response.parse(head) {
-        Ok(httparse::Status::Complete(n)) if n == head.len() => Ok(f(&response)),
-        Ok(_) => Err(Fault::Malformed("incomplete head")),
-        Err(error) => Err(fault(error, first_line(head))),
-    }
-}
-
-fn room<'a, 'b>(stack: &'a mut [Header<'b>], heap: &'a mut Vec<Header<'b>>, lines: usize) -> &'a mut [Header<'b>] {
-    if lines <= stack.len() {
-        return stack;
-    }
-    heap.resize(lines, EMPTY_HEADER);
-    heap
 }
 
 fn first_line(head: &[u8]) -> &[u8] {
@@ -129,21 +261,26 @@ fn fault(error: httparse::Error, line: &[u8]) -> Fault {
     }
 }
 
-/// One field as map entries; the value shares the head's bytes.
-pub(crate) fn field(head: &Bytes, raw: &Header<'_>) -> Result<(HeaderName, HeaderValue), Fault> {
-    let name = HeaderName::from_bytes(raw.name.as_bytes()).map_err(|_| Fault::Malformed("invalid header name"))?;
-    let value = if raw.value.is_empty() {
-        HeaderValue::from_static("")
-    } else {
-        HeaderValue::from_maybe_shared(head.slice_ref(raw.value))
-            .map_err(|_| Fault::Malformed("invalid header value"))?
-    };
-    Ok((name, value))
+/// Where `byte` is next, from `at` on. Names and values are short: eight bytes at a time, without a call.
+#[inline]
+fn find(bytes: &[u8], at: usize, byte: u8) -> Option<usize> {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = LOW << 7;
+    let (eights, rest) = bytes.get(at..)?.as_chunks();
+    for (n, eight) in eights.iter().enumerate() {
+        let differing = u64::from_le_bytes(*eight) ^ (LOW * u64::from(byte));
+        // The lowest high bit that is set marks the first byte that is zero.
+        let zero = differing.wrapping_sub(LOW) & !differing & HIGH;
+        if zero != 0 {
+            return Some(at + 8 * n + zero.trailing_zeros() as usize / 8);
+        }
+    }
+    rest.iter().position(|&b| b == byte).map(|n| at + 8 * eights.len() + n)
 }
 
 /// An empty map with room for `lines` and a few of our own. `HeaderMap` panics when asked for more than it can hold.
 pub(crate) fn header_map(lines: usize) -> HeaderMap {
-    HeaderMap::with_capacity(lines.min(1024) + 8)
+    HeaderMap::with_capacity(lines.min(1024) + 4)
 }
 
 /// Adds to a map that must not be allowed to panic when it is full.
@@ -156,22 +293,17 @@ pub(crate) fn parse_trailers(section: &Bytes, lines: usize, limits: &Limits) -> 
     if lines > limits.headers {
         return Err(body::Error::TooLarge("the limit of trailers"));
     }
-    let mut stack = [EMPTY_HEADER; STACK_HEADERS];
-    let mut heap = Vec::new();
-    let invalid = body::Error::Malformed("invalid trailers");
-    match httparse::parse_headers(section, room(&mut stack, &mut heap, lines)) {
-        Ok(httparse::Status::Complete((_, raw))) => {
-            let mut map = header_map(raw.len());
-            for one in raw {
-                let (name, value) = field(section, one).map_err(|_| invalid.clone())?;
-                if !is_forbidden_trailer(&name) {
-                    append(&mut map, name, value).map_err(|_| body::Error::TooLarge("the limit of trailers"))?;
-                }
-            }
-            Ok(map)
+    let invalid = |_| body::Error::Malformed("invalid trailers");
+    let mut fields = Lines::default();
+    fields.read_fields(section, 0, lines).map_err(invalid)?;
+    let mut map = header_map(fields.fields());
+    for field in fields.entries(section) {
+        let (name, value) = field.map_err(invalid)?;
+        if !is_forbidden_trailer(&name) {
+            append(&mut map, name, value).map_err(|_| body::Error::TooLarge("the limit of trailers"))?;
         }
-        _ => Err(invalid),
     }
+    Ok(map)
 }
 
 /// Fields that frame, route or authenticate a message mean nothing, or something else to the next hop, in trailers.
@@ -191,8 +323,13 @@ pub(crate) fn is_forbidden_trailer(name: &HeaderName) -> bool {
 
 /// Fields that belong to one connection: a codec reads or writes them, and never passes them on.
 pub(crate) fn is_connection_specific(name: &HeaderName) -> bool {
+    is_specific(name.as_str())
+}
+
+/// As [`is_connection_specific`], for the name's text.
+pub(super) fn is_specific(name: &str) -> bool {
     matches!(
-        name.as_str(),
+        name,
         "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "http2-settings"
     )
 }

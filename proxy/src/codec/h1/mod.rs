@@ -1,4 +1,4 @@
-//! HTTP/1.0 and 1.1 (RFC 9112), server and client side, over the `httparse` tokenizer.
+//! HTTP/1.0 and 1.1 (RFC 9112), server and client side. Start lines are read by `httparse`, fields by `head`.
 //!
 //! Parsing is strict where leniency lets two hops disagree about where a message ends: lines end with CRLF, one
 //! `content-length` of digits only, `chunked` as the only transfer coding, never both, no folded lines, names are tokens and values
@@ -7,6 +7,7 @@ pub mod client;
 mod decode;
 mod encode;
 mod head;
+mod names;
 mod request;
 pub mod server;
 mod spelling;

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Vers
 
 use super::decode::{Chunk, Decoder};
 use super::encode::parse_length;
-use super::head::{self, Fault};
+use super::head::{self, Fault, Lines};
 use super::server::Settings;
 use super::spelling;
 use crate::codec::handler::{Scheme, Upgrade};
@@ -66,12 +66,16 @@ impl From<Fault> for Refusal {
     }
 }
 
-/// Reads one complete head.
-pub(crate) fn parse(raw: &Bytes, lines: usize, settings: &Settings) -> Result<Incoming, Refusal> {
-    if lines.saturating_sub(1) > settings.limits.headers {
+/// Reads one complete head of `count` lines; `lines` are filled where they are not yet.
+pub(crate) fn parse(raw: &Bytes, count: usize, lines: &mut Lines, settings: &Settings) -> Result<Incoming, Refusal> {
+    if count.saturating_sub(1) > settings.limits.headers {
         return Err(Refusal::TOO_MANY);
     }
-    head::with_request(raw, lines, |tokens| interpret(raw, tokens, settings))?
+    lines.of_head(raw)?;
+    let line = head::request_line(raw, lines)?;
+    // A head that is no HTTP is refused as such, whatever else is wrong with it.
+    interpret(raw, &line, lines, settings)
+        .map_err(|refusal| lines.entries(raw).find_map(Result::err).map_or(refusal, Refusal::from))
 }
 
 /// What the fields say about the message, apart from the ones that are passed on.
@@ -91,34 +95,37 @@ struct Notes {
     expect_continue: bool,
 }
 
-fn interpret(raw: &Bytes, tokens: &httparse::Request<'_, '_>, settings: &Settings) -> Result<Incoming, Refusal> {
-    let (Some(method), Some(target), Some(version)) = (tokens.method, tokens.path, tokens.version) else {
-        return Err(Refusal::CODEC);
-    };
+fn interpret(
+    raw: &Bytes,
+    line: &head::RequestLine<'_>,
+    lines: &Lines,
+    settings: &Settings,
+) -> Result<Incoming, Refusal> {
+    let version = line.minor;
     if version == 0 && !settings.accept_http_10 {
         return Err(Refusal::VERSION);
     }
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::CODEC)?;
+    let method = Method::from_bytes(line.method.as_bytes()).map_err(|_| Refusal::CODEC)?;
     if !settings.allow_custom_methods && !is_known(&method) {
         return Err(Refusal::CODEC);
     }
     let mut parts = Request::new(()).into_parts().0;
     parts.version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    parts.headers = head::header_map(tokens.headers.len());
+    parts.headers = head::header_map(lines.fields());
     let mut notes = Notes::default();
     let mut nominated = false;
-    for one in tokens.headers.iter() {
-        let (name, value) = head::field(raw, one)?;
+    for field in lines.entries(raw) {
+        let (name, value) = field?;
         nominated |= name == header::CONNECTION && names_more(value.as_bytes());
         if let Some((name, value)) = note(name, value, &mut notes, settings)? {
             head::append(&mut parts.headers, name, value)?;
         }
     }
     if nominated {
-        drop_nominated(tokens, &mut parts.headers)?;
+        drop_nominated(lines.raw(raw), &mut parts.headers)?;
     }
-    spelling::keep(settings.header_case, tokens.headers, None, &mut parts.extensions);
-    let scheme = place_target(&mut parts, &method, raw.slice_ref(target.as_bytes()), &mut notes, settings)?;
+    spelling::keep(settings.header_case, lines.raw(raw), None, &mut parts.extensions);
+    let scheme = place_target(&mut parts, &method, raw.slice_ref(line.target.as_bytes()), &mut notes, settings)?;
     check_host(&mut parts, &notes, settings)?;
     let body = framing(&method, version, &notes, settings)?;
     if notes.chunked {
@@ -209,9 +216,12 @@ fn names_more(value: &[u8]) -> bool {
 }
 
 /// Removes the fields that `connection` names. Those that other stages rely on may not be named.
-fn drop_nominated(tokens: &httparse::Request<'_, '_>, headers: &mut HeaderMap) -> Result<(), Refusal> {
-    let lists = tokens.headers.iter().filter(|one| one.name.eq_ignore_ascii_case("connection"));
-    for token in lists.flat_map(|one| head::tokens(one.value)) {
+fn drop_nominated<'a>(
+    fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    headers: &mut HeaderMap,
+) -> Result<(), Refusal> {
+    let lists = fields.filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"));
+    for token in lists.flat_map(|(_, list)| head::tokens(list)) {
         let Ok(name) = HeaderName::from_bytes(token) else { return Err(Refusal::CODEC) };
         match name.as_str() {
             "host" | "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" | "content-length" => {

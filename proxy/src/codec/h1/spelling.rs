@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Extensions;
-use httparse::Header;
 
 use super::HeaderCase;
 
@@ -18,9 +17,15 @@ pub(crate) struct Spelling {
 }
 
 /// Keeps the spelling of a head with its message, where the configuration asks for it.
-pub(crate) fn keep(case: HeaderCase, headers: &[Header<'_>], reason: Option<&str>, extensions: &mut Extensions) {
+pub(crate) fn keep<'a>(
+    case: HeaderCase,
+    fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    reason: Option<&str>,
+    extensions: &mut Extensions,
+) {
     let HeaderCase::Preserve { reason: keeps_reason, own_proper } = case else { return };
-    let names = headers.iter().map(|h| h.name).filter(|name| name.bytes().any(|b| b.is_ascii_uppercase()));
+    let names = fields.filter_map(|(name, _)| std::str::from_utf8(name).ok());
+    let names = names.filter(|name| name.bytes().any(|b| b.is_ascii_uppercase()));
     let reason = reason.filter(|_| keeps_reason).map(|text| Bytes::copy_from_slice(text.as_bytes()));
     extensions.insert(Spelling { names: names.map(Box::from).collect(), reason, own_proper });
 }
@@ -42,6 +47,11 @@ impl<'a> Names<'a> {
             None => case,
         };
         Names { case, spelling }
+    }
+
+    /// Whether names are written as the headers keep them, in lower case.
+    pub(crate) fn are_as_kept(&self) -> bool {
+        self.spelling.is_none() && !matches!(self.case, HeaderCase::ProperWords)
     }
 
     /// The name as the message spelled it; else by the rule that is returned.
@@ -67,14 +77,24 @@ mod tests {
 
     #[test]
     fn names_come_out_as_they_came() {
-        let headers = [Header { name: "X-fOO", value: b"1" }, Header { name: "plain", value: b"2" }];
+        let fields = [(&b"X-fOO"[..], &b"1"[..]), (b"plain", b"2")];
         let mut extensions = Extensions::new();
-        keep(HeaderCase::Preserve { reason: true, own_proper: false }, &headers, Some("Fine"), &mut extensions);
+        keep(
+            HeaderCase::Preserve { reason: true, own_proper: false },
+            fields.into_iter(),
+            Some("Fine"),
+            &mut extensions,
+        );
         let names = Names::of(HeaderCase::Lower, &extensions);
         assert_eq!(names.spelled("x-foo"), Ok("X-fOO"));
         assert_eq!(names.spelled("plain"), Err(HeaderCase::Lower));
         assert_eq!(names.reason(), Some(&b"Fine"[..]));
-        keep(HeaderCase::Preserve { reason: false, own_proper: true }, &headers, Some("Fine"), &mut extensions);
+        keep(
+            HeaderCase::Preserve { reason: false, own_proper: true },
+            fields.into_iter(),
+            Some("Fine"),
+            &mut extensions,
+        );
         let names = Names::of(HeaderCase::Lower, &extensions);
         assert_eq!((names.spelled("x-own"), names.reason()), (Err(HeaderCase::ProperWords), None));
     }
@@ -82,7 +102,7 @@ mod tests {
     #[test]
     fn nothing_is_kept_unasked() {
         let mut extensions = Extensions::new();
-        keep(HeaderCase::ProperWords, &[Header { name: "X", value: b"" }], None, &mut extensions);
+        keep(HeaderCase::ProperWords, [(&b"X"[..], &b"1"[..])].into_iter(), None, &mut extensions);
         assert!(extensions.is_empty());
     }
 }

@@ -77,8 +77,9 @@ impl Compressor {
             filter: name(&format!("compressor.{}.{}{tail}", config.name, config.library.stat_name())),
         };
         let stats = worker.stats();
+        let apart = if config.response_apart { ".response" } else { "" };
         let (choice, request, response) =
-            (stats.shard(scope("")), stats.shard(scope(".request")), stats.shard(scope(".response")));
+            (stats.shard(scope("")), stats.shard(scope(".request")), stats.shard(scope(apart)));
         Compressor { choice, request, response, config }
     }
 
@@ -92,6 +93,7 @@ impl Compressor {
             library = o.library.unwrap_or(library);
         }
         let accepted = x.parts.headers.get(ACCEPT_ENCODING).cloned();
+        x.data.retain(|(i, _)| *i != at);
         x.data.push((at, Data::Compress(Box::new(Offer { accepted, enabled, library, config: self.config.clone() }))));
         if enabled && remove {
             x.parts.headers.remove(ACCEPT_ENCODING);
@@ -104,7 +106,7 @@ impl Compressor {
         let wanted = self.config.request.as_ref().filter(|d| is_on(d, x));
         let upload = x.upload.clone().filter(|_| x.upgrade.is_none());
         let (Some(direction), Some(upload)) = (wanted, upload) else { return self.request.not_compressed.inc() };
-        if !fits(direction, &x.parts.headers) {
+        if !long_enough(direction, &x.parts.headers, &self.request) || !fits(direction, &x.parts.headers) {
             return self.request.not_compressed.inc();
         }
         self.request.compressed.inc();
@@ -118,19 +120,31 @@ impl Compressor {
     }
 
     pub fn on_response(&self, at: u16, x: &mut Exchange, response: &mut Response<Body>) {
-        let chosen = self.choose(at, x, response.headers());
-        let Some(Data::Compress(offer)) = super::take(x, at) else { return };
+        // The offer stays: the choice of the compressors before this one is among all of them.
+        let noted = x.data.iter().find_map(|(i, data)| match data {
+            Data::Compress(offer) if *i == at => Some((offer.enabled, offer.library)),
+            _ => None,
+        });
+        let Some((enabled, library)) = noted else { return };
         let settings = &self.config.response;
-        let tagged = settings.disable_on_etag_header && response.headers().contains_key(ETAG);
-        if tagged {
-            self.choice.not_compressed_etag.inc();
-        }
-        let may = offer.enabled && !tagged && self.worth(response) && fits(&settings.direction, response.headers());
-        let coded = may && chosen && !response.body().is_end() && self.compress_response(offer.library, response);
+        let long = enabled && long_enough(&settings.direction, response.headers(), &self.response);
+        let whole = response.body().is_end();
+        let chosen = long && !whole && self.choose(at, x, response.headers());
+        let may = long && self.worth(response) && fits(&settings.direction, response.headers()) && !self.tagged(response);
+        let coded = may && chosen && self.compress_response(library, response);
         if coded { &self.response.compressed } else { &self.response.not_compressed }.inc();
         if may {
             insert_vary(response.headers_mut());
         }
+    }
+
+    /// Has a tag that compression would make false.
+    fn tagged(&self, response: &Response<Body>) -> bool {
+        let tagged = self.config.response.disable_on_etag_header && response.headers().contains_key(ETAG);
+        if tagged {
+            self.choice.not_compressed_etag.inc();
+        }
+        tagged
     }
 
     /// Whether this compressor's coding is the one that the client likes best of those that the chain offers.
@@ -148,7 +162,7 @@ impl Compressor {
         };
         // The last that asks to be first is.
         let mut codings: Vec<&str> = Vec::with_capacity(offers.len());
-        for (_, offer) in offers.iter().filter(|(_, o)| o.enabled && listed(&o.config.response.direction, headers)) {
+        for (_, offer) in offers.iter().filter(|(_, o)| listed(&o.config.response.direction, headers)) {
             let token = offer.library.token();
             if codings.contains(&token) {
                 continue;
@@ -197,7 +211,17 @@ fn is_on(direction: &Direction, x: &Exchange) -> bool {
     direction.runtime_key.as_ref().and_then(|k| x.config.runtime.boolean(k)).unwrap_or(direction.enabled)
 }
 
-/// Type, length, and that nobody coded it before.
+/// An unknown length is long enough.
+fn long_enough(direction: &Direction, headers: &HeaderMap, stats: &CodingStats) -> bool {
+    let length = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let short = length.is_some_and(|n| n < u64::from(direction.min_content_length));
+    if short {
+        stats.content_length_too_small.inc();
+    }
+    !short
+}
+
+/// Type, and that nobody coded it before.
 fn fits(direction: &Direction, headers: &HeaderMap) -> bool {
     if headers.contains_key(CONTENT_ENCODING) || headers.contains_key(TRANSFER_ENCODING) {
         return false;
@@ -206,8 +230,7 @@ fn fits(direction: &Direction, headers: &HeaderMap) -> bool {
         .get_all(CACHE_CONTROL)
         .iter()
         .any(|v| v.to_str().is_ok_and(|v| v.to_ascii_lowercase().contains("no-transform")));
-    let length = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    !no_transform && length.is_none_or(|n| n >= u64::from(direction.min_content_length)) && listed(direction, headers)
+    !no_transform && listed(direction, headers)
 }
 
 fn listed(direction: &Direction, headers: &HeaderMap) -> bool {

@@ -50,10 +50,10 @@ pub fn on_request(own: &CsrfPolicy, stats: &CsrfStats, x: &mut Exchange, over: O
     Flow::Answer(LocalReply::new(StatusCode::FORBIDDEN, "csrf_origin_mismatch", "csrf.origin").body("Invalid origin"))
 }
 
-/// Host and port of `origin`, else of `referer`.
+/// Host and port of `origin`, else of `referer`; an `origin` that is no URL (`null`) names none.
 fn source(x: &Exchange) -> Option<&str> {
     let text = |name| x.parts.headers.get(name).and_then(|v: &http::HeaderValue| v.to_str().ok());
-    let url = text(ORIGIN).filter(|o| !o.is_empty() && *o != "null").or_else(|| text(REFERER))?;
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let url = text(ORIGIN).filter(|o| !o.is_empty()).or_else(|| text(REFERER))?;
+    let (_, rest) = url.split_once("://")?;
     rest.split(['/', '?', '#']).next().filter(|h| !h.is_empty())
 }

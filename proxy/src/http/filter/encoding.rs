@@ -24,6 +24,7 @@ stats_group! {
     pub struct CodingStats {
         compressed: Counter,
         not_compressed: Counter,
+        content_length_too_small: Counter,
         total_uncompressed_bytes: Counter,
         total_compressed_bytes: Counter,
     }

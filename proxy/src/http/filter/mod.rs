@@ -26,6 +26,7 @@ mod on_demand;
 mod rate_limit;
 mod ratelimit_descriptor;
 mod rbac;
+mod set_filter_state;
 mod set_metadata;
 mod stateful_session;
 
@@ -88,7 +89,7 @@ enum Filter {
     Cors(Arc<cors::CorsStats>),
     Csrf(config::csrf::CsrfPolicy, Arc<csrf::CsrfStats>),
     ExtAuthz(ext_authz::ExtAuthz),
-    Fault(Arc<config::fault::Fault>, Arc<fault::FaultStats>),
+    Fault(fault::FaultFilter),
     GrpcStats(grpc_stats::GrpcStats),
     GrpcWeb,
     HeaderMutation(Arc<config::header_mutation::HeaderMutation>),
@@ -98,6 +99,7 @@ enum Filter {
     LocalRateLimit(local_ratelimit::LocalRateLimit),
     RateLimit(rate_limit::RateLimit),
     Rbac(rbac::Rbac),
+    SetFilterState(Arc<config::set_filter_state::SetFilterState>),
     SetMetadata(Arc<config::set_metadata::SetMetadata>),
     StatefulSession(stateful_session::StatefulSession),
     OnDemand,
@@ -214,7 +216,7 @@ impl Filter {
             HttpFilterKind::Cors => Filter::Cors(worker.stats().shard(scope("cors"))),
             HttpFilterKind::Csrf(c) => Filter::Csrf(c.clone(), worker.stats().shard(scope("csrf"))),
             HttpFilterKind::ExtAuthz(c) => Filter::ExtAuthz(ext_authz::ExtAuthz::new(c.clone(), worker, stat_prefix)),
-            HttpFilterKind::Fault(c) => Filter::Fault(c.clone(), worker.stats().shard(scope("fault"))),
+            HttpFilterKind::Fault(c) => Filter::Fault(fault::FaultFilter::new(c.clone(), worker, stat_prefix)),
             HttpFilterKind::GrpcStats(c) => Filter::GrpcStats(grpc_stats::GrpcStats::new(c)),
             HttpFilterKind::GrpcWeb => Filter::GrpcWeb,
             HttpFilterKind::HeaderMutation(c) => Filter::HeaderMutation(c.clone()),
@@ -228,6 +230,7 @@ impl Filter {
             }
             HttpFilterKind::RateLimit(c) => Filter::RateLimit(rate_limit::RateLimit::new(c.clone(), worker)),
             HttpFilterKind::Rbac(c) => Filter::Rbac(rbac::Rbac::new(c.clone(), worker, stat_prefix)),
+            HttpFilterKind::SetFilterState(c) => Filter::SetFilterState(c.clone()),
             HttpFilterKind::SetMetadata(c) => Filter::SetMetadata(c.clone()),
             HttpFilterKind::StatefulSession(c) => {
                 Filter::StatefulSession(stateful_session::StatefulSession::new(c.clone(), worker, stat_prefix))
@@ -244,7 +247,7 @@ impl Filter {
             Filter::Cors(stats) => cors::on_request(stats, at, x, name),
             Filter::Csrf(c, stats) => csrf::on_request(c, stats, x, over),
             Filter::ExtAuthz(c) => c.on_request(x),
-            Filter::Fault(c, stats) => fault::on_request(c, stats, at, x, over),
+            Filter::Fault(c) => c.on_request(at, x, over),
             Filter::GrpcStats(c) => c.on_request(at, x),
             Filter::GrpcWeb => grpc_web::on_request(at, x),
             Filter::HeaderMutation(c) => header_mutation::on_request(c, x, name),
@@ -254,6 +257,7 @@ impl Filter {
             Filter::LocalRateLimit(c) => c.on_request(at, x, over),
             Filter::RateLimit(_) => Flow::Wait,
             Filter::Rbac(c) => c.on_request(x, over),
+            Filter::SetFilterState(c) => set_filter_state::on_request(c, x, over),
             Filter::SetMetadata(c) => set_metadata::on_request(c, x),
             Filter::StatefulSession(c) => c.on_request(at, x, over),
             Filter::OnDemand => on_demand::on_request(x),
@@ -271,7 +275,7 @@ impl Filter {
         match self {
             Filter::Buffer(c) => Box::pin(buffer::wait(c, x, over)),
             Filter::ExtAuthz(c) => Box::pin(c.wait(at, x, name)),
-            Filter::Fault(c, stats) => Box::pin(fault::wait(c, stats, at, x, over)),
+            Filter::Fault(c) => Box::pin(c.wait(at, x, over)),
             Filter::JwtAuthn(c) => Box::pin(c.wait(x, over)),
             Filter::RateLimit(c) => Box::pin(c.wait(at, x, over)),
             Filter::OnDemand => Box::pin(on_demand::wait(x)),
@@ -305,6 +309,7 @@ impl Filter {
             | Filter::Csrf(..)
             | Filter::JwtAuthn(_)
             | Filter::Rbac(_)
+            | Filter::SetFilterState(_)
             | Filter::SetMetadata(_)
             | Filter::OnDemand => {}
         }

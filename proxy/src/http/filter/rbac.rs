@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use sidemesh_config::resource::http_filter::FilterOverride;
-use sidemesh_config::resource::http_filter::rbac::{RbacAction, RbacFilter};
+use sidemesh_config::resource::http_filter::rbac::RbacFilter;
 use sidemesh_config::value::{Name, name};
 
 use super::{Exchange, Flow};
 use crate::http::reply::LocalReply;
-use crate::rbac::{Counts, Subject, Verdict, evaluate};
+use crate::rbac::{Counts, Subject, Verdict, judge};
 use crate::telemetry::stats::Scope;
 use crate::worker::Worker;
 
@@ -51,15 +51,20 @@ impl Rbac {
             request: Some(&view),
             remote: x.info.remote.ip(),
             metadata: view.metadata,
+            filter_state: Some(&x.info.filter_state),
         };
+        let registry = x.manager.worker.stats();
         let mut told = serde_json::Map::new();
         if let Some(shadow) = &filter.shadow_rules {
-            let verdict = evaluate(shadow, &subject);
+            let verdict = judge(shadow, &subject);
             self.counts.shadowed(&verdict);
+            if filter.per_rule_stats {
+                self.counts.of_shadow_policy(registry, &verdict);
+            }
             let prefix = prefix(&filter.shadow_stat_prefix, &self.config.shadow_stat_prefix);
             tell(&mut told, prefix, ["shadow_effective_policy_id", "shadow_engine_result"], &verdict);
         }
-        let verdict = filter.rules.as_ref().map(|rules| evaluate(rules, &subject));
+        let verdict = filter.rules.as_ref().map(|rules| judge(rules, &subject));
         if let Some(verdict) = &verdict {
             let prefix = prefix(&filter.stat_prefix, &self.config.stat_prefix);
             tell(&mut told, prefix, ["enforced_effective_policy_id", "enforced_engine_result"], verdict);
@@ -67,11 +72,14 @@ impl Rbac {
         if !told.is_empty() {
             x.info.metadata.merge(METADATA, told);
         }
-        let (Some(rules), Some(verdict)) = (&filter.rules, verdict) else { return Flow::Continue };
-        if rules.action == RbacAction::Log {
-            x.info.metadata.set(COMMON_METADATA, "access_log_hint", verdict.policy.is_some().into());
+        let Some(verdict) = verdict else { return Flow::Continue };
+        if let Some(hint) = verdict.hint {
+            x.info.metadata.set(COMMON_METADATA, "access_log_hint", hint.into());
         }
         self.counts.enforced(&verdict);
+        if filter.per_rule_stats {
+            self.counts.of_policy(x.manager.worker.stats(), &verdict);
+        }
         if verdict.allowed {
             return Flow::Continue;
         }

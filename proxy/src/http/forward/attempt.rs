@@ -14,7 +14,7 @@ use crate::body::Body;
 use crate::clock::Sleep;
 use crate::codec::{Scheme, SendOptions};
 use crate::http::exchange::Exchange;
-use crate::http::guard::Limit;
+use crate::http::guard::{Limit, Soonest};
 use crate::http::record;
 use crate::upstream::{AttemptError, AttemptInfo, AttemptOptions, Cluster, Downstream, Host, Naming, Overflow};
 
@@ -40,7 +40,7 @@ pub async fn run(x: &Exchange, plan: &Plan, host: &Rc<Host>, info: &AttemptInfo)
         connection: Some(&x.info.connection),
     };
     let mut request = pin!(plan.cluster.request(host, &x.parts, body, options, info));
-    let mut waiting = Waiting::new(x);
+    let mut waiting = Waiting::new(plan.started);
     poll_fn(|cx| match request.as_mut().poll(cx) {
         Poll::Ready(Ok(response)) => Poll::Ready(Outcome::Response(response)),
         Poll::Ready(Err(error)) => Poll::Ready(Outcome::Failed(error)),
@@ -103,8 +103,8 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    pub fn new(x: &Exchange) -> Self {
-        Waiting { sleep: None, started: x.now() }
+    pub fn new(started: Instant) -> Self {
+        Waiting { sleep: None, started }
     }
 
     pub fn poll(&mut self, x: &Exchange, plan: &Plan, cx: &mut Context<'_>) -> Poll<Limit> {
@@ -128,7 +128,6 @@ impl Waiting {
     /// Which limit is next, as things stand.
     fn next(&self, x: &Exchange, plan: &Plan) -> Option<(Instant, Limit)> {
         let ended = x.request_ended();
-        let after = |from: Option<Instant>, limit: Option<Duration>| from?.checked_add(limit?);
         // Attempts and the pauses between them are no activity of the stream.
         let begun = if x.redirects == 0 { x.info.start } else { self.started };
         let quiet = x.upload.as_ref().map_or(begun, |u| u.active().max(begun));
@@ -136,18 +135,15 @@ impl Waiting {
         let timeouts = &plan.timeouts;
         let tried = ended.map(|e| e.max(self.started));
         let request = if ended.is_none() { x.manager.config.request_timeout } else { None };
-        [
-            after(ended, timeouts.route).map(|at| (at, Limit::Route)),
-            after(tried, timeouts.per_try).map(|at| (at, Limit::PerTry)),
-            after(Some(active), timeouts.per_try_idle).map(|at| (at, Limit::PerTryIdle)),
-            after(Some(quiet), x.idle).map(|at| (at, Limit::StreamIdle)),
-            after(Some(self.started), timeouts.upstream).map(|at| (at, Limit::Upstream)),
-            after(Some(x.info.start), request).map(|at| (at, Limit::Request)),
-            x.duration_ends.map(|at| (at, Limit::Duration)),
-        ]
-        .into_iter()
-        .flatten()
-        .min_by_key(|(at, _)| *at)
+        let mut next = Soonest::default();
+        next.consider(ended, timeouts.route, Limit::Route);
+        next.consider(tried, timeouts.per_try, Limit::PerTry);
+        next.consider(Some(active), timeouts.per_try_idle, Limit::PerTryIdle);
+        next.consider(Some(quiet), x.idle, Limit::StreamIdle);
+        next.consider(Some(self.started), timeouts.upstream, Limit::Upstream);
+        next.consider(Some(x.info.start), request, Limit::Request);
+        next.at(x.duration_ends, Limit::Duration);
+        next.0
     }
 }
 
@@ -157,7 +153,7 @@ pub async fn back_off(x: &Exchange, plan: &Plan, wait: Duration) -> Option<Limit
         return None;
     }
     let mut sleep = x.manager.worker.local.timers.after(wait);
-    let mut waiting = Waiting::new(x);
+    let mut waiting = Waiting::new(x.now());
     poll_fn(|cx| {
         if Pin::new(&mut sleep).poll(cx).is_ready() {
             return Poll::Ready(None);
@@ -198,7 +194,13 @@ pub fn over(x: &mut Exchange, info: &AttemptInfo, outcome: &Outcome) {
         // No host was asked.
         let upstream = &mut x.info.upstream;
         (upstream.endpoint, upstream.host) = (None, None);
-        upstream.attempted.pop();
+        upstream.attempted.clear();
+    }
+    if x.manager.keeps_heads
+        && let Outcome::Response(response) = outcome
+    {
+        let bytes: usize = response.headers().iter().map(|(k, v)| k.as_str().len() + v.len() + 3).sum();
+        x.info.upstream.head_received = (bytes as u64, response.headers().len() as u64);
     }
     if x.manager.router.upstream_logs.is_empty() && x.attempt_span.is_none() {
         return;
@@ -217,6 +219,7 @@ pub fn over(x: &mut Exchange, info: &AttemptInfo, outcome: &Outcome) {
 /// Puts what an attempt found out into the record.
 pub fn note(x: &mut Exchange, info: &AttemptInfo) {
     let timing = &mut x.info.timing;
+    timing.upstream_pool_ready = info.pool_ready.get();
     timing.upstream_connect_start = info.connect_start.get();
     timing.upstream_connect_end = info.connect_end.get();
     timing.upstream_tx_begin = info.sent_start.get();
@@ -226,14 +229,14 @@ pub fn note(x: &mut Exchange, info: &AttemptInfo) {
         sidemesh_config::value::Address::Socket(a) => Some(*a),
         _ => None,
     });
-    // Of the last attempt alone, as in Envoy.
-    upstream.attempted.clear();
-    upstream.attempted.extend(upstream.host);
     if let Some(connection) = info.connection() {
+        upstream.attempted.clear();
+        upstream.attempted.extend(upstream.endpoint.clone().map(|e| (e, connection.id)));
         upstream.remote = connection.peer.or(upstream.host);
         upstream.local = connection.local;
         upstream.connection_id = connection.id;
         upstream.tls = connection.tls.clone();
+        timing.upstream_handshake_complete = timing.upstream_connect_end.filter(|_| upstream.tls.is_some());
         upstream.protocol = connection.protocol;
     }
     upstream.failure = info.failure().map(|text| Box::from(&*text));

@@ -66,7 +66,10 @@ pub fn for_attempt(x: &mut Exchange, forward: &Forward, plan: &Plan, host: &Rc<H
 
 /// Whether every attempt has a span of its own.
 fn spawns_spans(x: &Exchange) -> bool {
-    x.manager.router.start_child_span || x.manager.config.tracing.as_ref().is_some_and(|t| t.spawn_upstream_span)
+    let split = |t: &sidemesh_config::resource::http_connection_manager::Tracing| {
+        t.spawn_upstream_span || t.provider.as_ref().and_then(|p| p.zipkin).is_some_and(|z| z.split_spans)
+    };
+    x.manager.router.start_child_span || x.manager.config.tracing.as_deref().is_some_and(split)
 }
 
 /// `strict_check_headers`: a request whose `x-envoy-*` headers make no sense is refused.
@@ -193,5 +196,7 @@ fn rewrite_path(x: &mut Exchange, forward: &Forward) {
 }
 
 fn inject_trace(x: &mut Exchange, context: &TraceContext) {
-    trace::inject(context, x.trace_state.as_ref(), &mut x.parts.headers);
+    let manager = x.manager.clone();
+    let provider = manager.config.tracing.as_ref().and_then(|t| t.provider.as_deref());
+    trace::inject(provider, context, x.trace_state.as_ref(), &mut x.parts.headers);
 }

@@ -127,7 +127,7 @@ fn racer(x: &Exchange, plan: &Plan, host: &Rc<Host>) -> Racer {
 
 /// The first outcome among the attempts; a limit is the newest attempt's.
 async fn next(x: &Exchange, plan: &Plan, racers: &mut [Racer]) -> (usize, Outcome) {
-    let mut waiting = Waiting::new(x);
+    let mut waiting = Waiting::new(x.now());
     let newest = racers.len().saturating_sub(1);
     poll_fn(|cx| {
         for (at, racer) in racers.iter_mut().enumerate() {

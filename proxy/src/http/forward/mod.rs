@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Response};
-use sidemesh_config::resource::route::{Forward, Priority};
+use sidemesh_config::resource::route::{ClusterChoice, Forward, Priority};
 use sidemesh_config::value::Address;
 use smallvec::SmallVec;
 
@@ -63,7 +63,10 @@ const STREAM_LIMITS: [&str; 4] =
 /// Sends the request where `forward` says.
 pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
     let manager = x.manager.clone();
-    x.info.cluster = x.selected.as_ref().and_then(|s| route::cluster_name(s, |name| x.header(name)));
+    // A name that the route gives has stood there since the route was chosen; headers may have changed.
+    if x.info.cluster.is_none() || !matches!(forward.cluster, ClusterChoice::Cluster(_)) {
+        x.info.cluster = x.selected.as_ref().and_then(|s| route::cluster_name(s, |name| x.header(name)));
+    }
     let cluster = x.info.cluster.as_deref().and_then(|name| manager.upstream.cluster(&x.config, name));
     let Some(cluster) = cluster else {
         x.info.cluster = None;
@@ -73,8 +76,10 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
     if let Some(reply) = head::strictly_checked(x) {
         return Answer::Local(reply);
     }
-    let mut plan = plan(x, forward, cluster);
-    Counted::begin(x, &plan.cluster.entry().cluster.stat_name);
+    // What callers ask of the router, they ask in these.
+    let asks = any_envoy(&x.parts.headers);
+    let mut plan = plan(x, forward, cluster, asks);
+    Counted::begin(x, &plan.cluster.entry().cluster.stat_name, asks);
     head::finish(x, forward, &plan);
     if upgrade::terminates_connect(x, forward) {
         return Box::pin(upgrade::connect(x, &mut plan)).await;
@@ -97,12 +102,14 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
     }
 }
 
-fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>) -> Plan {
+fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>, asks: bool) -> Plan {
     let policy = forward.retry.as_ref().or_else(|| x.info.vhost.as_ref()?.retry_policy.as_ref()).cloned();
-    let retry = Retry::new(policy.as_ref(), &x.view());
+    let retry = if policy.is_some() || asks { Retry::new(policy.as_ref(), &x.view()) } else { None };
     let longest = cluster.config().protocol.common.max_stream_duration;
-    let timeouts = Timeouts::new(x, forward, policy.as_deref(), longest);
-    retry::strip(&mut x.parts.headers);
+    let timeouts = Timeouts::new(x, forward, policy.as_deref(), longest, asks);
+    if asks {
+        retry::strip(&mut x.parts.headers);
+    }
     let hash = if forward.hash_policy.is_empty() { None } else { hash_policy::hash(x, &forward.hash_policy) };
     let entry = cluster.entry();
     x.info.upstream.cluster_metadata = entry.cluster.metadata.clone();
@@ -158,7 +165,6 @@ async fn run(x: &mut Exchange, forward: &Forward, plan: &mut Plan) -> Answer {
             Err(reply) => return Answer::Local(reply),
         };
         begin_attempt(x, forward, plan, &host);
-        plan.started = x.now();
         let info = AttemptInfo::default();
         let outcome = attempt::run(x, plan, &host, &info).await;
         attempt::over(x, &info, &outcome);
@@ -178,6 +184,7 @@ async fn run(x: &mut Exchange, forward: &Forward, plan: &mut Plan) -> Answer {
                 if let Some(limit) = Box::pin(attempt::back_off(x, plan, wait)).await {
                     return stopped(x, limit, plan);
                 }
+                plan.started = x.now();
             }
             None => return settle(x, forward, plan, host, outcome),
         }
@@ -217,6 +224,7 @@ pub(super) fn pick(x: &mut Exchange, plan: &Plan) -> Result<Rc<Host>, LocalReply
 /// What is new in the head of every attempt.
 fn begin_attempt(x: &mut Exchange, forward: &Forward, plan: &Plan, host: &Rc<Host>) {
     x.info.upstream.attempts += 1;
+    x.info.timing.upstream_begin = Some(x.now());
     x.info.upstream.endpoint = Some(host.endpoint().clone());
     x.info.upstream.host = match host.address() {
         Address::Socket(address) => Some(*address),
@@ -378,7 +386,8 @@ pub fn out_of_time(x: &Exchange, limit: Limit) -> LocalReply {
 
 /// The upstream's response becomes the answer, unless it is a redirect that is followed here.
 fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut response: Response<Body>) -> Answer {
-    let now = x.now();
+    // The attempt has asked for the time when the head was there.
+    let now = x.manager.worker.local.clock.coarse();
     let status = response.status().as_u16();
     let from = x.request_ended().unwrap_or(x.info.start);
     let took = now.saturating_duration_since(from);
@@ -407,8 +416,8 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
         upload.release();
     }
     if !x.manager.suppresses() {
-        let millis = took.as_millis() as u64;
-        response.headers_mut().insert(X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(millis));
+        let millis = super::headers::number(took.as_millis() as u64);
+        response.headers_mut().insert(X_ENVOY_UPSTREAM_SERVICE_TIME, millis);
     }
     if tells_attempts(x) {
         response.headers_mut().insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(x.info.upstream.attempts));

@@ -209,9 +209,6 @@ fn below(limit: Duration, random: u64) -> Duration {
 
 /// Takes the headers that speak to the router alone out of the request.
 pub fn strip(headers: &mut HeaderMap) {
-    if !any_envoy(headers) {
-        return;
-    }
     for name in [
         X_ENVOY_RETRY_ON,
         X_ENVOY_RETRY_GRPC_ON,
@@ -219,7 +216,6 @@ pub fn strip(headers: &mut HeaderMap) {
         X_ENVOY_RETRIABLE_HEADER_NAMES,
         X_ENVOY_RETRIABLE_STATUS_CODES,
         X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
-        X_ENVOY_UPSTREAM_ALT_STAT_NAME,
         X_ENVOY_UPSTREAM_STREAM_DURATION_MS,
     ] {
         headers.remove(name);

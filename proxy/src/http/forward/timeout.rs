@@ -28,8 +28,14 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
-    /// Reads the configuration and the caller's headers, which are consumed.
-    pub fn new(x: &mut Exchange, forward: &Forward, policy: Option<&RetryPolicy>, cluster: Option<Duration>) -> Self {
+    /// Reads the configuration and, where it `asks` for anything, the caller's headers, which are consumed.
+    pub fn new(
+        x: &mut Exchange,
+        forward: &Forward,
+        policy: Option<&RetryPolicy>,
+        cluster: Option<Duration>,
+        asks: bool,
+    ) -> Self {
         let grpc = forward.grpc_timeout.filter(|_| x.is_grpc());
         let mut timeouts = Timeouts {
             route: grpc.map_or(forward.timeout, |limits| of_grpc(limits, route::grpc_timeout(&x.parts.headers))),
@@ -43,7 +49,7 @@ impl Timeouts {
                 .is_some_and(|h| h.hedge_on_per_try_timeout),
             no_content: false,
         };
-        if any_envoy(&x.parts.headers) {
+        if asks {
             timeouts.take_asked(x);
         }
         if let (Some(per_try), Some(route)) = (timeouts.per_try, timeouts.route)
@@ -97,7 +103,7 @@ impl Timeouts {
             x.parts.headers.insert(GRPC_TIMEOUT, route::grpc_timeout_text(expected));
         }
         if !x.manager.suppresses() {
-            let value = HeaderValue::from(expected.as_millis() as u64);
+            let value = x.manager.expected_timeout.value(expected.as_millis() as u64, HeaderValue::from);
             x.parts.headers.insert(X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, value);
         }
     }

@@ -29,15 +29,15 @@ impl Rbac {
     pub(super) fn check(&self, connection: &ConnectionInfo) -> Result<(), Denied> {
         let subject = Subject::of_connection(connection);
         if let Some(shadow) = &self.config.shadow_rules {
-            self.counts.shadowed(&rbac::evaluate(shadow, &subject));
+            self.counts.shadowed(&rbac::judge(shadow, &subject));
         }
         let Some(rules) = &self.config.rules else { return Ok(()) };
-        let verdict = rbac::evaluate(rules, &subject);
+        let verdict = rbac::judge(rules, &subject);
         self.counts.enforced(&verdict);
         if verdict.allowed {
             return Ok(());
         }
         let policy = verdict.policy.map_or("none", |p| p);
-        Err(Denied { details: format!("rbac_access_denied_matched_policy[{}]", policy.replace(' ', "_")), delay: None })
+        Err(Denied { details: format!("rbac_access_denied_matched_policy[{}]", policy.replace(' ', "_")), delay: self.config.delay_deny })
     }
 }

@@ -5,9 +5,11 @@
 
 mod json;
 mod operator;
+mod size;
 #[cfg(test)]
 mod tests;
 mod time;
+mod zone;
 
 use std::borrow::Cow;
 

@@ -6,14 +6,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 use sidemesh_config::format::{
-    AddressPart, GrpcStatusFormat, Operator, Original, Precision, ServerName, TimeFormat, TimePoint, TlsPart,
+    AddressPart, GrpcStatusFormat, Operator, Original, Precision, ServerName, TimeFormat, TimePoint, TlsPart, Zone,
 };
 use sidemesh_config::matcher::header::HeaderName;
-use sidemesh_config::value::{Metadata, Name};
+use sidemesh_config::resource::endpoint::Endpoint;
+use sidemesh_config::resource::route::virtual_cluster::OTHER;
+use sidemesh_config::value::{Address, Metadata, Name};
 
 use super::Field;
 use super::time::{Civil, strftime};
-use crate::telemetry::stream_info::{LogContext, Moment, RequestHead, StreamInfo};
+use crate::telemetry::stream_info::{LogContext, Moment, RequestHead};
 
 /// `None` where the request has no such value.
 pub(super) fn value<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
@@ -21,6 +23,24 @@ pub(super) fn value<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Fie
         .or_else(|| routing(operator, ctx))
         .or_else(|| connection(operator, ctx))
         .or_else(|| duration(operator, ctx))
+        .or_else(|| super::size::value(operator, ctx))
+}
+
+const NORMAL: Field<'static> = Field::Text(Cow::Borrowed("Normal"));
+const EMPTY: Field<'static> = Field::Text(Cow::Borrowed(""));
+
+/// Keys and values decoded; what must not stand in a query is encoded again.
+fn decoded_query(query: &str) -> String {
+    const KEPT_OUT: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b' ').add(b'%');
+    let decoded = |part: &str| {
+        let plain = percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned();
+        percent_encoding::utf8_percent_encode(&plain, KEPT_OUT).to_string()
+    };
+    let pair = |pair: &str| match pair.split_once('=') {
+        Some((key, value)) => decoded(key) + "=" + &decoded(value),
+        None => decoded(pair) + "=",
+    };
+    query.split('&').map(pair).collect::<Vec<_>>().join("&")
 }
 
 /// Operators about the request's and the answer's own words.
@@ -39,17 +59,15 @@ fn message<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
         }
         Operator::QueryParams { decoded } => {
             let (_, query) = ctx.request?.path.split_once('?')?;
-            match decoded {
-                false => text(query),
-                true => Some(Field::Text(percent_encoding::percent_decode_str(query).decode_utf8_lossy())),
-            }
+            if *decoded { owned(decoded_query(query)) } else { text(query) }
         }
         Operator::QueryParam(key) => {
             let (_, query) = ctx.request?.path.split_once('?')?;
             let pair = query.split('&').find_map(|p| p.split_once('=').filter(|(k, _)| k == key))?;
-            text(pair.1)
+            Some(Field::Text(percent_encoding::percent_decode_str(pair.1).decode_utf8_lossy()))
         }
         Operator::Protocol => text(info.protocol?.as_str()),
+        Operator::ResponseStatus => text_number(info.status),
         Operator::ResponseCode => Some(Field::Number(i64::from(info.status))),
         Operator::ResponseCodeDetails { allow_whitespace: true } => nonempty(&info.details),
         Operator::ResponseCodeDetails { allow_whitespace: false } => {
@@ -60,15 +78,10 @@ fn message<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
         Operator::ResponseFlags { long: true } => Some(Field::Text(Cow::Owned(info.flags.long()))),
         Operator::BytesReceived => number(info.request_body_bytes),
         Operator::BytesSent => number(info.response_body_bytes),
-        Operator::RequestHeadersBytes => number(info.request_header_bytes),
-        Operator::ResponseHeadersBytes => number(info.response_header_bytes),
-        Operator::DownstreamWireBytesReceived => number(info.request_header_bytes + info.request_body_bytes),
-        Operator::DownstreamWireBytesSent => number(info.response_header_bytes + info.response_body_bytes),
-        Operator::UpstreamWireBytesSent => number(info.upstream.bytes_sent),
-        Operator::UpstreamWireBytesReceived => number(info.upstream.bytes_received),
         Operator::LocalReplyBody => text(ctx.local_reply_body),
-        Operator::GrpcStatus(format) => grpc_status(ctx).map(|code| grpc_status_field(code, *format)),
-        Operator::GrpcStatusNumber => grpc_status(ctx).map(Field::Number),
+        Operator::GrpcStatus(_) | Operator::GrpcStatusNumber if !asks_grpc(ctx) => None,
+        Operator::GrpcStatus(format) => grpc_outcome(ctx).map(|code| grpc_status_field(code, *format)),
+        Operator::GrpcStatusNumber => grpc_outcome(ctx).map(Field::Number),
         _ => None,
     }
 }
@@ -78,13 +91,25 @@ fn routing<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
     let info = ctx.info;
     match operator {
         Operator::RouteName => nonempty(&info.route.as_deref()?.name),
-        Operator::VirtualClusterName => nonempty(info.virtual_cluster.as_deref()?),
+        Operator::VirtualClusterName => nonempty(info.virtual_cluster.as_deref().filter(|n| *n != OTHER)?),
         Operator::VirtualHostName => nonempty(&info.vhost.as_deref()?.name),
         Operator::UpstreamCluster => nonempty(info.upstream.cluster_stat_name.as_deref().or(info.cluster.as_deref())?),
         Operator::UpstreamClusterRaw => nonempty(info.cluster.as_deref()?),
         Operator::UpstreamHost { part } => info.upstream.host.map(|a| address(a, *part)).or_else(|| pipe(info)),
-        Operator::UpstreamHostsAttempted(part) => hosts(&info.upstream.attempted, *part),
-        Operator::UpstreamHostName { with_port } => upstream_host_name(info, *with_port),
+        Operator::UpstreamHostsAttempted(part) => {
+            joined_of(&info.upstream.attempted, |(e, _)| socket(e).map(|a| address_text(a, *part)))
+        }
+        Operator::UpstreamHostNamesAttempted { with_port } => {
+            joined_of(&info.upstream.attempted, |(e, _)| host_name(e, *with_port))
+        }
+        Operator::UpstreamConnectionIdsAttempted => {
+            joined_of(&info.upstream.attempted, |(_, id)| (*id != 0).then(|| id.to_string()))
+        }
+        Operator::UpstreamServerName => nonempty(info.upstream.tls.as_deref()?.server_name()?),
+        Operator::CloseType { upstream } => (!upstream || info.upstream.host.is_some()).then_some(NORMAL),
+        Operator::RouteResolutionCount => number(info.route_resolutions.into()),
+        Operator::RouteResolutionTime => (info.route_resolutions > 0).then_some(Field::Number(0)),
+        Operator::UpstreamHostName { with_port } => owned(host_name(info.upstream.endpoint.as_deref()?, *with_port)?),
         Operator::UpstreamRemoteAddress(part) => {
             let connected = || pipe(info).filter(|_| info.upstream.connection_id != 0);
             info.upstream.remote.map(|a| address(a, *part)).or_else(connected)
@@ -105,7 +130,11 @@ fn routing<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
         Operator::UpstreamHostMetadata { filter, path } => {
             metadata(info.upstream.endpoint.as_deref()?.metadata.as_deref()?, filter, path)
         }
+        Operator::VirtualHostMetadata { filter, path } => {
+            metadata(info.vhost.as_deref()?.metadata.as_deref()?, filter, path)
+        }
         Operator::DynamicMetadata { filter, path } => metadata(&info.metadata, filter, path),
+        Operator::FilterState { key, upstream: false, .. } => text(info.filter_state.get(key)?),
         Operator::SidemeshError => text(info.error_code?),
         Operator::SidemeshRevision => nonempty(info.revision.as_deref()?),
         _ => None,
@@ -130,16 +159,21 @@ fn connection<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>
         Operator::DownstreamRemoteAddress(part) => Some(address(info.remote, *part)),
         Operator::DownstreamDirectRemoteAddress(part) => Some(address(connection.direct_remote, *part)),
         Operator::DownstreamLocalAddress(part) => Some(address(connection.local, *part)),
+        Operator::DownstreamDirectLocalAddress(part) => Some(address(connection.direct_local, *part)),
+        Operator::DownstreamLocalCloseReason => nonempty(info.local_close?),
         Operator::DownstreamTls(part) => tls(connection.tls.as_deref()?, *part),
         Operator::CertificateTime { upstream, end, format } => {
             let peer = if *upstream { info.upstream.tls.as_deref() } else { connection.tls.as_deref() };
-            owned(time(format, peer?.validity(*end)?))
+            owned(time(format, Zone::Utc, peer?.validity(*end)?))
         }
         Operator::ConnectionId => number(connection.id),
         Operator::StreamId => stream_id(ctx),
         Operator::UniqueId => owned(uuid(info.stream_id)),
         Operator::FilterChainName => nonempty(&connection.chain),
         Operator::ListenerMetadata { filter, path } => metadata(connection.listener_metadata.as_deref()?, filter, path),
+        Operator::FilterChainMetadata { filter, path } => {
+            metadata(connection.filter_chain.metadata.as_deref()?, filter, path)
+        }
         Operator::TraceId if info.trace.trace_id != 0 => owned(format!("{:032x}", info.trace.trace_id)),
         Operator::SpanId if info.trace.span_id != 0 => owned(format!("{:016x}", info.trace.span_id)),
         Operator::Hostname => owned(crate::telemetry::hostname().to_owned()),
@@ -150,25 +184,31 @@ fn connection<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>
             (None, Moment::Periodic) => "TcpPeriodic",
             (None, Moment::End) => "TcpConnectionEnd",
         }),
-        Operator::StartTime(format) => owned(time(format, info.start_time)),
-        Operator::EmitTime(format) => owned(time(format, SystemTime::now())),
+        Operator::StartTime(format, zone) => owned(time(format, *zone, info.start_time)),
+        Operator::EmitTime(format, zone) => owned(time(format, *zone, SystemTime::now())),
+        Operator::EndpointId { upstream } => (!upstream || info.upstream.remote.is_some()).then_some(EMPTY),
+        Operator::Constant(value) => text(value),
         _ => None,
     }
 }
 
-fn time(format: &TimeFormat, at: SystemTime) -> String {
-    let civil = Civil::of(at);
+fn time(format: &TimeFormat, zone: Zone, at: SystemTime) -> String {
+    let civil = match zone {
+        Zone::Utc => Civil::of(at),
+        Zone::Local => Civil::local(at),
+    };
     match format {
+        TimeFormat::Default if zone == Zone::Local => strftime("%Y-%m-%dT%H:%M:%E3S%z", &civil),
         TimeFormat::Default => civil.iso_millis(),
         TimeFormat::Strftime(pattern) => strftime(pattern, &civil),
     }
 }
 
-const ORIGINAL_PATH: http::HeaderName = http::HeaderName::from_static("x-envoy-original-path");
+pub(super) const ORIGINAL_PATH: http::HeaderName = http::HeaderName::from_static("x-envoy-original-path");
 const ORIGINAL_HOST: http::HeaderName = http::HeaderName::from_static("x-envoy-original-host");
 
 /// A path or host as it was received (kept in `header` when it was rewritten), or as it is.
-fn original<'a>(
+pub(super) fn original<'a>(
     ctx: &LogContext<'a>,
     source: Original,
     header: &http::HeaderName,
@@ -201,12 +241,20 @@ fn duration<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> 
         Operator::RequestDuration => since_start(info.timing.downstream_rx_end),
         Operator::RequestTxDuration => since_start(info.timing.upstream_tx_end),
         Operator::ResponseDuration => since_start(info.timing.upstream_rx_begin),
+        Operator::DownstreamHandshakeDuration => {
+            let connection = &info.connection;
+            Some(millis(connection.handshake_complete?.saturating_duration_since(connection.start)))
+        }
+        Operator::PoolReadyDuration => {
+            let begin = info.timing.upstream_begin?;
+            Some(millis(info.timing.upstream_pool_ready.unwrap_or(begin).saturating_duration_since(begin)))
+        }
         Operator::ResponseTxDuration => {
             let begin = info.timing.upstream_rx_begin?;
             Some(millis(info.timing.downstream_tx_end.unwrap_or(ctx.now).saturating_duration_since(begin)))
         }
         Operator::CommonDuration { from, to, precision } => {
-            let span = point(info, *to)?.saturating_duration_since(point(info, *from)?);
+            let span = point(ctx, *to)?.saturating_duration_since(point(ctx, *from)?);
             Some(Field::Number(match precision {
                 Precision::Millis => clamp(span.as_millis()),
                 Precision::Micros => clamp(span.as_micros()),
@@ -217,10 +265,18 @@ fn duration<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> 
     }
 }
 
-fn point(info: &StreamInfo, point: TimePoint) -> Option<Instant> {
+fn point(ctx: &LogContext<'_>, point: TimePoint) -> Option<Instant> {
+    let (info, now) = (ctx.info, ctx.now);
     let t = &info.timing;
+    let http = info.protocol.is_some();
     match point {
+        TimePoint::DownstreamConnectionBegin => Some(info.connection.start),
+        TimePoint::DownstreamConnectionEnd => Some(now).filter(|_| !http),
+        TimePoint::Unknown => None,
+        TimePoint::DownstreamHandshakeBegin => info.connection.handshake_complete.map(|_| info.connection.start),
+        TimePoint::UpstreamRxBodyBegin => t.upstream_rx_begin,
         TimePoint::DownstreamRxBegin => Some(info.start),
+        TimePoint::DownstreamRxHeadEnd => http.then_some(info.start),
         TimePoint::DownstreamRxEnd => t.downstream_rx_end,
         TimePoint::UpstreamConnectStart => t.upstream_connect_start,
         TimePoint::UpstreamConnectEnd => t.upstream_connect_end,
@@ -233,6 +289,11 @@ fn point(info: &StreamInfo, point: TimePoint) -> Option<Instant> {
         TimePoint::DownstreamTxEnd => t.downstream_tx_end,
         TimePoint::DownstreamHandshakeComplete => info.connection.handshake_complete,
     }
+}
+
+/// A status in words of a header; `None` before there is one.
+fn text_number<'a>(status: u16) -> Option<Field<'a>> {
+    owned((status != 0).then(|| status.to_string())?)
 }
 
 fn millis<'a>(d: Duration) -> Field<'a> {
@@ -255,7 +316,7 @@ fn nonempty(t: &str) -> Option<Field<'_>> {
     if t.is_empty() { None } else { text(t) }
 }
 
-fn number<'a>(n: u64) -> Option<Field<'a>> {
+pub(super) fn number<'a>(n: u64) -> Option<Field<'a>> {
     Some(Field::Number(i64::try_from(n).unwrap_or(i64::MAX)))
 }
 
@@ -315,29 +376,39 @@ fn network(ip: IpAddr, bits: u8) -> String {
 }
 
 /// The path of an endpoint that is a Unix-domain socket.
-fn pipe(info: &StreamInfo) -> Option<Field<'_>> {
+fn pipe(info: &crate::telemetry::stream_info::StreamInfo) -> Option<Field<'_>> {
     match &info.upstream.endpoint.as_deref()?.address {
-        sidemesh_config::value::Address::Pipe(path) => owned(path.display().to_string()),
+        Address::Pipe(path) => owned(path.display().to_string()),
         _ => None,
     }
 }
 
 /// The endpoint's name; without one its address.
-fn upstream_host_name<'a>(info: &'a StreamInfo, with_port: bool) -> Option<Field<'a>> {
-    let endpoint = info.upstream.endpoint.as_deref()?;
-    if endpoint.hostname.is_empty() {
-        let part = if with_port { AddressPart::AddressAndPort } else { AddressPart::Address };
-        return info.upstream.host.map(|a| address(a, part));
+fn host_name(endpoint: &Endpoint, with_port: bool) -> Option<String> {
+    if !endpoint.hostname.is_empty() {
+        return Some(endpoint.hostname.to_string());
     }
-    text(&endpoint.hostname)
+    let part = if with_port { AddressPart::AddressAndPort } else { AddressPart::Address };
+    socket(endpoint).map(|a| address_text(a, part))
 }
 
-fn hosts<'a>(attempted: &[SocketAddr], part: AddressPart) -> Option<Field<'a>> {
-    let all = attempted.iter().map(|a| match part {
-        AddressPart::Address => a.ip().to_string(),
-        _ => a.to_string(),
-    });
-    owned(all.reduce(|all, next| all + "," + &next)?)
+fn socket(endpoint: &Endpoint) -> Option<SocketAddr> {
+    match &endpoint.address {
+        Address::Socket(address) => Some(*address),
+        _ => None,
+    }
+}
+
+fn address_text(address: SocketAddr, part: AddressPart) -> String {
+    match part {
+        AddressPart::AddressAndPort => address.to_string(),
+        _ => address.ip().to_string(),
+    }
+}
+
+/// The texts of all that have one, with commas between; `None` where there are none.
+fn joined_of<'a, T>(all: &[T], one: impl Fn(&T) -> Option<String>) -> Option<Field<'a>> {
+    owned(all.iter().filter_map(one).reduce(|all, next| all + "," + &next)?)
 }
 
 /// The request's id, as far as it has one; else the stream's own.
@@ -362,12 +433,22 @@ fn tls<'a>(peer: &'a crate::tls::PeerInfo, part: TlsPart) -> Option<Field<'a>> {
     peer.part(part).filter(|t| !t.is_empty()).map(Field::Text)
 }
 
+fn asks_grpc(ctx: &LogContext<'_>) -> bool {
+    ctx.request.is_some_and(|r| crate::grpc::is_request(r.headers))
+}
+
 /// `grpc-status` of the trailers, else of the headers.
 pub(super) fn grpc_status(ctx: &LogContext<'_>) -> Option<i64> {
     let name = http::HeaderName::from_static("grpc-status");
     let value =
         ctx.response_trailers.and_then(|t| t.get(&name)).or_else(|| ctx.response_headers.and_then(|h| h.get(&name)))?;
     value.to_str().ok()?.parse().ok()
+}
+
+/// The status, else what the answer's HTTP status stands for.
+fn grpc_outcome(ctx: &LogContext<'_>) -> Option<i64> {
+    let of_http = || (ctx.info.status != 0).then(|| crate::grpc::from_http(ctx.info.status).into());
+    grpc_status(ctx).or_else(of_http)
 }
 
 fn grpc_status_field<'a>(code: i64, format: GrpcStatusFormat) -> Field<'a> {

@@ -1,4 +1,4 @@
-//! Civil time and `strftime`, with Envoy's additions (`%3f`, `%s`), in UTC.
+//! Civil time and `strftime`, with Envoy's additions (`%3f`, `%s`), in UTC or the machine's zone.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,6 +18,8 @@ pub struct Civil {
     /// Day of the year, from 1.
     pub yearday: u32,
     pub unix: i64,
+    /// Seconds east of UTC.
+    pub offset: i32,
 }
 
 const MONTHS: [&str; 12] = [
@@ -55,7 +57,26 @@ impl Civil {
             weekday: ((days + 4) % 7) as u32,
             yearday,
             unix,
+            offset: 0,
         }
+    }
+
+    /// In the machine's zone.
+    pub fn local(time: SystemTime) -> Self {
+        let unix = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+        let offset = super::zone::offset(unix);
+        let shifted = match u64::try_from(offset) {
+            Ok(east) => time + Duration::from_secs(east),
+            Err(_) => time - Duration::from_secs(offset.unsigned_abs().into()),
+        };
+        Civil { unix, offset, ..Civil::of(shifted) }
+    }
+
+    /// `+0100`, with `between` hours and minutes.
+    fn zone(&self, between: &str) -> String {
+        let minutes = self.offset.unsigned_abs() / 60;
+        let sign = if self.offset < 0 { '-' } else { '+' };
+        format!("{sign}{:02}{between}{:02}", minutes / 60, minutes % 60)
     }
 
     /// `2026-01-02T03:04:05.678Z`.
@@ -129,7 +150,7 @@ fn extended(out: &mut String, chars: &mut std::iter::Peekable<std::str::Chars<'_
         chars.next();
     }
     match (chars.next(), digits) {
-        (Some('z'), None) => out.push_str("+00:00"),
+        (Some('z'), None) => out.push_str(&t.zone(":")),
         (Some(c @ ('S' | 'f')), Some(digits)) => {
             let full = format!("{:09}", t.nanos);
             let fraction = match digits {
@@ -179,8 +200,9 @@ fn conversion(out: &mut String, c: char, t: &Civil) {
         'u' => write!(out, "{}", if t.weekday == 0 { 7 } else { t.weekday }),
         'w' => write!(out, "{}", t.weekday),
         's' => write!(out, "{}", t.unix),
-        'z' => out.write_str("+0000"),
-        'Z' => out.write_str("UTC"),
+        'z' => out.write_str(&t.zone("")),
+        'Z' if t.offset == 0 => out.write_str("UTC"),
+        'Z' => out.write_str(&t.zone("")),
         'T' => write!(out, "{:02}:{:02}:{:02}", t.hour, t.minute, t.second),
         'R' => write!(out, "{:02}:{:02}", t.hour, t.minute),
         'F' => write!(out, "{}-{:02}-{:02}", t.year, t.month, t.day),

@@ -1,11 +1,15 @@
 //! Groups of metrics, declared once with [`stats_group!`](crate::stats_group).
 
-use super::{Answers, ClassCounters, CodeCounters, Counter, Gauge, Histogram};
+use sidemesh_config::value::Name;
+
+use super::{Answers, ClassCounters, CodeCounters, Counter, Gauge, Histogram, TextReadout};
 
 /// What a group shows a reader, metric by metric.
 pub enum Visit<'a> {
     Counter(u64),
-    Gauge(i64),
+    /// `None`: nobody has touched it.
+    Gauge(Option<i64>),
+    Text(Name),
     Histogram(&'a Histogram),
 }
 
@@ -28,7 +32,13 @@ impl Metric for Counter {
 
 impl Metric for Gauge {
     fn visit(&self, name: &str, each: &mut dyn FnMut(&str, Visit<'_>)) {
-        each(name, Visit::Gauge(self.get()));
+        each(name, Visit::Gauge(self.read()));
+    }
+}
+
+impl Metric for TextReadout {
+    fn visit(&self, name: &str, each: &mut dyn FnMut(&str, Visit<'_>)) {
+        each(name, Visit::Text(self.get()));
     }
 }
 

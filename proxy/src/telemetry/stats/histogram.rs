@@ -55,6 +55,11 @@ impl Histogram {
         self.record(d.as_secs_f64() * 1000.0);
     }
 
+    /// Something was recorded.
+    pub fn is_used(&self) -> bool {
+        self.buckets.iter().any(|bucket| bucket.load(Relaxed) > 0)
+    }
+
     pub(super) fn add_to(&self, total: &mut HistogramValue) {
         for (sum, bucket) in total.buckets.iter_mut().zip(&self.buckets) {
             *sum = sum.wrapping_add(bucket.load(Relaxed));

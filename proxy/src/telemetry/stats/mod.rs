@@ -15,12 +15,15 @@ mod scope;
 mod tests;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use sidemesh_config::value::Name;
 
 pub use codes::{Answers, ClassCounters, CodeCounters};
 pub use group::{Group, Metric, Visit};
 pub use histogram::{BUCKETS_MS, Histogram, HistogramValue};
 pub use registry::{Registry, Sample, Value};
-pub use render::{prometheus, text, text_with};
+pub use render::{Texts, prometheus, text, text_with};
 pub use scope::Scope;
 
 /// A count that only grows. One writer; any reader.
@@ -43,8 +46,30 @@ impl Counter {
 }
 
 /// A level: the sum of the shards is the value, so one shard may go below zero.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Gauge(AtomicI64);
+
+/// Of a gauge that nobody has touched.
+const UNTOUCHED: i64 = i64::MIN;
+
+impl Default for Gauge {
+    fn default() -> Self {
+        Gauge(AtomicI64::new(UNTOUCHED))
+    }
+}
+
+/// A short text, for versions. Written and read rarely.
+#[derive(Debug, Default)]
+pub struct TextReadout(Mutex<Name>);
+
+impl TextReadout {
+    pub fn set(&self, text: &str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text.into();
+    }
+    pub fn get(&self) -> Name {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 impl Gauge {
     #[inline]
@@ -58,13 +83,17 @@ impl Gauge {
     /// Not an atomic addition: the calling thread must be the only writer.
     #[inline]
     pub fn add(&self, n: i64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+        self.0.store(self.get().wrapping_add(n), Relaxed);
     }
     #[inline]
     pub fn set(&self, n: i64) {
         self.0.store(n, Relaxed);
     }
     pub fn get(&self) -> i64 {
-        self.0.load(Relaxed)
+        self.read().unwrap_or(0)
+    }
+    /// `None`: nobody has touched it.
+    pub fn read(&self) -> Option<i64> {
+        Some(self.0.load(Relaxed)).filter(|n| *n != UNTOUCHED)
     }
 }

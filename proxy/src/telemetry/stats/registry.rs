@@ -9,6 +9,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sidemesh_config::bootstrap::{StatsConfig, StatsMatcher};
+use sidemesh_config::value::Name;
 
 use super::scope::without_colons;
 use super::{Group, HistogramValue, Scope, Visit};
@@ -73,6 +74,7 @@ pub enum Value {
     Counter(u64),
     Gauge(i64),
     Histogram(Box<HistogramValue>),
+    Text(Name),
 }
 
 /// One metric as read.
@@ -82,6 +84,8 @@ pub struct Sample {
     /// Below the scope's prefix.
     pub metric: String,
     pub value: Value,
+    /// Something was counted, set or recorded, if only to go back to zero.
+    pub used: bool,
 }
 
 impl Sample {
@@ -161,26 +165,38 @@ impl Registry {
 fn read(shards: &BTreeMap<Scope, Vec<Arc<dyn Group>>>) -> Vec<Sample> {
     let mut samples = Vec::new();
     for (scope, groups) in shards {
-        let mut order: Vec<(String, Value)> = Vec::new();
+        let mut order: Vec<(String, Value, bool)> = Vec::new();
         let mut index: std::collections::HashMap<String, usize> = std::collections::HashMap::new();
         for group in groups {
             group.visit(&mut |metric, value| {
                 let at = *index.entry(metric.to_owned()).or_insert_with(|| {
-                    order.push((metric.to_owned(), zero(&value)));
+                    order.push((metric.to_owned(), zero(&value), false));
                     order.len() - 1
                 });
+                order[at].2 |= used(&value);
                 add(&mut order[at].1, &value);
             });
         }
-        samples.extend(order.into_iter().map(|(metric, value)| Sample { scope: scope.clone(), metric, value }));
+        let sample = |(metric, value, used)| Sample { scope: scope.clone(), metric, value, used };
+        samples.extend(order.into_iter().map(sample));
     }
     samples
+}
+
+fn used(value: &Visit<'_>) -> bool {
+    match value {
+        Visit::Counter(n) => *n > 0,
+        Visit::Gauge(n) => n.is_some(),
+        Visit::Text(text) => !text.is_empty(),
+        Visit::Histogram(h) => h.is_used(),
+    }
 }
 
 fn zero(like: &Visit<'_>) -> Value {
     match like {
         Visit::Counter(_) => Value::Counter(0),
         Visit::Gauge(_) => Value::Gauge(0),
+        Visit::Text(_) => Value::Text(Name::from("")),
         Visit::Histogram(_) => Value::Histogram(Box::default()),
     }
 }
@@ -188,7 +204,9 @@ fn zero(like: &Visit<'_>) -> Value {
 fn add(total: &mut Value, part: &Visit<'_>) {
     match (total, part) {
         (Value::Counter(t), Visit::Counter(n)) => *t = t.wrapping_add(*n),
-        (Value::Gauge(t), Visit::Gauge(n)) => *t = t.wrapping_add(*n),
+        (Value::Gauge(t), Visit::Gauge(n)) => *t = t.wrapping_add(n.unwrap_or(0)),
+        // Texts are not added: one writer has it.
+        (Value::Text(t), Visit::Text(n)) if !n.is_empty() => *t = n.clone(),
         (Value::Histogram(t), Visit::Histogram(h)) => h.add_to(t),
         _ => {}
     }

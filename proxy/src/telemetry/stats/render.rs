@@ -15,9 +15,22 @@ pub fn text(samples: &[Sample]) -> String {
 
 /// The same with histograms shown as `show` says.
 pub fn text_with(samples: &[Sample], show: impl Fn(&HistogramValue) -> String) -> String {
+    let is_text = |s: &&Sample| matches!(s.value, Value::Text(_));
+    let is_histogram = |s: &&Sample| matches!(s.value, Value::Histogram(_));
+    // Texts, then numbers, then histograms, each sorted.
+    let parts: [Vec<&Sample>; 3] = [
+        samples.iter().filter(is_text).collect(),
+        samples.iter().filter(|s| !is_text(s) && !is_histogram(s)).collect(),
+        samples.iter().filter(is_histogram).collect(),
+    ];
+    parts.iter().map(|part| lines(part, &show)).collect()
+}
+
+fn lines(samples: &[&Sample], show: &impl Fn(&HistogramValue) -> String) -> String {
     let mut lines: Vec<String> = samples
         .iter()
         .map(|s| match &s.value {
+            Value::Text(text) => format!("{}: \"{text}\"\n", s.name()),
             Value::Counter(n) => format!("{}: {n}\n", s.name()),
             Value::Gauge(n) => format!("{}: {n}\n", s.name()),
             Value::Histogram(h) if h.count() == 0 => format!("{}: No recorded values\n", s.name()),
@@ -44,10 +57,18 @@ fn quantiles(h: &HistogramValue) -> String {
     points.iter().map(|(q, name)| format!("{name}(nan,{:.4})", h.quantile(*q))).collect::<Vec<_>>().join(" ")
 }
 
+/// Whether texts are shown as labels of a gauge that is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Texts {
+    Shown,
+    Hidden,
+}
+
 /// Prometheus text exposition, series of one metric together under one `# TYPE` line.
-pub fn prometheus(samples: &[Sample], config: &StatsConfig) -> String {
+pub fn prometheus(samples: &[Sample], config: &StatsConfig, texts: Texts) -> String {
     let mut families: BTreeMap<String, (&'static str, String)> = BTreeMap::new();
-    for sample in samples {
+    let shown = |s: &&Sample| texts == Texts::Shown || !matches!(s.value, Value::Text(_));
+    for sample in samples.iter().filter(shown) {
         let full = sample.name();
         let mut scoped = Vec::new();
         let (mut scope_name, mut labels, mut metric, mut code_tag) =
@@ -79,8 +100,12 @@ pub fn prometheus(samples: &[Sample], config: &StatsConfig) -> String {
         let name = format!("envoy_{scope_name}_{}", sanitize(&metric));
         let (_, out) = families.entry(name.clone()).or_insert_with(|| (kind(&sample.value), String::new()));
         match &sample.value {
-            Value::Counter(n) => series(out, &name, &labels, *n as f64),
-            Value::Gauge(n) => series(out, &name, &labels, *n as f64),
+            Value::Counter(n) => series(out, &name, &labels, n),
+            Value::Gauge(n) => series(out, &name, &labels, n),
+            Value::Text(text) => {
+                labels.push(("text_value", text));
+                series(out, &name, &labels, 0);
+            }
             Value::Histogram(h) => histogram(out, &name, &labels, h),
         }
     }
@@ -95,7 +120,7 @@ pub fn prometheus(samples: &[Sample], config: &StatsConfig) -> String {
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Counter(_) => "counter",
-        Value::Gauge(_) => "gauge",
+        Value::Gauge(_) | Value::Text(_) => "gauge",
         Value::Histogram(_) => "histogram",
     }
 }
@@ -116,7 +141,7 @@ fn split_code(metric: &str) -> (String, Option<(&'static str, String)>) {
     (metric.to_owned(), None)
 }
 
-fn series(out: &mut String, name: &str, labels: &[(&str, &str)], value: f64) {
+fn series(out: &mut String, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
     out.push_str(name);
     out.push('{');
     push_labels(out, labels);
@@ -150,5 +175,5 @@ fn histogram(out: &mut String, name: &str, labels: &[(&str, &str)], h: &Histogra
         }
     }
     series(out, &format!("{name}_sum"), labels, h.sum);
-    series(out, &format!("{name}_count"), labels, cumulative as f64);
+    series(out, &format!("{name}_count"), labels, cumulative);
 }

@@ -96,7 +96,7 @@ impl Scope {
             Scope::Tcp(p) => ("tcp".to_owned(), vec![("envoy_tcp_prefix", p)]),
             Scope::Rds { prefix, route_config } => (
                 "http_rds".to_owned(),
-                vec![("envoy_http_conn_manager_prefix", prefix), ("envoy_rds_route_config", route_config)],
+                vec![("envoy_rds_route_config", route_config), ("envoy_http_conn_manager_prefix", prefix)],
             ),
             Scope::Sds(n) => (format!("sds_{}", sanitize(n)), vec![]),
             Scope::Filter(p) => (sanitize(p), vec![]),

@@ -38,7 +38,7 @@ fn statuses_become_tags_in_prometheus_text() {
     one.upstream_rq.record(200);
     two.upstream_rq.record(503);
     one.upstream_rq_time.record(3.0);
-    let page = prometheus(&registry.read(), registry.config());
+    let page = prometheus(&registry.read(), registry.config(), Texts::Hidden);
     for line in [
         "# TYPE envoy_cluster_upstream_rq_xx counter",
         "envoy_cluster_upstream_rq_xx{envoy_response_code_class=\"5\",envoy_cluster_name=\"a.b\"} 1",
@@ -114,13 +114,13 @@ fn what_is_configured_decides_which_metrics_there_are_and_their_tags() {
     let registry = Registry::new(StatsConfig { tags: tags.clone(), default_tags: true, matcher: without });
     let one = registry.shard::<Sampled>(Scope::Cluster(name("a")));
     one.cx_open.set(4);
-    let page = prometheus(&registry.read(), registry.config());
+    let page = prometheus(&registry.read(), registry.config(), Texts::Hidden);
     let line = "envoy_cluster_circuit_breakers_cx_open{env=\"prod\",envoy_cluster_name=\"a\",class=\"default\"} 4";
     assert!(page.contains(line), "{page}");
     assert!(!page.contains("upstream_rq_total"), "{page}");
 
     let plain = Registry::new(StatsConfig { tags: Vec::new(), default_tags: false, matcher: StatsMatcher::All });
     plain.shard::<Sampled>(Scope::Cluster(name("a"))).upstream_rq_total.inc();
-    let page = prometheus(&plain.read(), plain.config());
+    let page = prometheus(&plain.read(), plain.config(), Texts::Hidden);
     assert!(page.contains("envoy_cluster_a_upstream_rq_total{} 1"), "{page}");
 }

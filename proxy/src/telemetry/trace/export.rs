@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as OtlpSpan, Status, status};
-use sidemesh_config::resource::http_connection_manager::OpenTelemetryProvider;
+use sidemesh_config::resource::http_connection_manager::TraceProvider;
 use tokio::sync::{Notify, mpsc};
 
 use super::Span;
@@ -22,6 +22,8 @@ use crate::stats_group;
 pub const QUEUED_SPANS: usize = 4096;
 /// Spans in one request to the collector at most.
 pub const BATCH: usize = 512;
+/// Spans that make a report to a Zipkin collector before its time.
+const MIN_ZIPKIN: usize = 5;
 
 stats_group! {
     /// What becomes of spans (`tracing.opentelemetry.`), Envoy's names.
@@ -63,14 +65,37 @@ impl SpanSender {
 pub trait Collector {
     fn export(
         &self,
-        provider: &Arc<OpenTelemetryProvider>,
+        provider: &Arc<TraceProvider>,
         request: ExportTraceServiceRequest,
     ) -> impl Future<Output = Result<(), String>>;
+
+    /// Posts spans to a Zipkin collector.
+    fn post(
+        &self,
+        provider: &Arc<TraceProvider>,
+        content_type: &'static str,
+        body: Vec<u8>,
+    ) -> impl Future<Output = Result<(), String>>;
+
+    /// The name of this proxy's service in Zipkin's spans.
+    fn service(&self) -> &str;
+}
+
+stats_group! {
+    /// What becomes of Zipkin's spans (`tracing.zipkin.`), Envoy's names.
+    pub struct ZipkinStats {
+        spans_sent: Counter,
+        timer_flushed: Counter,
+        reports_skipped_no_cluster: Counter,
+        reports_sent: Counter,
+        reports_dropped: Counter,
+        reports_failed: Counter,
+    }
 }
 
 /// Batches and sends until every [`SpanSender`] is gone; then sends what is left.
 pub async fn run(mut queue: SpanQueue, collector: impl Collector, flush: Duration, stats: Arc<TraceStats>) {
-    let mut pending: HashMap<*const OpenTelemetryProvider, (Arc<OpenTelemetryProvider>, Vec<Span>)> = HashMap::new();
+    let mut pending: HashMap<*const TraceProvider, (Arc<TraceProvider>, Vec<Span>)> = HashMap::new();
     let mut tick = tokio::time::interval(flush);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let end = queue.end();
@@ -79,10 +104,12 @@ pub async fn run(mut queue: SpanQueue, collector: impl Collector, flush: Duratio
             () = end.notified() => queue.0.close(),
             span = queue.0.recv() => {
                 let Some(span) = span else { break };
+                let span_is_zipkin = span.provider.zipkin.is_some();
                 let key = Arc::as_ptr(&span.provider);
                 let (_, batch) = pending.entry(key).or_insert_with(|| (span.provider.clone(), Vec::new()));
                 batch.push(span);
-                if batch.len() >= BATCH && let Some((provider, batch)) = pending.remove(&key) {
+                let full = if span_is_zipkin { MIN_ZIPKIN } else { BATCH };
+                if batch.len() >= full && let Some((provider, batch)) = pending.remove(&key) {
                     send(&collector, &provider, batch, &stats).await;
                 }
             }
@@ -99,8 +126,15 @@ pub async fn run(mut queue: SpanQueue, collector: impl Collector, flush: Duratio
     }
 }
 
-async fn send(collector: &impl Collector, provider: &Arc<OpenTelemetryProvider>, batch: Vec<Span>, stats: &TraceStats) {
+async fn send(collector: &impl Collector, provider: &Arc<TraceProvider>, batch: Vec<Span>, stats: &TraceStats) {
     let count = batch.len() as u64;
+    if let Some(zipkin) = &provider.zipkin {
+        let (body, content_type) = super::zipkin::body(zipkin, collector.service(), &batch);
+        if let Err(reason) = collector.post(provider, content_type, body).await {
+            tracing::debug!(%reason, "spans not taken by the Zipkin collector");
+        }
+        return;
+    }
     match collector.export(provider, request(provider, batch)).await {
         Ok(()) => stats.spans_sent.add(count),
         Err(reason) => {
@@ -112,7 +146,7 @@ async fn send(collector: &impl Collector, provider: &Arc<OpenTelemetryProvider>,
 }
 
 /// One OTLP request of a provider's spans.
-pub fn request(provider: &OpenTelemetryProvider, spans: Vec<Span>) -> ExportTraceServiceRequest {
+pub fn request(provider: &TraceProvider, spans: Vec<Span>) -> ExportTraceServiceRequest {
     let service = if provider.service_name.is_empty() { "unknown_service:sidemesh" } else { &provider.service_name };
     let mut attributes = vec![string("service.name", service.to_owned())];
     attributes.extend([

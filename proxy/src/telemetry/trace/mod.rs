@@ -6,16 +6,18 @@
 //! sends them over OTLP ([`export`]). Sources: W3C Trace Context level 1; Envoy's tracing overview and tag names;
 //! OpenTelemetry HTTP semantic conventions for the attributes added to them.
 
+mod b3;
 mod context;
 pub mod export;
+mod zipkin;
 mod span;
 #[cfg(test)]
 mod tests;
 
-pub use context::{Incoming, Parent, extract, inject};
+pub use context::{Incoming, Parent, extract};
 pub use span::{Attribute, Kind, Proxy, Span, custom_value, describe, describe_attempt, failed};
 
-use sidemesh_config::resource::http_connection_manager::{OpenTelemetryProvider, Sampler, Tracing};
+use sidemesh_config::resource::http_connection_manager::{TraceProvider, Sampler, Tracing};
 use sidemesh_config::resource::route::RouteTracing;
 use sidemesh_config::value::Fraction;
 
@@ -62,6 +64,19 @@ pub fn reason(tracing: &Tracing, route: Option<&RouteTracing>, asked: &Asked) ->
     if overall.hit(number) { reason } else { Reason::NotTraced }
 }
 
+/// Writes the context of the span that calls upstream, as the provider's callees read it.
+pub fn inject(
+    provider: Option<&TraceProvider>,
+    context: &TraceContext,
+    state: Option<&http::HeaderValue>,
+    headers: &mut http::HeaderMap,
+) {
+    match provider.and_then(|p| p.zipkin.as_ref()) {
+        Some(zipkin) => b3::inject(zipkin, context, headers),
+        None => context::inject(context, state, headers),
+    }
+}
+
 /// The context of the request's span, and what it arrived with.
 #[derive(Debug, Clone, Default)]
 pub struct Started {
@@ -70,13 +85,18 @@ pub struct Started {
     pub state: Option<http::HeaderValue>,
 }
 
-/// Joins the incoming trace or starts one; `None`: the incoming context is malformed. `random` gives fresh ids.
+/// Joins the incoming trace or starts one; `None`: the incoming context is malformed. `random` gives fresh ids, `server` says
+/// that the span is the server's side.
 pub fn start(
-    provider: &OpenTelemetryProvider,
+    provider: &TraceProvider,
     headers: &http::HeaderMap,
     traced: bool,
+    server: bool,
     mut random: impl FnMut() -> u64,
 ) -> Option<Started> {
+    if let Some(zipkin) = &provider.zipkin {
+        return b3::start(zipkin, headers, traced, server, random);
+    }
     let parent = match extract(headers) {
         Incoming::Nothing => None,
         Incoming::Context(parent) => Some(parent),
@@ -95,6 +115,7 @@ pub fn start(
             span_id: random() | 1,
             parent_id: parent.as_ref().map_or(0, |p| p.span_id),
             sampled: traced && sampled,
+            single_header: false,
         },
         state: parent.and_then(|p| p.state),
     })

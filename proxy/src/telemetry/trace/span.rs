@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use sidemesh_config::format::Operator;
-use sidemesh_config::resource::http_connection_manager::{CustomTag, MetadataKind, OpenTelemetryProvider, TagValue};
+use sidemesh_config::resource::http_connection_manager::{CustomTag, MetadataKind, TraceProvider, TagValue};
 use sidemesh_config::value::Name;
 
 use crate::telemetry::format;
@@ -27,7 +27,7 @@ pub struct Attribute {
 /// A span on its way to the exporter.
 #[derive(Debug, Clone)]
 pub struct Span {
-    pub provider: Arc<OpenTelemetryProvider>,
+    pub provider: Arc<TraceProvider>,
     pub context: TraceContext,
     pub state: Option<http::HeaderValue>,
     pub name: String,

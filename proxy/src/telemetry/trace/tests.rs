@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
-use sidemesh_config::resource::http_connection_manager::{OpenTelemetryProvider, Sampler, Tracing};
+use sidemesh_config::resource::http_connection_manager::{TraceProvider, Sampler, Tracing};
 use sidemesh_config::value::{Fraction, name};
 
 use super::*;
@@ -38,23 +38,23 @@ fn malformed_traceparents_are_left_alone() {
     ] {
         let headers = headers(&[("traceparent", bad)]);
         assert_eq!(extract(&headers), Incoming::Malformed, "{bad}");
-        assert!(start(&provider(None), &headers, true, || 5).is_none(), "{bad}");
+        assert!(start(&provider(None), &headers, true, true, || 5).is_none(), "{bad}");
     }
 }
 
 #[test]
 fn what_is_injected_can_be_extracted() {
-    let context = TraceContext { trace_id: 7, span_id: 9, parent_id: 3, sampled: true };
+    let context = TraceContext { trace_id: 7, span_id: 9, parent_id: 3, sampled: true, single_header: false };
     let mut out = HeaderMap::new();
-    inject(&context, None, &mut out);
+    inject(None, &context, None, &mut out);
     assert_eq!(out["tracestate"], "");
     let Incoming::Context(back) = extract(&out) else { panic!("no context") };
     assert_eq!((back.trace_id, back.span_id, back.sampled), (7, 9, true));
 }
 
-fn provider(sampler: Option<Sampler>) -> OpenTelemetryProvider {
+fn provider(sampler: Option<Sampler>) -> TraceProvider {
     let (service, http, resource_attributes) = (None, None, Vec::new());
-    OpenTelemetryProvider { service, http, service_name: name("s"), resource_attributes, sampler }
+    TraceProvider { service, http, service_name: name("s"), resource_attributes, sampler, zipkin: None }
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn the_callers_flag_and_the_sampler_decide_what_is_traced() {
     let one = headers(&[("traceparent", PARENT)]);
     let zero = headers(&[("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")]);
     let sampled =
-        |p: &OpenTelemetryProvider, h: &HeaderMap, traced| start(p, h, traced, || 5).map(|s| s.context.sampled);
+        |p: &TraceProvider, h: &HeaderMap, traced| start(p, h, traced, true, || 5).map(|s| s.context.sampled);
     let none = HeaderMap::new();
     assert_eq!(sampled(&provider(None), &none, true), Some(true));
     assert_eq!(sampled(&provider(None), &none, false), Some(false));

@@ -23,8 +23,8 @@ pub async fn connect(
             if let Some(bind) = bind {
                 take_source(&socket, *to, bind).map_err(|error| AttemptError::Bind(system_words(&error)))?;
             }
-            let connected = socket.connect(*to).await;
-            connected.map(Socket::from).map_err(|error| match is_immediate(&error) {
+            let connected = socket.connect(*to).await.and_then(Socket::adopt);
+            connected.map_err(|error| match is_immediate(&error) {
                 true => immediate(&error, address),
                 false => failed(error),
             })

@@ -265,18 +265,18 @@ impl Pool {
         if self.closed.get() || guard.is_spent(now, connection.requests(), limits) {
             return;
         }
-        let mut idle = Box::new(Idle { connection, guard, since: now });
+        let mut idle = Idle { connection, guard, since: now };
         loop {
             let Some(waiter) = self.waiters.borrow_mut().pop_front() else { break };
-            match waiter.send(Handover::Connection(idle)) {
+            match waiter.send(Handover::Connection(Box::new(idle))) {
                 Ok(()) => return,
-                Err(Handover::Connection(back)) => idle = back,
+                Err(Handover::Connection(back)) => idle = *back,
                 Err(_) => return,
             }
         }
         let surplus = {
             let mut all = self.idle.borrow_mut();
-            all.push(*idle);
+            all.push(idle);
             (all.len() > MAX_IDLE).then(|| all.remove(0))
         };
         drop(surplus);

@@ -82,6 +82,7 @@ impl World {
             stats::Value::Counter(n) => n as i64,
             stats::Value::Gauge(n) => n,
             stats::Value::Histogram(h) => h.count() as i64,
+            stats::Value::Text(_) => 0,
         }
     }
 }

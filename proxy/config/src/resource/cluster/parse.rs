@@ -229,7 +229,10 @@ fn bind_config(bind: &core::BindConfig) -> Result<Option<BindConfig>, Rejection>
             Some(source_address(address, "extra_source_addresses[0].address")?)
         }
         _ => {
-            return Err(Rejection::invalid("extra_source_addresses", "more than one: give one for each address family"));
+            return Err(Rejection::invalid(
+                "extra_source_addresses",
+                "more than one: give one for each address family",
+            ));
         }
     };
     if extra.is_some_and(|extra| extra.is_ipv4() == source.is_ipv4()) {

@@ -1,6 +1,7 @@
-//! `HttpConnectionManager.Tracing` and its OpenTelemetry provider.
+//! `HttpConnectionManager.Tracing` and its providers, OpenTelemetry and Zipkin.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::config::trace::v3 as trace;
@@ -12,7 +13,7 @@ use sidemesh_proto::type_url;
 
 use prost::Name as _;
 
-use super::{OpenTelemetryProvider, Sampler, Tracing};
+use super::{HttpService, Sampler, TraceProvider, Tracing, Zipkin};
 use crate::rejection::{Rejection, Within};
 use crate::resource::http_service::http_service;
 use crate::resource::route;
@@ -50,18 +51,70 @@ pub(super) fn tracing(t: &pb::http_connection_manager::Tracing) -> Result<Tracin
     })
 }
 
-fn provider(provider: &trace::tracing::Http) -> Result<OpenTelemetryProvider, Rejection> {
+fn provider(provider: &trace::tracing::Http) -> Result<TraceProvider, Rejection> {
     let Some(trace::tracing::http::ConfigType::TypedConfig(any)) = &provider.config_type else {
         return Err(Rejection::invalid("typed_config", format!("is required for `{}`", provider.name)));
     };
-    if type_url::message_name(&any.type_url) != trace::OpenTelemetryConfig::full_name() {
-        let reason = format!("no tracer `{}`; there is opentelemetry", any.type_url);
-        return Err(Rejection::unsupported("typed_config", reason));
+    match type_url::message_name(&any.type_url) {
+        n if n == trace::OpenTelemetryConfig::full_name() => {
+            open_telemetry(&wire::unpack::<trace::OpenTelemetryConfig>(any, "typed_config")?).within("typed_config")
+        }
+        n if n == trace::ZipkinConfig::full_name() => {
+            zipkin(&wire::unpack::<trace::ZipkinConfig>(any, "typed_config")?).within("typed_config")
+        }
+        _ => {
+            let reason = format!("no tracer `{}`; there are opentelemetry and zipkin", any.type_url);
+            Err(Rejection::unsupported("typed_config", reason))
+        }
     }
-    open_telemetry(&wire::unpack::<trace::OpenTelemetryConfig>(any, "typed_config")?).within("typed_config")
 }
 
-fn open_telemetry(c: &trace::OpenTelemetryConfig) -> Result<OpenTelemetryProvider, Rejection> {
+/// How long a post to a Zipkin collector may take.
+const ZIPKIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[allow(deprecated)] // Envoy still takes `split_spans_for_request`.
+fn zipkin(c: &trace::ZipkinConfig) -> Result<TraceProvider, Rejection> {
+    use trace::zipkin_config::{CollectorEndpointVersion as Version, TraceContextOption};
+    let protobuf = match wire::enumeration(c.collector_endpoint_version, "collector_endpoint_version")? {
+        Version::HttpJson => false,
+        Version::HttpProto => true,
+        other => {
+            let reason = format!("{} is not supported; use HTTP_JSON or HTTP_PROTO", other.as_str_name());
+            return Err(Rejection::unsupported("collector_endpoint_version", reason));
+        }
+    };
+    let http = match &c.collector_service {
+        Some(service) => http_service(service, "collector_service")?,
+        None => {
+            let cluster = wire::non_empty(&c.collector_cluster, "collector_cluster")?;
+            let path = wire::non_empty(&c.collector_endpoint, "collector_endpoint")?;
+            let host = if c.collector_hostname.is_empty() { &*cluster } else { &c.collector_hostname };
+            let uri = name(&format!("http://{host}{path}"));
+            if uri.parse::<http::Uri>().is_err() {
+                return Err(Rejection::invalid("collector_endpoint", format!("`{uri}` is no URI")));
+            }
+            HttpService { uri, cluster, timeout: ZIPKIN_TIMEOUT, headers: Vec::new() }
+        }
+    };
+    let option = wire::enumeration::<TraceContextOption>(c.trace_context_option, "trace_context_option")?;
+    Ok(TraceProvider {
+        service: None,
+        http: Some(http),
+        service_name: name(""),
+        resource_attributes: Vec::new(),
+        sampler: None,
+        zipkin: Some(Zipkin {
+            trace_id_128bit: c.trace_id_128bit,
+            shared_span: wire::flag(&c.shared_span_context, true),
+            protobuf,
+            with_w3c: option == TraceContextOption::UseB3WithW3cPropagation,
+            timestamp_ids: c.timestamp_trace_ids,
+            split_spans: c.split_spans_for_request,
+        }),
+    })
+}
+
+fn open_telemetry(c: &trace::OpenTelemetryConfig) -> Result<TraceProvider, Rejection> {
     if c.grpc_service.is_some() && c.http_service.is_some() {
         return Err(Rejection::invalid("http_service", "give grpc_service or http_service, not both"));
     }
@@ -77,11 +130,12 @@ fn open_telemetry(c: &trace::OpenTelemetryConfig) -> Result<OpenTelemetryProvide
         }
     }
     let service_name = if c.service_name.is_empty() { DEFAULT_SERVICE_NAME } else { &c.service_name };
-    Ok(OpenTelemetryProvider {
+    Ok(TraceProvider {
         service: c.grpc_service.as_ref().map(|s| wire::grpc_service(s, "grpc_service")).transpose()?,
         http: c.http_service.as_ref().map(|s| http_service(s, "http_service")).transpose()?,
         service_name: name(service_name),
         resource_attributes: resource_attributes(&c.resource_detectors)?,
+        zipkin: None,
         sampler: c.sampler.as_ref().map(|s| sampler(s, MAX_SAMPLER_NESTING)).transpose().within("sampler")?,
     })
 }

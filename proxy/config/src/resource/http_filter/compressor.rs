@@ -34,6 +34,8 @@ pub struct Compressor {
     pub request: Option<Direction>,
     /// Responses: on unless switched off.
     pub response: ResponseCompression,
+    /// `response_direction_config` is given: its counters stand apart.
+    pub response_apart: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -154,6 +156,7 @@ pub(super) fn parse(config: &pb::Compressor) -> Result<Compressor, Rejection> {
         choose_first: config.choose_first,
         request,
         response,
+        response_apart: config.response_direction_config.is_some(),
     })
 }
 
@@ -264,7 +267,11 @@ fn gzip_window(bits: u32) -> Result<u8, Rejection> {
 pub(super) fn parse_override(config: &pb::CompressorPerRoute) -> Result<FilterOverride, Rejection> {
     use pb::compressor_per_route::Override;
     match &config.r#override {
-        Some(Override::Disabled(true)) => Ok(FilterOverride::Disabled),
+        Some(Override::Disabled(true)) => Ok(FilterOverride::Compressor(CompressorOverride {
+            response_enabled: Some(false),
+            remove_accept_encoding: None,
+            library: None,
+        })),
         Some(Override::Disabled(false)) => Err(Rejection::invalid("disabled", "must be true")),
         Some(Override::Overrides(overrides)) => {
             let library = overrides.compressor_library.as_ref().map(|l| extension(l, compressor_library));

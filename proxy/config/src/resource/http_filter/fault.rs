@@ -22,6 +22,44 @@ pub struct Fault {
     pub headers: Vec<HeaderMatcher>,
     pub downstream_nodes: Vec<Name>,
     pub max_active_faults: Option<u32>,
+    /// Faults are not counted under the cluster that the caller names.
+    pub without_downstream_stats: bool,
+    /// Becomes dynamic metadata of a request with a fault.
+    pub filter_metadata: Option<serde_json::Value>,
+    pub runtime: RuntimeKeys,
+}
+
+/// The runtime keys that override the figures above.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RuntimeKeys {
+    pub delay_percent: Name,
+    pub delay_duration: Name,
+    pub abort_percent: Name,
+    pub abort_http_status: Name,
+    pub abort_grpc_status: Name,
+    pub max_active_faults: Name,
+    pub rate_limit_percent: Name,
+}
+
+impl Default for RuntimeKeys {
+    fn default() -> Self {
+        RuntimeKeys::of(&pb::HttpFault::default())
+    }
+}
+
+impl RuntimeKeys {
+    fn of(fault: &pb::HttpFault) -> Self {
+        let key = |given: &str, default: &str| name(if given.is_empty() { default } else { given });
+        RuntimeKeys {
+            delay_percent: key(&fault.delay_percent_runtime, "fault.http.delay.fixed_delay_percent"),
+            delay_duration: key(&fault.delay_duration_runtime, "fault.http.delay.fixed_duration_ms"),
+            abort_percent: key(&fault.abort_percent_runtime, "fault.http.abort.abort_percent"),
+            abort_http_status: key(&fault.abort_http_status_runtime, "fault.http.abort.http_status"),
+            abort_grpc_status: key(&fault.abort_grpc_status_runtime, "fault.http.abort.grpc_status"),
+            max_active_faults: key(&fault.max_active_faults_runtime, "fault.http.max_active_faults"),
+            rate_limit_percent: key(&fault.response_rate_limit_percent_runtime, "fault.http.rate_limit.response_percent"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +73,7 @@ pub struct FaultDelay {
 pub struct FaultAbort {
     pub kind: AbortKind,
     pub percentage: Fraction,
+    pub body: Name,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +103,9 @@ pub(super) fn parse(fault: &pb::HttpFault) -> Result<Fault, Rejection> {
         headers: matcher::headers(&fault.headers, "headers")?,
         downstream_nodes: fault.downstream_nodes.iter().map(|n| name(n)).collect(),
         max_active_faults: uint32(&fault.max_active_faults),
+        filter_metadata: fault.filter_metadata.as_ref().map(wire::struct_to_json),
+        without_downstream_stats: fault.disable_downstream_cluster_stats,
+        runtime: RuntimeKeys::of(fault),
     })
 }
 
@@ -93,7 +135,8 @@ fn abort(a: &pb::FaultAbort) -> Result<FaultAbort, Rejection> {
         Some(Wire::HeaderAbort(_)) => AbortKind::Header,
         None => return Err(Rejection::invalid("", "needs one of http_status, grpc_status, header_abort")),
     };
-    Ok(FaultAbort { kind, percentage: percentage(&a.percentage)? })
+    let body = if a.response_body.is_empty() { "fault filter abort" } else { &a.response_body };
+    Ok(FaultAbort { kind, percentage: percentage(&a.percentage)?, body: name(body) })
 }
 
 fn rate_limit(l: &common::FaultRateLimit) -> Result<FaultRateLimit, Rejection> {

@@ -52,6 +52,8 @@ pub struct JwtProvider {
     pub pad_forward_payload_header: bool,
     pub payload_in_metadata: Option<Name>,
     pub header_in_metadata: Option<Name>,
+    /// Why a token is bad is kept under it.
+    pub failed_status_in_metadata: Option<Name>,
     /// Claims whose text becomes a list of its words in the metadata.
     pub space_delimited_claims: Vec<Name>,
     pub claim_to_headers: Vec<(http::HeaderName, Name)>,
@@ -174,6 +176,7 @@ fn provider(provider_name: &str, p: &pb::JwtProvider) -> Result<JwtProvider, Rej
         pad_forward_payload_header: p.pad_forward_payload_header,
         payload_in_metadata: optional_name(&p.payload_in_metadata),
         header_in_metadata: optional_name(&p.header_in_metadata),
+        failed_status_in_metadata: optional_name(&p.failed_status_in_metadata),
         space_delimited_claims: p
             .normalize_payload_in_metadata
             .iter()

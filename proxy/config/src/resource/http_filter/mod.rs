@@ -16,6 +16,7 @@ mod parse;
 pub mod rate_limit;
 pub mod rbac;
 pub mod router;
+pub mod set_filter_state;
 pub mod set_metadata;
 pub mod stateful_session;
 #[cfg(test)]
@@ -59,6 +60,7 @@ pub enum HttpFilterKind {
     LocalRateLimit(Arc<rate_limit::LocalRateLimit>),
     RateLimit(Arc<rate_limit::RateLimitFilter>),
     Rbac(Arc<rbac::RbacFilter>),
+    SetFilterState(Arc<set_filter_state::SetFilterState>),
     SetMetadata(Arc<set_metadata::SetMetadata>),
     StatefulSession(Arc<stateful_session::StatefulSession>),
     OnDemand,
@@ -94,6 +96,7 @@ impl HttpFilterKind {
             HttpFilterKind::LocalRateLimit(_) => "local_ratelimit.v3.LocalRateLimit",
             HttpFilterKind::RateLimit(_) => "ratelimit.v3.RateLimit",
             HttpFilterKind::Rbac(_) => "rbac.v3.RBAC",
+            HttpFilterKind::SetFilterState(_) => "set_filter_state.v3.Config",
             HttpFilterKind::SetMetadata(_) => "set_metadata.v3.Config",
             HttpFilterKind::StatefulSession(_) => "stateful_session.v3.StatefulSession",
             HttpFilterKind::OnDemand => "on_demand.v3.OnDemand",
@@ -143,6 +146,7 @@ pub enum FilterOverride {
     Fault(Arc<fault::Fault>),
     HeaderMutation(Arc<header_mutation::HeaderMutation>),
     HeaderToMetadata(Arc<header_to_metadata::HeaderToMetadata>),
+    SetFilterState(Arc<set_filter_state::SetFilterState>),
     JwtAuthn(jwt_authn::JwtOverride),
     LocalRateLimit(Arc<rate_limit::LocalRateLimit>),
     RateLimit(rate_limit::RateLimitOverride),

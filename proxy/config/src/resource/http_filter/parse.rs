@@ -11,8 +11,8 @@ use sidemesh_proto::{google, type_url};
 
 use super::{
     FilterOverride, FilterOverrides, GrpcStats, HttpFilter, HttpFilterKind, buffer, compressor, cors, csrf, ext_authz,
-    fault, header_mutation, header_to_metadata, health_check, jwt_authn, rate_limit, rbac, router, set_metadata,
-    stateful_session,
+    fault, header_mutation, header_to_metadata, health_check, jwt_authn, rate_limit, rbac, router, set_filter_state,
+    set_metadata, stateful_session,
 };
 use crate::rejection::{Rejection, Within};
 use crate::value::{Name, name};
@@ -112,6 +112,9 @@ const FILTERS: &[(&str, Parse)] = &[
     }),
     ("envoy.extensions.filters.http.rbac.v3.RBAC", |any| {
         Ok(HttpFilterKind::Rbac(Arc::new(rbac::parse(&wire::unpack(any, "")?)?)))
+    }),
+    ("envoy.extensions.filters.http.set_filter_state.v3.Config", |any| {
+        Ok(HttpFilterKind::SetFilterState(Arc::new(set_filter_state::parse(&wire::unpack(any, "")?)?)))
     }),
     ("envoy.extensions.filters.http.set_metadata.v3.Config", |any| {
         Ok(HttpFilterKind::SetMetadata(Arc::new(set_metadata::parse(&wire::unpack(any, "")?)?)))
@@ -220,6 +223,9 @@ fn one_override(any: &google::Any) -> Result<Option<FilterOverride>, Rejection> 
         }
         "envoy.extensions.filters.http.header_to_metadata.v3.Config" => {
             FilterOverride::HeaderToMetadata(Arc::new(header_to_metadata::parse(&wire::unpack(any, "")?)?))
+        }
+        "envoy.extensions.filters.http.set_filter_state.v3.Config" => {
+            FilterOverride::SetFilterState(Arc::new(set_filter_state::parse(&wire::unpack(any, "")?)?))
         }
         "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig" => {
             FilterOverride::JwtAuthn(jwt_authn::parse_override(&wire::unpack(any, "")?)?)

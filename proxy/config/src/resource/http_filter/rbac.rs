@@ -3,6 +3,13 @@
 use sidemesh_proto::envoy::config::rbac::v3 as rules_pb;
 use sidemesh_proto::envoy::extensions::filters::http::rbac::v3 as pb;
 use sidemesh_proto::envoy::r#type::matcher::v3 as matcher_pb;
+use sidemesh_proto::xds::r#type::matcher::v3::Matcher;
+
+mod tree;
+
+use tree::action;
+
+pub use tree::{Input, RbacMatcher};
 
 use crate::matcher::header::HeaderMatcher;
 use crate::matcher::metadata::MetadataMatcher;
@@ -16,10 +23,21 @@ use crate::wire::{self, enumeration, required};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct RbacFilter {
-    pub rules: Option<Rbac>,
-    pub shadow_rules: Option<Rbac>,
+    pub rules: Option<Rules>,
+    pub shadow_rules: Option<Rules>,
     pub stat_prefix: Name,
     pub shadow_stat_prefix: Name,
+    /// Policies are counted one by one.
+    pub per_rule_stats: bool,
+    /// How long a refused connection is held before it is closed.
+    pub delay_deny: Option<std::time::Duration>,
+}
+
+/// What decides: policies, or a matching tree that leads to actions.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Rules {
+    Policies(Rbac),
+    Matcher(Box<RbacMatcher>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -73,18 +91,32 @@ pub enum Principal {
     Header(HeaderMatcher),
     UrlPath(StringMatcher),
     Metadata(MetadataMatcher),
+    FilterState(Name, StringMatcher),
 }
 
 pub(super) fn parse(config: &pb::Rbac) -> Result<RbacFilter, Rejection> {
-    if config.matcher.is_some() || config.shadow_matcher.is_some() {
-        return Err(Rejection::unsupported("matcher", "use rules and shadow_rules"));
-    }
     Ok(RbacFilter {
-        rules: config.rules.as_ref().map(|r| rules(r).within("rules")).transpose()?,
-        shadow_rules: config.shadow_rules.as_ref().map(|r| rules(r).within("shadow_rules")).transpose()?,
+        rules: either(&config.rules, &config.matcher, ["rules", "matcher"], true)?,
+        shadow_rules: either(&config.shadow_rules, &config.shadow_matcher, ["shadow_rules", "shadow_matcher"], true)?,
         stat_prefix: name(&config.rules_stat_prefix),
         shadow_stat_prefix: name(&config.shadow_rules_stat_prefix),
+        per_rule_stats: config.track_per_rule_stats,
+        delay_deny: None,
     })
+}
+
+/// A matcher counts before rules.
+pub fn either(
+    policies: &Option<rules_pb::Rbac>,
+    tree: &Option<Matcher>,
+    [of_policies, of_tree]: [&str; 2],
+    http: bool,
+) -> Result<Option<Rules>, Rejection> {
+    match (tree, policies) {
+        (Some(tree), _) => Ok(Some(Rules::Matcher(Box::new(RbacMatcher::parse(tree, http).within(of_tree)?)))),
+        (None, Some(policies)) => Ok(Some(Rules::Policies(rules(policies).within(of_policies)?))),
+        (None, None) => Ok(None),
+    }
 }
 
 pub(super) fn parse_override(config: &pb::RbacPerRoute) -> Result<Option<RbacFilter>, Rejection> {
@@ -93,12 +125,7 @@ pub(super) fn parse_override(config: &pb::RbacPerRoute) -> Result<Option<RbacFil
 
 /// `config.rbac.v3.RBAC`, of the HTTP filter or of the network filter.
 pub fn rules(r: &rules_pb::Rbac) -> Result<Rbac, Rejection> {
-    use rules_pb::rbac::Action;
-    let action = match enumeration(r.action, "action")? {
-        Action::Allow => RbacAction::Allow,
-        Action::Deny => RbacAction::Deny,
-        Action::Log => RbacAction::Log,
-    };
+    let action = action(r.action)?;
     let one = |(policy_name, p): (&String, &rules_pb::Policy)| {
         policy(policy_name, p).map_err(|r| r.within(&format!("policies[{policy_name}]")))
     };
@@ -195,7 +222,10 @@ fn principal(p: &rules_pb::Principal) -> Result<Principal, Rejection> {
         Some(Identifier::UrlPath(path)) => Principal::UrlPath(url_path(path)?),
         Some(Identifier::Metadata(m)) => Principal::Metadata(matcher::metadata(m, "metadata")?),
         Some(Identifier::SourcedMetadata(m)) => Principal::Metadata(sourced_metadata(m).within("sourced_metadata")?),
-        Some(Identifier::FilterState(_)) => return Err(Rejection::unsupported("filter_state", "use metadata")),
+        Some(Identifier::FilterState(m)) => {
+            let (key, text) = matcher::filter_state(m).within("filter_state")?;
+            Principal::FilterState(key, text)
+        }
         Some(Identifier::Custom(_)) => return Err(Rejection::unsupported("custom", "use authenticated")),
         None => return Err(Rejection::invalid("", "needs an identifier")),
     })

@@ -35,7 +35,8 @@ pub(super) fn parse(wire: &pb::Matcher) -> Result<ChainMatcher, Rejection> {
     Reader { input: &input, action: &action }.tree(wire)
 }
 
-fn input(any: &Any) -> Result<Input, Rejection> {
+/// The input of a connection that the extension asks for.
+pub(in crate::resource) fn input(any: &Any) -> Result<Input, Rejection> {
     let known = [
         (inputs::DestinationIpInput::full_name(), Input::DestinationIp),
         (inputs::DestinationPortInput::full_name(), Input::DestinationPort),
@@ -66,7 +67,7 @@ fn action(any: &Any) -> Result<Name, Rejection> {
 
 impl ConnectionView<'_> {
     /// What the connection says of an input; `None` where it says nothing.
-    pub(super) fn value(&self, input: Input) -> Option<Cow<'_, str>> {
+    pub fn value(&self, input: Input) -> Option<Cow<'_, str>> {
         let text = |t: String| Some(Cow::Owned(t));
         let given = |t: &'_ str| (!t.is_empty()).then(|| Cow::Owned(t.to_owned()));
         match input {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use choose::{ChainIndex, ConnectionView};
+pub(in crate::resource) use matcher::input as matcher_input;
 pub use matcher::{ChainMatcher, Input};
 pub use parse::parse;
 

@@ -70,21 +70,14 @@ fn typed(any: &google::Any) -> Result<NetworkFilter, Rejection> {
 }
 
 fn network_rbac(r: &Rbac) -> Result<RbacFilter, Rejection> {
-    for (set, field) in [
-        (r.matcher.is_some(), "matcher"),
-        (r.shadow_matcher.is_some(), "shadow_matcher"),
-        (r.enforcement_type != 0, "enforcement_type"),
-        (r.delay_deny.is_some(), "delay_deny"),
-    ] {
-        if set {
-            return Err(Rejection::unsupported(field, "use rules and shadow_rules"));
-        }
-    }
+    let shadow = ["shadow_rules", "shadow_matcher"];
     Ok(RbacFilter {
-        rules: r.rules.as_ref().map(rbac::rules).transpose().within("rules")?,
-        shadow_rules: r.shadow_rules.as_ref().map(rbac::rules).transpose().within("shadow_rules")?,
+        rules: rbac::either(&r.rules, &r.matcher, ["rules", "matcher"], false)?,
+        shadow_rules: rbac::either(&r.shadow_rules, &r.shadow_matcher, shadow, false)?,
         stat_prefix: wire::non_empty(&r.stat_prefix, "stat_prefix")?,
         shadow_stat_prefix: name(&r.shadow_rules_stat_prefix),
+        per_rule_stats: false,
+        delay_deny: wire::optional_duration(&r.delay_deny, "delay_deny")?.filter(|d| !d.is_zero()),
     })
 }
 

@@ -119,6 +119,7 @@ pub struct RouteMatch {
     pub tls: Option<TlsMatch>,
     pub dynamic_metadata: Vec<MetadataMatcher>,
     pub cookies: Vec<(String, StringMatcher, bool)>,
+    pub filter_state: Vec<(Name, StringMatcher)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -424,6 +425,7 @@ pub enum HashSource {
     },
     SourceIp,
     QueryParameter(String),
+    FilterState(Name),
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -251,6 +251,7 @@ pub fn route_match(m: &pb::RouteMatch) -> Result<RouteMatch, Rejection> {
             .map(|(i, m)| matcher::metadata(m, &format!("dynamic_metadata[{i}]")))
             .collect::<Result<_, _>>()?,
         cookies: matcher::cookies(&m.cookies, "cookies")?,
+        filter_state: wire::each(&m.filter_state, "filter_state", matcher::filter_state)?,
     })
 }
 

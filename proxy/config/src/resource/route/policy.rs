@@ -211,10 +211,7 @@ fn hash_source(p: &pb::route_action::HashPolicy) -> Result<Option<HashSource>, R
         Some(Wire::QueryParameter(parameter)) => {
             HashSource::QueryParameter(non_empty(&parameter.name, "query_parameter.name")?.to_string())
         }
-        Some(Wire::FilterState(_)) => {
-            let reason = "use header, cookie, connection_properties or query_parameter";
-            return Err(Rejection::unsupported("filter_state", reason));
-        }
+        Some(Wire::FilterState(state)) => HashSource::FilterState(non_empty(&state.key, "filter_state.key")?),
         None => {
             let reason = "needs one of header, cookie, connection_properties, query_parameter";
             return Err(Rejection::invalid("", reason));

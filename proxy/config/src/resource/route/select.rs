@@ -92,6 +92,7 @@ pub enum Mismatch {
     TlsContext,
     DynamicMetadata(usize),
     /// The request fell outside `runtime_fraction`.
+    FilterState(usize),
     RuntimeFraction,
 }
 
@@ -105,6 +106,7 @@ impl fmt::Display for Mismatch {
             Mismatch::Grpc => f.write_str("the request is not gRPC"),
             Mismatch::TlsContext => f.write_str("tls_context does not match the peer's certificate"),
             Mismatch::DynamicMetadata(i) => write!(f, "dynamic_metadata[{i}] does not match"),
+            Mismatch::FilterState(i) => write!(f, "filter_state[{i}] does not match"),
             Mismatch::RuntimeFraction => f.write_str("the request is outside runtime_fraction"),
         }
     }
@@ -146,7 +148,14 @@ impl RouteMatch {
             return Err(Mismatch::TlsContext);
         }
         match self.dynamic_metadata.iter().position(|m| !m.matches(view.metadata)) {
-            Some(i) => Err(Mismatch::DynamicMetadata(i)),
+            Some(i) => return Err(Mismatch::DynamicMetadata(i)),
+            None => {}
+        }
+        let state_matches = |(key, matcher): &(crate::value::Name, crate::matcher::string::StringMatcher)| {
+            view.filter_state.and_then(|state| state.get(key)).is_some_and(|text| matcher.is_match(text))
+        };
+        match self.filter_state.iter().position(|m| !state_matches(m)) {
+            Some(i) => Err(Mismatch::FilterState(i)),
             None => Ok(()),
         }
     }

@@ -70,6 +70,7 @@ impl Request {
             tls: false,
             peer_certificate: self.peer,
             metadata: None,
+            filter_state: None,
             runtime,
             random: self.random,
         }

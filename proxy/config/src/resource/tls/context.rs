@@ -201,21 +201,30 @@ fn curve(curve: &str) -> Result<Name, Rejection> {
 /// `TlsCertificate`, here or in a secret.
 pub(crate) fn certificate(c: &pb::TlsCertificate) -> Result<TlsCertificate, Rejection> {
     for (set, field) in [
-        (c.pkcs12.is_some(), "pkcs12"),
         (c.private_key_provider.is_some(), "private_key_provider"),
-        (c.password.is_some(), "password"),
         (!c.signed_certificate_timestamp.is_empty(), "signed_certificate_timestamp"),
         (c.tls_params.is_some(), "tls_params"),
     ] {
         if set {
-            return Err(Rejection::unsupported(field, "give certificate_chain and an unencrypted private_key as PEM"));
+            return Err(Rejection::unsupported(field, "give certificate_chain and private_key as PEM"));
         }
     }
     let watched = wire::watched_directory(&c.watched_directory, "watched_directory")?;
     let source = |d: &core::DataSource, field: &str| {
         Ok::<_, Rejection>(with_watch(wire::data_source(d, field)?, watched.as_ref()))
     };
+    let password = c.password.as_ref().map(|d| source(d, "password")).transpose()?;
+    if let Some(pkcs12) = &c.pkcs12 {
+        if c.certificate_chain.is_some() || c.private_key.is_some() {
+            return Err(Rejection::invalid("pkcs12", "certificate_chain and private_key may not stand beside it"));
+        }
+        let both = source(pkcs12, "pkcs12")?;
+        let ocsp_staple = c.ocsp_staple.as_ref().map(|d| source(d, "ocsp_staple")).transpose()?;
+        return Ok(TlsCertificate { chain: both.clone(), key: both, ocsp_staple, password, pkcs12: true });
+    }
     Ok(TlsCertificate {
+        password,
+        pkcs12: false,
         chain: source(wire::required(&c.certificate_chain, "certificate_chain")?, "certificate_chain")?,
         key: source(wire::required(&c.private_key, "private_key")?, "private_key")?,
         ocsp_staple: c.ocsp_staple.as_ref().map(|d| source(d, "ocsp_staple")).transpose()?,

@@ -13,7 +13,7 @@ use super::{Connection, Inner, response};
 use crate::codec::body::{Body, Error};
 use crate::codec::h1::decode::{Decoder, Item};
 use crate::codec::h1::encode::Encoder;
-use crate::codec::h1::head::Scan;
+use crate::codec::h1::head::{Lines, Scan};
 use crate::codec::handler::{Informational, Scheme, Upgrade};
 use crate::codec::{Release, SendError, SendOptions};
 
@@ -229,9 +229,11 @@ impl Inner {
     /// The next head in what has been read.
     fn take_head(&mut self) -> Result<Option<response::Answered>, SendError> {
         let limits = &self.settings.limits;
-        let Some(end) = self.exchange.scan.run(&self.read, limits.head_bytes)? else { return Ok(None) };
+        let mut lines = Lines::default();
+        let exchange = &mut self.exchange;
+        let Some(end) = exchange.scan.run(&self.read, limits.head_bytes, &mut lines)? else { return Ok(None) };
         let head = self.read.split_to(end).freeze();
-        let answered = response::parse(&head, self.exchange.scan.lines(), self.exchange.kind, &self.settings)?;
+        let answered = response::parse(&head, exchange.scan.lines(), &mut lines, exchange.kind, &self.settings)?;
         self.exchange.scan = Scan::default();
         Ok(Some(answered))
     }

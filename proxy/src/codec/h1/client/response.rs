@@ -7,7 +7,7 @@ use super::{Settings, request};
 use crate::codec::SendError;
 use crate::codec::h1::decode::{Chunk, Decoder};
 use crate::codec::h1::encode::parse_length;
-use crate::codec::h1::head::{self, Fault};
+use crate::codec::h1::head::{self, Fault, Lines};
 use crate::codec::h1::spelling;
 
 /// A response head.
@@ -30,30 +30,26 @@ impl From<Fault> for SendError {
     }
 }
 
-/// Reads one complete head.
-pub(super) fn parse(raw: &Bytes, lines: usize, kind: Kind, settings: &Settings) -> Result<Answered, SendError> {
-    if lines.saturating_sub(1) > settings.limits.headers {
-        return Err(Fault::TooMany.into());
-    }
-    head::with_response(raw, lines, |tokens| interpret(raw, tokens, kind, settings))?
-}
-
-fn interpret(
+/// Reads one complete head of `count` lines; `lines` are filled where they are not yet.
+pub(super) fn parse(
     raw: &Bytes,
-    tokens: &httparse::Response<'_, '_>,
+    count: usize,
+    lines: &mut Lines,
     kind: Kind,
     settings: &Settings,
 ) -> Result<Answered, SendError> {
-    let (Some(code), Some(version)) = (tokens.code, tokens.version) else {
-        return Err(SendError::Protocol("incomplete status line"));
-    };
-    let status = StatusCode::from_u16(code).map_err(|_| SendError::Protocol("invalid status"))?;
-    let version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut headers = head::header_map(tokens.headers.len());
+    if count.saturating_sub(1) > settings.limits.headers {
+        return Err(Fault::TooMany.into());
+    }
+    lines.of_head(raw)?;
+    let line = head::status_line(raw, lines)?;
+    let status = StatusCode::from_u16(line.code).map_err(|_| SendError::Protocol("invalid status"))?;
+    let version = if line.minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let mut headers = head::header_map(lines.fields());
     let (mut length, mut chunked, mut keep_alive) = (None, false, request::persists(version));
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
-    for one in tokens.headers.iter() {
-        let (name, value) = head::field(raw, one)?;
+    for field in lines.entries(raw) {
+        let (name, value) = field?;
         match name.as_str() {
             "content-length" => match parse_length(value.as_bytes()) {
                 Some(n) if length.is_none() => length = Some(n),
@@ -90,7 +86,7 @@ fn interpret(
     *response.status_mut() = status;
     *response.version_mut() = version;
     *response.headers_mut() = headers;
-    spelling::keep(settings.header_case, tokens.headers, tokens.reason, response.extensions_mut());
+    spelling::keep(settings.header_case, lines.raw(raw), line.reason, response.extensions_mut());
     Ok(Answered { response, keep_alive: keep_alive && body != Decoder::UntilEnd, body, tunnel })
 }
 

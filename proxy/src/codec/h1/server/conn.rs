@@ -207,7 +207,8 @@ impl Conn {
         let case = self.settings.header_case;
         let buf = self.out.buf(&self.local.buffers);
         encode::put_status(buf, Version::HTTP_11, status, None);
-        encode::put_fields(buf, headers, case.into());
+        // An interim response has no framing and no say about the connection.
+        let _own = encode::put_fields(buf, headers, case.into());
         buf.extend_from_slice(b"\r\n");
     }
 }

@@ -117,13 +117,14 @@ pub(super) async fn refuse<H: Handler>(
 
 /// Turns a head into what the handler gets, and prepares the connection for the body.
 fn begin(conn: &Rc<RefCell<Conn>>, head: Head) -> (Request<Body>, RequestMeta, Exchange) {
-    let incoming = head.incoming;
+    let incoming = *head.incoming;
     let version = incoming.parts.version;
     let bodiless = incoming.body.is_done() && incoming.upgrade.is_none();
     let (current, received) = {
         let mut conn = conn.borrow_mut();
         conn.begin(incoming.body, incoming.expect_continue, incoming.upgrade.is_some());
-        (conn.current, conn.local.clock.now())
+        // Asked for with the head's last bytes, or when the wait for it began.
+        (conn.current, conn.local.clock.coarse())
     };
     let body = if bodiless { Body::empty() } else { RequestBody::new(conn.clone()).into() };
     let exchange = Exchange {

@@ -11,7 +11,7 @@ use http::StatusCode;
 use super::conn::Conn;
 use crate::clock::Sleep;
 use crate::codec::drain::UNFINISHED_GRACE;
-use crate::codec::h1::head::{self, Fault, Scan};
+use crate::codec::h1::head::{self, Fault, Lines, Scan};
 use crate::codec::h1::request::{self, Incoming, Refusal};
 use crate::codec::{Closed, Drain};
 
@@ -26,7 +26,6 @@ const STREAM_TIMEOUT: Refusal =
     Refusal { status: StatusCode::REQUEST_TIMEOUT, details: "stream_idle_timeout", body: "stream timeout" };
 
 /// What came.
-#[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and is moved once")]
 pub(super) enum Next {
     Head(Head),
     /// Not a request, or one to refuse; with the bytes it had.
@@ -36,7 +35,8 @@ pub(super) enum Next {
 
 /// A complete request head.
 pub(super) struct Head {
-    pub(super) incoming: Incoming,
+    /// Boxed: it passes through several futures.
+    pub(super) incoming: Box<Incoming>,
     pub(super) bytes: usize,
 }
 
@@ -98,12 +98,14 @@ impl Wait<'_> {
             let was_empty = conn.read.is_empty();
             match conn.poll_fill(cx) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Next::Closed(by_peer(conn.read.is_empty()))),
-                Poll::Ready(Ok(_)) if was_empty => {
-                    self.since = conn.local.clock.now();
-                    self.sleep = None;
+                Poll::Ready(Ok(_)) => {
+                    let now = conn.local.clock.now();
+                    if was_empty {
+                        self.since = now;
+                        self.sleep = None;
+                    }
                     continue;
                 }
-                Poll::Ready(Ok(_)) => continue,
                 Poll::Ready(Err(error)) => return Poll::Ready(Next::Closed(io_closed(&error))),
                 Poll::Pending => {}
             }
@@ -186,12 +188,13 @@ impl Wait<'_> {
             return None;
         }
         let bytes = conn.read.len();
-        match self.scan.run(&conn.read, conn.settings.limits.head_bytes) {
+        let mut lines = Lines::default();
+        match self.scan.run(&conn.read, conn.settings.limits.head_bytes, &mut lines) {
             Ok(None) => refuse_early(&conn.read, self.scan.lines()).map(|refusal| Next::Refused(refusal, bytes)),
             Ok(Some(end)) => {
                 let head = conn.read.split_to(end).freeze();
-                Some(match request::parse(&head, self.scan.lines(), &conn.settings) {
-                    Ok(incoming) => Next::Head(Head { incoming, bytes: end }),
+                Some(match request::parse(&head, self.scan.lines(), &mut lines, &conn.settings) {
+                    Ok(incoming) => Next::Head(Head { incoming: Box::new(incoming), bytes: end }),
                     Err(refusal) => Next::Refused(refusal, end),
                 })
             }

@@ -14,7 +14,6 @@ use crate::clock::Sleep;
 use crate::codec::Closed;
 use crate::codec::body::{Body, Error};
 use crate::codec::h1::encode::{self, Encoder};
-use crate::codec::h1::head;
 use crate::codec::h1::spelling::Names;
 
 /// How the writing ended, if not well.
@@ -74,36 +73,36 @@ fn start(conn: &mut Conn, parts: &Parts, exact: Option<u64>, exchange: &Exchange
     } else {
         conn.discard_body()
     };
-    let (encoder, length) = framing(conn, parts, exact, exchange, tunnel);
+    let names = Names::of(conn.settings.header_case, &parts.extensions);
+    let buf = conn.out.buf(&conn.local.buffers);
+    encode::put_status(buf, exchange.version, parts.status, names.reason());
+    let own = encode::put_fields(buf, &parts.headers, names);
+    let (encoder, length) = framing(conn, parts, exact, own.length, exchange, tunnel);
     let limit = conn.settings.max_requests_per_connection;
-    let asked = parts.headers.get_all(header::CONNECTION).iter().flat_map(|value| head::tokens(value.as_bytes()));
     let close = goodbye
         || tunnel
         || !exchange.keep_alive
         || !complete
         || encoder == Encoder::UntilEnd
         || limit.is_some_and(|limit| conn.current + 1 >= limit)
-        || asked.into_iter().any(|token| token.eq_ignore_ascii_case(b"close"));
-    let names = Names::of(conn.settings.header_case, &parts.extensions);
+        || own.close;
     let buf = conn.out.buf(&conn.local.buffers);
-    encode::put_status(buf, exchange.version, parts.status, names.reason());
-    encode::put_fields(buf, &parts.headers, names);
     if let Some(length) = length {
         encode::put_length(buf, length, names);
     }
     let unknown =
         exchange.head && length.is_none() && has_content(parts.status) && exchange.version == Version::HTTP_11;
     if matches!(encoder, Encoder::Chunked { .. }) || unknown {
-        encode::put_own(buf, "transfer-encoding", b"chunked", names);
+        encode::put_field(buf, "transfer-encoding", b"chunked", names);
     }
     if switched {
         let protocol = parts.headers.get(header::UPGRADE).or(exchange.upgrade.as_ref());
-        encode::put_own(buf, "connection", b"Upgrade", names);
-        encode::put_own(buf, "upgrade", protocol.map_or(b"", |value| value.as_bytes()), names);
+        encode::put_field(buf, "connection", b"Upgrade", names);
+        encode::put_field(buf, "upgrade", protocol.map_or(b"", |value| value.as_bytes()), names);
     } else if close && !tunnel {
-        encode::put_own(buf, "connection", b"close", names);
+        encode::put_field(buf, "connection", b"close", names);
     } else if exchange.keep_alive_said {
-        encode::put_own(buf, "connection", b"keep-alive", names);
+        encode::put_field(buf, "connection", b"keep-alive", names);
     }
     buf.extend_from_slice(b"\r\n");
     (encoder, close)
@@ -119,6 +118,7 @@ fn framing(
     conn: &Conn,
     parts: &Parts,
     exact: Option<u64>,
+    declared: Option<u64>,
     exchange: &Exchange,
     tunnel: bool,
 ) -> (Encoder, Option<u64>) {
@@ -128,7 +128,6 @@ fn framing(
     if parts.status.is_informational() || parts.status == StatusCode::NO_CONTENT {
         return (Encoder::None, None);
     }
-    let declared = encode::declared_length(&parts.headers);
     if exchange.head {
         return (Encoder::None, declared.or(exact.filter(|&length| length > 0)));
     }

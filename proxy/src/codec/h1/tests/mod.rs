@@ -3,6 +3,7 @@ mod client;
 mod framing;
 mod refusal;
 mod serving;
+mod tokens;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;

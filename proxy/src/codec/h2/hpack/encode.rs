@@ -136,15 +136,20 @@ impl Encoder {
     pub(in crate::codec::h2) fn header(&mut self, name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) {
         let keep = keep(name, value);
         let key = Key::Header(name);
-        let hashes = self.table.hashes(key, if keep == Keep::Field { value.as_bytes() } else { b"" });
         if keep == Keep::Field {
+            let hashes = self.table.hashes(key, value.as_bytes());
             if let Some(index) = self.table.find(key, value.as_bytes(), hashes.1) {
                 return put_integer(0b1000_0000, 7, index, out);
             }
             return self.insert(key, value.as_bytes(), hashes, static_name(name.as_str()), out);
         }
         let (pattern, secret) = if keep == Keep::Secret { (0b0001_0000, true) } else { (0, false) };
-        let index = static_name(name.as_str()).or_else(|| self.table.find_name(key, hashes.0));
+        if let Some(index) = static_name(name.as_str()) {
+            put_integer(pattern, 4, index, out);
+            return put_plain(value.as_bytes(), out);
+        }
+        let hashes = self.table.hashes(key, b"");
+        let index = self.table.find_name(key, hashes.0);
         match index {
             Some(index) => put_integer(pattern, 4, index, out),
             // A name that will be back is kept, with this value beside it.
@@ -334,10 +339,13 @@ impl Table {
 fn put_integer(pattern: u8, bits: u32, number: u32, out: &mut BytesMut) {
     let most = (1 << bits) - 1;
     if number < most {
-        return out.put_u8(pattern | number as u8);
+        return out.extend_from_slice(&[pattern | number as u8]);
     }
-    out.put_u8(pattern | most as u8);
-    let mut rest = number - most;
+    put_long_integer(pattern | most as u8, number - most, out);
+}
+
+fn put_long_integer(first: u8, mut rest: u32, out: &mut BytesMut) {
+    out.put_u8(first);
     while rest >= 0x80 {
         out.put_u8(rest as u8 | 0x80);
         rest >>= 7;

@@ -131,39 +131,56 @@ pub(super) fn encode(text: &[u8], out: &mut BytesMut) {
 
 /// Appends what `code` stands for; `None` if it is no code, or does not end as it must.
 pub(super) fn decode(code: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    let mut rest = code.iter();
+    let mut at = out.len();
+    // No code has fewer than five bits.
+    out.resize(at + code.len() * 8 / 5, 0);
     // What is to be decoded, from the highest bit on.
     let (mut bits, mut count) = (0u64, 0u32);
-    out.reserve(code.len() * 8 / 5 + 1);
-    loop {
-        while count <= 56 {
-            let Some(&byte) = rest.next() else { break };
-            bits |= u64::from(byte) << (56 - count);
-            count += 8;
-        }
-        let (symbol, length) = FAST[(bits >> (64 - FAST_BITS)) as usize];
-        let (symbol, length) =
-            if length != 0 { (symbol, u32::from(length)) } else { decode_long((bits >> 32) as u32)? };
-        if length > count {
-            break;
-        }
-        out.push(symbol);
-        bits <<= length;
-        count -= length;
-        if count == 0 && rest.as_slice().is_empty() {
-            return Some(());
+    let (fours, rest) = code.as_chunks();
+    for four in fours {
+        bits |= u64::from(u32::from_be_bytes(*four)) << (32 - count);
+        count += 32;
+        // Enough for any code: its length is compared with nothing.
+        while count >= 32 {
+            let (mut symbol, mut length) = FAST[(bits >> (64 - FAST_BITS)) as usize];
+            if length == 0 {
+                (symbol, length) = decode_long((bits >> 32) as u32).filter(|(_, length)| *length <= LONGEST as u8)?;
+            }
+            *out.get_mut(at)? = symbol;
+            at += 1;
+            bits <<= length;
+            count -= u32::from(length);
         }
     }
+    for &byte in rest {
+        bits |= u64::from(byte) << (56 - count);
+        count += 8;
+    }
+    loop {
+        let (mut symbol, mut length) = FAST[(bits >> (64 - FAST_BITS)) as usize];
+        if length == 0 {
+            (symbol, length) = decode_long((bits >> 32) as u32)?;
+        }
+        if u32::from(length) > count {
+            break;
+        }
+        *out.get_mut(at)? = symbol;
+        at += 1;
+        bits <<= length;
+        count -= u32::from(length);
+    }
+    out.truncate(at);
     // Fewer than eight ones are left.
     (count < 8 && bits == !(u64::MAX.checked_shr(count).unwrap_or(0))).then_some(())
 }
 
 /// A code of more than [`FAST_BITS`] at the beginning of `bits`, and its length. With too few bits left, any length that exceeds them.
-fn decode_long(bits: u32) -> Option<(u8, u32)> {
+#[inline(never)]
+fn decode_long(bits: u32) -> Option<(u8, u8)> {
     let length = (FAST_BITS as usize + 1..=LONGEST).find(|&length| u64::from(bits) < LONG.end[length]);
     // Only the end of the string lies past them all: within a string it is an error, its beginning is the filling.
-    let Some(length) = length else { return Some((0, u32::MAX)) };
+    let Some(length) = length else { return Some((0, u8::MAX)) };
     let code = bits >> (32 - length);
     let symbol = LONG.symbols.get(usize::from(LONG.offset[length]) + (code - LONG.first[length]) as usize)?;
-    Some((*symbol, length as u32))
+    Some((*symbol, length as u8))
 }

@@ -48,3 +48,39 @@ pub enum JwtError {
     #[error("Jwks doesn't have any valid public key")]
     NoKeys,
 }
+
+impl JwtError {
+    /// The number of the failure, as `failed_status_in_metadata` tells it (`jwt_verify_lib`'s `Status`).
+    pub fn code(self) -> u32 {
+        match self {
+            JwtError::Missing => 1,
+            JwtError::NotYetValid => 2,
+            JwtError::Expired => 3,
+            JwtError::Form => 4,
+            JwtError::HeaderBase64 => 5,
+            JwtError::HeaderJson => 6,
+            JwtError::Algorithm => 7,
+            JwtError::UnknownAlgorithm => 8,
+            JwtError::KeyId => 9,
+            JwtError::PayloadBase64 => 10,
+            JwtError::PayloadJson => 11,
+            JwtError::NoString("iss") => 12,
+            JwtError::NoInteger("iat") => 13,
+            JwtError::OutOfRange("iat") => 14,
+            JwtError::NoInteger("nbf") => 15,
+            JwtError::OutOfRange("nbf") => 16,
+            JwtError::NoInteger(_) => 17,
+            JwtError::OutOfRange(_) => 18,
+            JwtError::NoString("jti") => 19,
+            JwtError::NoString(_) => 20,
+            JwtError::NoAudience => 21,
+            JwtError::SignatureBase64 => 22,
+            JwtError::Issuer => 24,
+            JwtError::Audience => 25,
+            JwtError::Verification => 26,
+            JwtError::NoKeys => 31,
+            JwtError::NoKey => 32,
+            JwtError::Fetch => 57,
+        }
+    }
+}

@@ -151,7 +151,7 @@ impl JwtAuthn {
     }
 
     /// What the request shows, and the tokens that hold, also when they are not enough.
-    fn check(&self, x: &Exchange, node: &Node, unreachable: &[usize]) -> (Result<(), Unmet>, Vec<Accepted>) {
+    fn check(&self, x: &mut Exchange, node: &Node, unreachable: &[usize]) -> (Result<(), Unmet>, Vec<Accepted>) {
         let now = x.manager.worker.local.clock.system().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let mut pass = Pass {
             headers: &x.parts.headers,
@@ -160,9 +160,22 @@ impl JwtAuthn {
             keys: &self.keys,
             unreachable,
             accepted: Vec::new(),
+            failures: Vec::new(),
         };
         let met = node.check(&mut pass);
-        (met, pass.accepted)
+        let (accepted, failures) = (pass.accepted, pass.failures);
+        if !matches!(met, Err(Unmet::Fetch(_))) {
+            self.tell_failures(x, &failures);
+        }
+        (met, accepted)
+    }
+
+    /// Puts why a provider's token is bad into the metadata, where the provider says so.
+    fn tell_failures(&self, x: &mut Exchange, failures: &[(usize, JwtError)]) {
+        for (provider, error) in failures {
+            let key = self.config.providers[*provider].failed_status_in_metadata.as_ref();
+            keep(x, key, || serde_json::json!({"code": error.code(), "message": error.to_string()}));
+        }
     }
 
     /// Passes on what the configuration says, and takes the tokens away unless they are forwarded.

@@ -62,6 +62,8 @@ pub struct Pass<'a> {
     /// Providers whose keys could not be fetched for this request.
     pub unreachable: &'a [usize],
     pub accepted: Vec<Accepted>,
+    /// Whose tokens were bad, and why.
+    pub failures: Vec<(usize, JwtError)>,
 }
 
 impl Node {
@@ -105,6 +107,9 @@ impl Node {
                 let outcome = found.iter().try_for_each(|f| pass.verify(f, Some(*provider), audiences));
                 if outcome.is_err() {
                     pass.accepted.truncate(before);
+                }
+                if let Err(Unmet::Error(error)) = &outcome {
+                    pass.failures.push((*provider, *error));
                 }
                 outcome
             }

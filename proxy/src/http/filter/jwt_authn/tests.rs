@@ -89,6 +89,7 @@ async fn outcomes(config: &Arc<Config>, requests: &[&[(&'static str, String)]]) 
                     keys: &filter.keys,
                     unreachable: &[],
                     accepted: Vec::new(),
+                    failures: Vec::new(),
                 };
                 node.check(&mut pass).map(|()| pass.accepted.len())
             };

@@ -36,6 +36,7 @@ fn retry(policy: Option<Arc<RetryPolicy>>, headers: &HeaderMap) -> Option<Retry>
         tls: false,
         peer_certificate: Default::default(),
         metadata: None,
+        filter_state: None,
         runtime: &runtime,
         random: 0,
     };
