@@ -67,7 +67,12 @@ pub enum Closed {
     /// A response could not be completed, so that the connection had to be cut.
     Aborted(body::Error),
     /// The peer broke HTTP/2 itself.
-    Protocol(Reason),
+    Protocol {
+        /// What a GOAWAY for it says.
+        reason: Reason,
+        /// Streams were open, or what came was to be one.
+        in_request: bool,
+    },
     /// The socket failed.
     Io(std::io::ErrorKind),
 }

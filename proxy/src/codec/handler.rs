@@ -19,6 +19,21 @@ pub trait Handler {
     fn reject(&self, rejection: Rejection) -> Response<Body> {
         rejection.response()
     }
+
+    /// The HTTP/2 connection is over, with all the requests that are still open: their futures and bodies are dropped next.
+    fn ends(&self, _how: Ending) {}
+
+    /// Something to be counted has happened on an HTTP/2 connection.
+    fn happened(&self, _events: &h2::Events) {}
+}
+
+/// What ends an HTTP/2 connection before its streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The peer closed it, or is out of reach.
+    Peer,
+    /// The peer broke the protocol; Envoy's response code details.
+    Fault(&'static str),
 }
 
 /// A message that the codec answers by itself.

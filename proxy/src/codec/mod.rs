@@ -28,7 +28,7 @@ mod tunnel;
 pub use body::Body;
 pub use drain::{Drain, DrainHandle};
 pub use error::{Closed, SendError};
-pub use handler::{Handler, Informational, Rejection, RequestMeta, Scheme, Upgrade, abort};
+pub use handler::{Ending, Handler, Informational, Rejection, RequestMeta, Scheme, Upgrade, abort};
 pub use path::{path_and_query, set_path_and_query};
 pub use tunnel::Tunnel;
 

@@ -1,12 +1,12 @@
 //! The request target's exact bytes. `http::Uri` refuses a handful of characters that real clients send and Envoy passes on (`"`, `<`,
-//! `>` and the backtick): such a path is kept as it came in an extension, and `uri()` holds it with those characters
+//! `>` and the backtick; on HTTP/2 also UTF-8): such a path is kept as it came in an extension, and `uri()` holds it with those characters
 //! percent-encoded. What reads or writes the path goes through these two functions.
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Uri;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 
-/// The target as it came, where `uri()` could not hold it. Visible ASCII.
+/// The target as it came, where `uri()` could not hold it. Visible ASCII, or also the rest of UTF-8 where a codec lets that in.
 #[derive(Clone, Debug)]
 struct RawTarget(Bytes);
 
@@ -15,15 +15,16 @@ pub fn path_and_query(parts: &Parts) -> &str {
     if !parts.extensions.is_empty()
         && let Some(raw) = parts.extensions.get::<RawTarget>()
     {
-        // Checked to be ASCII when it was set.
+        // Checked when it was set.
         return std::str::from_utf8(&raw.0).unwrap_or("/");
     }
     parts.uri.path_and_query().map_or("/", PathAndQuery::as_str)
 }
 
-/// Sets `/path?query`; `false` (and no change) when it is not a path of visible ASCII that starts with a slash, or has a fragment.
+/// Sets `/path?query`; `false` (and no change) when it is not a path without spaces and control characters that starts with a slash, or has
+/// a fragment.
 pub fn set_path_and_query(parts: &mut Parts, target: &str) -> bool {
-    match parse(Bytes::copy_from_slice(target.as_bytes())) {
+    match parse(Bytes::copy_from_slice(target.as_bytes()), true) {
         Some((uri, raw)) => {
             parts.uri = uri;
             parts.extensions.remove::<RawTarget>();
@@ -36,9 +37,9 @@ pub fn set_path_and_query(parts: &mut Parts, target: &str) -> bool {
     }
 }
 
-/// As [`set_path_and_query`], for a codec that holds shared bytes.
-pub(super) fn set_target(parts: &mut Parts, target: Bytes) -> bool {
-    match parse(target) {
+/// As [`set_path_and_query`], for a codec that holds shared bytes; `high`: with all of UTF-8.
+pub(super) fn set_target(parts: &mut Parts, target: Bytes, high: bool) -> bool {
+    match parse(target, high) {
         Some((uri, raw)) => {
             parts.uri = uri;
             if let Some(raw) = raw {
@@ -50,17 +51,22 @@ pub(super) fn set_target(parts: &mut Parts, target: Bytes) -> bool {
     }
 }
 
-fn parse(target: Bytes) -> Option<(Uri, Option<RawTarget>)> {
-    if !target.starts_with(b"/") || target.iter().any(|&b| !(0x21..=0x7e).contains(&b) || b == b'#') {
+fn parse(target: Bytes, high: bool) -> Option<(Uri, Option<RawTarget>)> {
+    let allowed = |b: u8| (0x21..=0x7e).contains(&b) && b != b'#';
+    if !target.starts_with(b"/") || !target.iter().all(|&b| allowed(b) || (high && b >= 0x80)) {
         return None;
     }
-    if let Ok(path) = PathAndQuery::from_maybe_shared(target.clone()) {
+    let ascii = target.is_ascii();
+    if !ascii && std::str::from_utf8(&target).is_err() {
+        return None;
+    }
+    if ascii && let Ok(path) = PathAndQuery::from_maybe_shared(target.clone()) {
         return Some((path.into(), None));
     }
     let mut encoded = BytesMut::with_capacity(target.len() + 16);
     for &b in &target {
         match b {
-            b'"' | b'<' | b'>' | b'`' => {
+            b'"' | b'<' | b'>' | b'`' | 0x80.. => {
                 encoded.put_u8(b'%');
                 encoded.put_u8(HEX[usize::from(b >> 4)]);
                 encoded.put_u8(HEX[usize::from(b & 15)]);

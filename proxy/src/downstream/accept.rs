@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
-use sidemesh_config::resource::listener::{ConnectionView, ListenerFilter, ProxyProtocolFilter};
+use sidemesh_config::resource::listener::{ConnectionView, FilterChain, ListenerFilter, ProxyProtocolFilter};
 use sidemesh_config::value::{Metadata, Name};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -45,13 +45,21 @@ enum Ended {
     Closed,
     #[error("listener filters: {0}")]
     Filter(&'static str),
+    #[error("the listener filters did not see enough within listener_filters_timeout")]
+    Slow,
     #[error("rate limited")]
     Limited,
     #[error("the listener is draining")]
     Draining,
 }
 
-/// Counts an open connection of the listener.
+/// A connection that was accepted: the process waits for its end.
+struct Accepted {
+    start: Instant,
+    open: crate::shutdown::OpenConnection,
+}
+
+/// Counts an open connection of the listener, from when its chain is known.
 struct Counted {
     stats: Arc<ListenerStats>,
     start: Instant,
@@ -69,12 +77,11 @@ impl Drop for Counted {
 }
 
 impl Counted {
-    fn new(listener: &Listener) -> Self {
-        let worker = listener.worker.clone();
+    fn new(listener: &Listener, accepted: Accepted) -> Self {
         listener.stats.downstream_cx_total.inc();
         listener.stats.downstream_cx_active.inc();
-        let start = worker.local.clock.now();
-        Counted { stats: listener.stats.clone(), start, _open: worker.shutdown().connection(), worker }
+        let Accepted { start, open } = accepted;
+        Counted { stats: listener.stats.clone(), start, _open: open, worker: listener.worker.clone() }
     }
 }
 
@@ -83,13 +90,14 @@ pub(super) fn begin(listener: &Rc<Listener>, stream: TcpStream, peer: SocketAddr
     // A connection that is gone already has no address.
     let Ok(local) = stream.local_addr() else { return };
     let ends = Ends { peer: canonical(peer), local: canonical(local) };
-    let counted = Counted::new(listener);
+    let worker = &listener.worker;
+    let accepted = Accepted { start: worker.local.clock.now(), open: worker.shutdown().connection() };
     let version = listener.version();
     let inspected = Inspected::new(stream, &ends);
     if version.config.listener_filters.is_empty() {
-        serve(listener, &version, inspected, ends, counted);
+        serve(listener, &version, inspected, ends, accepted);
     } else {
-        tokio::task::spawn_local(inspect(listener.clone(), inspected, ends, counted));
+        tokio::task::spawn_local(inspect(listener.clone(), inspected, ends, accepted));
     }
 }
 
@@ -101,12 +109,12 @@ struct Ends {
 }
 
 /// Runs the listener filters, of several listeners when the connection is handed over.
-async fn inspect(mut listener: Rc<Listener>, mut inspected: Inspected, ends: Ends, counted: Counted) {
+async fn inspect(mut listener: Rc<Listener>, mut inspected: Inspected, ends: Ends, accepted: Accepted) {
     for _ in 0..MAX_HAND_OVERS {
         let version = listener.version();
         if let Err(ended) = inspected.inspect(&listener, &version).await {
             tracing::debug!(listener = %listener.name, peer = %ends.peer, "connection ended early: {ended}");
-            return;
+            return turn_away(&listener, &version, inspected, ends, accepted, None);
         }
         let other = match version.config.use_original_dst && inspected.restored {
             true => listener.all.upgrade().and_then(|all| all.for_destination(inspected.local)),
@@ -114,7 +122,7 @@ async fn inspect(mut listener: Rc<Listener>, mut inspected: Inspected, ends: End
         };
         match other.filter(|other| !Rc::ptr_eq(other, &listener)) {
             Some(other) => listener = other,
-            None => return serve(&listener, &version, inspected, ends, counted),
+            None => return serve(&listener, &version, inspected, ends, accepted),
         }
     }
 }
@@ -125,7 +133,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// Chooses the chain and runs the connection on it.
-fn serve(listener: &Rc<Listener>, version: &Version, inspected: Inspected, ends: Ends, counted: Counted) {
+fn serve(listener: &Rc<Listener>, version: &Version, inspected: Inspected, ends: Ends, accepted: Accepted) {
     let offered: Vec<&str> = inspected.alpn.iter().map(|a| &**a).collect();
     let view = ConnectionView {
         destination: Some(inspected.local),
@@ -138,21 +146,12 @@ fn serve(listener: &Rc<Listener>, version: &Version, inspected: Inspected, ends:
     let Some(chain) = version.config.choose(&view).and_then(|c| version.chain(c)).cloned() else {
         listener.stats.no_filter_chain_match.inc();
         tracing::debug!(listener = %listener.name, peer = %ends.peer, server_name = view.server_name, "no filter chain matches: closed");
-        return;
+        return turn_away(listener, version, inspected, ends, accepted, Some("filter_chain_not_found"));
     };
+    let counted = Counted::new(listener, accepted);
     let worker = &listener.worker;
-    let (id, start) = (worker.next_connection_id(), (counted.start, worker.local.clock.system()));
-    let (config, filter_chain) = (version.config.clone(), chain.config.clone());
-    let info = ConnectionInfo {
-        direct_remote: ends.peer,
-        direct_local: ends.local,
-        local_restored: inspected.restored,
-        server_name: inspected.server_name,
-        alpn: inspected.alpn.first().cloned().filter(|_| inspected.transport != "tls"),
-        metadata: inspected.metadata,
-        proxy_tlvs: inspected.tlvs,
-        ..ConnectionInfo::new(id, start, config, filter_chain, inspected.local, inspected.remote)
-    };
+    let mut inspected = inspected;
+    let info = inspected.info(listener, version, chain.config.clone(), ends, counted.start);
     let socket = match chain.socket(inspected.stream) {
         Ok(socket) => socket.with_prefix(inspected.early.freeze()),
         Err(error) => return tracing::debug!(listener = %listener.name, peer = %ends.peer, "connection lost: {error}"),
@@ -167,6 +166,30 @@ fn serve(listener: &Rc<Listener>, version: &Version, inspected: Inspected, ends:
             log_connection(&worker, &info, None);
         }
     });
+}
+
+/// Ends a connection that has no chain: `why` it has none, unless its listener filters did not come that far.
+fn turn_away(
+    listener: &Listener,
+    version: &Version,
+    mut inspected: Inspected,
+    ends: Ends,
+    accepted: Accepted,
+    why: Option<&'static str>,
+) {
+    let any = version.config.chains.first().or(version.config.default_chain.as_ref());
+    if let Some(any) = any.filter(|_| !version.config.access_logs.is_empty()) {
+        let info = inspected.info(listener, version, any.clone(), ends, accepted.start);
+        log_connection(
+            &listener.worker,
+            &Rc::new(ConnectionInfo { chain: Name::default(), ..info }),
+            why.map(Unserved::Unrouted),
+        );
+    }
+    if !inspected.early.is_empty() {
+        // What the client has sent was never read, as far as it is concerned.
+        Socket::from(inspected.stream).reset_on_close();
+    }
 }
 
 /// Terminates TLS, where the chain says so.
@@ -218,18 +241,33 @@ async fn secure(
         Err(error) => {
             listener.tls_stats().failed(&error);
             tracing::debug!(listener = %listener.name, remote = %info.remote, "TLS handshake failed: {error}");
-            log_connection(&listener.worker, &Rc::new(info), Some(&error));
+            log_connection(&listener.worker, &Rc::new(info), Some(Unserved::Handshake(&error)));
             None
         }
     }
 }
 
+/// Why a connection was not served.
+enum Unserved<'a> {
+    /// No chain took it, for this reason.
+    Unrouted(&'static str),
+    Handshake(&'a crate::tls::Error),
+}
+
 /// The listener's own access logs: one line per connection.
-fn log_connection(worker: &crate::worker::Worker, info: &Rc<ConnectionInfo>, failure: Option<&crate::tls::Error>) {
+fn log_connection(worker: &crate::worker::Worker, info: &Rc<ConnectionInfo>, unserved: Option<Unserved<'_>>) {
+    use crate::telemetry::flags::ResponseFlags;
     use crate::telemetry::stream_info::{LogContext, StreamInfo};
     if !info.listener.access_logs.is_empty() {
         let mut stream = StreamInfo::new(info.clone(), None, info.start, info.start_time);
-        stream.transport_failure = failure.map(|error| error.to_string().into());
+        match unserved {
+            Some(Unserved::Unrouted(details)) => {
+                stream.flags = ResponseFlags::NO_ROUTE_FOUND;
+                stream.details = details.into();
+            }
+            Some(Unserved::Handshake(error)) => stream.transport_failure = Some(error.to_string().into()),
+            None => {}
+        }
         let context = LogContext::of(&stream, worker.local.clock.now());
         let random = worker.local.random.next_u64();
         worker.log.log(&info.listener.access_logs, &context, &worker.config().runtime, random);
@@ -249,6 +287,30 @@ impl Inspected {
             alpn: Vec::new(),
             metadata: Metadata::default(),
             tlvs: Vec::new(),
+        }
+    }
+
+    /// What is known of the connection now; what was found out is moved there.
+    fn info(
+        &mut self,
+        listener: &Listener,
+        version: &Version,
+        filter_chain: Arc<FilterChain>,
+        ends: Ends,
+        start: Instant,
+    ) -> ConnectionInfo {
+        let worker = &listener.worker;
+        let (id, start) = (worker.next_connection_id(), (start, worker.local.clock.system()));
+        let alpn = std::mem::take(&mut self.alpn).into_iter().next();
+        ConnectionInfo {
+            direct_remote: ends.peer,
+            direct_local: ends.local,
+            local_restored: self.restored,
+            server_name: self.server_name.take(),
+            alpn: alpn.filter(|_| self.transport != "tls"),
+            metadata: std::mem::take(&mut self.metadata),
+            proxy_tlvs: std::mem::take(&mut self.tlvs),
+            ..ConnectionInfo::new(id, start, version.config.clone(), filter_chain, self.local, self.remote)
         }
     }
 
@@ -275,7 +337,7 @@ impl Inspected {
                     listener.stats.downstream_pre_cx_timeout.inc();
                     match config.continue_on_listener_filters_timeout {
                         true => Ok(()),
-                        false => Err(Ended::Filter("listener_filters_timeout")),
+                        false => Err(Ended::Slow),
                     }
                 }
             },

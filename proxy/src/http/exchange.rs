@@ -5,6 +5,7 @@
 //! drops it early has lost the client.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,12 +25,12 @@ use super::record;
 use super::route::Selected;
 use super::upload::Upload;
 use super::{Connection, ConnectionManager};
-use crate::codec::{self, Informational, Protocol, RequestMeta, Scheme, Upgrade};
+use crate::codec::{self, Ending, Informational, Protocol, RequestMeta, Scheme, Upgrade};
 use crate::live::Current;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::format;
 use crate::telemetry::stream_info::{LogContext, RequestHead, StreamInfo};
-use crate::upstream::{Cluster, RetryPermit};
+use crate::upstream::{Cluster, RetryPermit, Session};
 
 pub struct Exchange {
     pub manager: Rc<ConnectionManager>,
@@ -43,6 +44,10 @@ pub struct Exchange {
     /// The scheme that the request's target names.
     pub named_scheme: Option<Scheme>,
     pub peer_certificate: PeerCertificate,
+    /// The host that served the client before.
+    pub session: Option<Session>,
+    /// How its connection ended, once it has.
+    pub ending: Rc<Cell<Option<Ending>>>,
     pub requests_before: u64,
     /// 64 random bits of this request.
     pub random: u64,
@@ -118,6 +123,8 @@ impl Exchange {
             },
             named_scheme: meta.scheme,
             peer_certificate: connection.peer_certificate,
+            ending: connection.ending.clone(),
+            session: None,
             requests_before: meta.requests_before,
             random,
             selected: None,

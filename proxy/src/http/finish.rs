@@ -40,7 +40,7 @@ pub fn respond(mut x: Box<Exchange>, answer: Answer) -> Response<Body> {
         Answer::Own(response) | Answer::Again(response) => (response, None),
         Answer::Local(reply) => (local(&mut x, reply), None),
         Answer::Abort(error) => {
-            record::aborted(&mut x);
+            record::aborted(&mut x, &error);
             return codec::abort(error);
         }
     };

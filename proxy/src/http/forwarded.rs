@@ -240,6 +240,11 @@ fn append_peer(headers: &mut HeaderMap, peer: IpAddr) {
     }
 }
 
+/// A request of this proxy's own on behalf of another comes from this machine.
+pub fn append_self(headers: &mut HeaderMap) {
+    append_peer(headers, local_ip());
+}
+
 /// This machine's first address that is not a loopback one, found once.
 fn local_ip() -> IpAddr {
     static LOCAL: std::sync::OnceLock<IpAddr> = std::sync::OnceLock::new();

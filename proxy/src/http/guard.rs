@@ -135,6 +135,8 @@ pub struct Limits {
     pub host: Rc<Host>,
     /// The protocol of the upstream connection.
     pub protocol: Option<Protocol>,
+    /// The trailers say whether the host has done well (gRPC).
+    pub trailers_tell: bool,
 }
 
 impl Limits {
@@ -165,6 +167,7 @@ impl Limits {
             || x.idle.is_some()
             || x.duration_ends.is_some()
             || self.cluster.weighs_reports()
+            || self.trailers_tell
     }
 }
 
@@ -267,10 +270,13 @@ impl HttpBody for Guard {
                 if let Some(Err(error)) = &frame {
                     guard.limits.count_error(error);
                 }
-                if let Some(Ok(frame)) = &frame
-                    && let Some(trailers) = frame.trailers_ref()
-                {
+                let trailers = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.trailers_ref());
+                if let Some(trailers) = trailers {
                     guard.limits.cluster.on_load_report(&guard.limits.host, trailers);
+                }
+                if guard.limits.trailers_tell && (trailers.is_some() || frame.is_none()) {
+                    guard.limits.trailers_tell = false;
+                    guard.limits.host.charge_trailers(trailers);
                 }
                 Poll::Ready(frame)
             }

@@ -18,7 +18,9 @@ use super::request_id;
 use super::upload::Upload;
 use super::{Connection, filter, forward, forwarded, hash_policy, headers, record, route, upgrade};
 use crate::body::Body;
-use crate::codec::{self, Handler, Protocol, Rejection, RequestMeta};
+use crate::codec::h2::Events;
+use crate::codec::{self, Ending, Handler, Protocol, Rejection, RequestMeta};
+use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::stream_info::request_number;
 use crate::telemetry::trace::{self, Asked, Reason};
 
@@ -40,6 +42,14 @@ impl Handler for Connection {
 
     fn reject(&self, rejection: Rejection) -> Response<Body> {
         record::rejected(self, &rejection)
+    }
+
+    fn ends(&self, how: Ending) {
+        self.ending.set(Some(how));
+    }
+
+    fn happened(&self, events: &Events) {
+        self.manager.http2_stats.record(events);
     }
 }
 
@@ -95,6 +105,14 @@ fn hygiene(x: &mut Exchange) -> Option<Answer> {
             }
         }
     }
+    if x.target() == "*" {
+        manager.stats.downstream_rq_non_relative_path.inc();
+        return Some(Answer::Local(LocalReply::new(
+            StatusCode::NOT_FOUND,
+            "absolute_path_rejected",
+            "request.malformed",
+        )));
+    }
     if let Some(refused) = normalize_path(x) {
         return Some(refused);
     }
@@ -115,7 +133,9 @@ fn normalize_path(x: &mut Exchange) -> Option<Answer> {
     if manager.path_rules.is_off() || x.target().is_empty() || x.target() == "*" {
         return None;
     }
-    let failed = || Some(Answer::Local(LocalReply::bad_request("path_normalization_failed")));
+    let failed = || {
+        Some(Answer::Local(LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed", "request.malformed")))
+    };
     let changed = match manager.path_rules.apply(x.target()) {
         Normalized::Path(std::borrow::Cow::Borrowed(_)) => return None,
         Normalized::Path(std::borrow::Cow::Owned(path)) => path,
@@ -139,13 +159,25 @@ fn underscores(x: &mut Exchange, action: UnderscoresAction) -> Option<Answer> {
     if names.is_empty() {
         return None;
     }
+    let stats = x.manager.clone();
+    let http2 = x.protocol == Protocol::Http2;
     if action == UnderscoresAction::RejectRequest {
-        if x.protocol == Protocol::Http2 {
+        if http2 {
+            stats.http2_stats.requests_rejected_with_underscores_in_headers.inc();
             x.info.details = "http2.unexpected_underscore".into();
-            return Some(Answer::Abort(crate::body::Error::Malformed("header name with an underscore")));
+            x.flag(ResponseFlags::DOWNSTREAM_REMOTE_RESET);
+            // The codec's own refusal in Envoy: the request was never seen.
+            x.headless = true;
+            return Some(Answer::Abort(crate::body::Error::Other("a header name with an underscore".into())));
         }
+        stats.http1_stats.requests_rejected_with_underscores_in_headers.inc();
         return Some(Answer::Local(LocalReply::bad_request("http1.unexpected_underscore")));
     }
+    let dropped = match http2 {
+        true => &stats.http2_stats.dropped_headers_with_underscores,
+        false => &stats.http1_stats.dropped_headers_with_underscores,
+    };
+    dropped.add(names.len() as u64);
     headers::remove(&mut x.parts.headers, &names);
     None
 }

@@ -15,7 +15,7 @@ use super::exchange::Exchange;
 use super::names::*;
 use super::normalize::split_port;
 use super::upload::Upload;
-use super::{filter, headers, route};
+use super::{filter, forwarded, headers, route};
 use crate::body::Body;
 use crate::codec::SendOptions;
 use crate::telemetry::stream_info::TraceContext;
@@ -66,6 +66,7 @@ pub fn launch(x: &Exchange, forward: &Forward) {
 fn head(x: &Exchange, policy: &MirrorPolicy) -> http::request::Parts {
     let mut head = x.parts.clone();
     head.headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    forwarded::append_self(&mut head.headers);
     if let Some(sampled) = policy.trace_sampled
         && x.info.trace.trace_id != 0
     {
@@ -122,5 +123,6 @@ async fn send(cluster: Rc<Cluster>, head: http::request::Parts, upload: Option<R
         let mut body = response.into_body();
         while let Some(Ok(_)) = body.next().await {}
         cluster.charge_response(status, None);
+        cluster.stats().internal_rq.record(status, None);
     }
 }

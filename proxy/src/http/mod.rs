@@ -29,6 +29,7 @@ mod tally;
 mod upgrade;
 mod upload;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,9 +45,10 @@ use sidemesh_config::value::Name;
 pub use exchange::Exchange;
 pub use stats::HttpStats;
 
-use crate::codec::{Closed, Drain, Protocol, h1, h2};
+use crate::codec::{Closed, Drain, Ending, Protocol, h1, h2};
 use crate::connection::ConnectionInfo;
 use crate::io::Io;
+use crate::telemetry::http::{Http1Stats, Http2Stats};
 use crate::telemetry::stats::Scope;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
@@ -62,6 +64,8 @@ pub struct ConnectionManager {
     pub router: Router,
     pub stats: Arc<HttpStats>,
     pub listener_stats: Arc<stats::ListenerHttpStats>,
+    pub http1_stats: Arc<Http1Stats>,
+    pub http2_stats: Arc<Http2Stats>,
     pub chain: Rc<Chain>,
     /// Filter chains of upgrades that have one of their own, by upgrade type.
     pub upgrade_chains: Vec<(Name, Rc<Chain>)>,
@@ -85,6 +89,8 @@ pub struct Connection {
     pub manager: Rc<ConnectionManager>,
     pub info: Rc<ConnectionInfo>,
     pub peer_certificate: PeerCertificate,
+    /// How it ended, once it has: for the record of the requests that end with it.
+    pub ending: Rc<Cell<Option<Ending>>>,
 }
 
 impl ConnectionManager {
@@ -126,6 +132,8 @@ impl ConnectionManager {
             router,
             stats,
             listener_stats,
+            http1_stats: worker.stats().shard(Scope::Fixed("http1")),
+            http2_stats: worker.stats().shard(Scope::Fixed("http2")),
             chain,
             upgrade_chains,
             sources: Sources::default(),
@@ -150,10 +158,14 @@ impl ConnectionManager {
 
     /// Serves one connection to its end.
     pub async fn serve(self: Rc<Self>, mut io: Io, info: Rc<ConnectionInfo>, drain: Drain) {
-        let Some(protocol) = self.protocol(&mut io, &info, &drain).await else { return };
         let stats = self.stats.clone();
         let opened = self.worker.local.clock.now();
-        count_open(&stats, protocol, info.is_tls());
+        count_open(&stats, info.is_tls());
+        let protocol = match self.protocol(&mut io, &info, &drain).await {
+            Ok(protocol) => protocol,
+            Err(closed) => return count_closed(&stats, None, info.is_tls(), &closed),
+        };
+        count_protocol(&stats, protocol);
         let peer_certificate = match info.tls.as_deref() {
             Some(peer) if peer.validated() => PeerCertificate::Validated,
             Some(peer) if peer.presented() => PeerCertificate::Presented,
@@ -163,31 +175,35 @@ impl ConnectionManager {
         let local = self.worker.local.clone();
         let (h1, h2) = (self.h1.clone(), self.h2);
         let clock = local.clock.clone();
-        let connection = Connection { manager: self, info, peer_certificate };
+        let connection = Connection { manager: self, info, peer_certificate, ending: Rc::default() };
         let closed = match protocol {
             Protocol::Http2 => h2::server::serve(io, h2, local, &connection, drain).await,
             Protocol::Http10 | Protocol::Http11 => h1::server::serve(io, h1, local, &connection, drain).await,
         };
-        count_closed(&stats, protocol, tls, &closed);
+        count_closed(&stats, Some(protocol), tls, &closed);
         stats.downstream_cx_length_ms.record_duration(clock.now().saturating_duration_since(opened));
     }
 
     /// Which codec the connection speaks: as configured, as ALPN settled, or as its first bytes say.
-    async fn protocol(&self, io: &mut Io, info: &ConnectionInfo, drain: &Drain) -> Option<Protocol> {
+    async fn protocol(&self, io: &mut Io, info: &ConnectionInfo, drain: &Drain) -> Result<Protocol, Closed> {
         match self.config.codec {
-            CodecType::Http1 => return Some(Protocol::Http11),
-            CodecType::Http2 => return Some(Protocol::Http2),
+            CodecType::Http1 => return Ok(Protocol::Http11),
+            CodecType::Http2 => return Ok(Protocol::Http2),
             CodecType::Auto => {}
         }
         match io.alpn() {
-            Some(b"h2") => return Some(Protocol::Http2),
-            Some(_) => return Some(Protocol::Http11),
+            Some(b"h2") => return Ok(Protocol::Http2),
+            Some(_) => return Ok(Protocol::Http11),
             None => {}
         }
         if let Some(alpn) = info.alpn.as_deref() {
-            return Some(if alpn == "h2" || alpn == "h2c" { Protocol::Http2 } else { Protocol::Http11 });
+            return Ok(if alpn == "h2" || alpn == "h2c" { Protocol::Http2 } else { Protocol::Http11 });
         }
-        let limits = upgrade::Patience { idle: idle_timeout(&self.config), head: self.config.request_headers_timeout };
+        let limits = upgrade::Patience {
+            idle: idle_timeout(&self.config),
+            head: self.config.request_headers_timeout,
+            duration: self.config.common.max_connection_duration,
+        };
         upgrade::sniff(io, &self.worker.local, limits, drain).await
     }
 
@@ -200,13 +216,16 @@ impl ConnectionManager {
     }
 }
 
-fn count_open(stats: &HttpStats, protocol: Protocol, tls: bool) {
+fn count_open(stats: &HttpStats, tls: bool) {
     stats.downstream_cx_total.inc();
     stats.downstream_cx_active.inc();
     if tls {
         stats.downstream_cx_ssl_total.inc();
         stats.downstream_cx_ssl_active.inc();
     }
+}
+
+fn count_protocol(stats: &HttpStats, protocol: Protocol) {
     match protocol {
         Protocol::Http2 => {
             stats.downstream_cx_http2_total.inc();
@@ -219,15 +238,16 @@ fn count_open(stats: &HttpStats, protocol: Protocol, tls: bool) {
     }
 }
 
-fn count_closed(stats: &HttpStats, protocol: Protocol, tls: bool, closed: &Closed) {
+fn count_closed(stats: &HttpStats, protocol: Option<Protocol>, tls: bool, closed: &Closed) {
     stats.downstream_cx_active.dec();
     stats.downstream_cx_destroy.inc();
     if tls {
         stats.downstream_cx_ssl_active.dec();
     }
     match protocol {
-        Protocol::Http2 => stats.downstream_cx_http2_active.dec(),
-        _ => stats.downstream_cx_http1_active.dec(),
+        None => {}
+        Some(Protocol::Http2) => stats.downstream_cx_http2_active.dec(),
+        Some(_) => stats.downstream_cx_http1_active.dec(),
     }
     match closed {
         Closed::ByPeer => stats.downstream_cx_destroy_remote.inc(),
@@ -236,9 +256,16 @@ fn count_closed(stats: &HttpStats, protocol: Protocol, tls: bool, closed: &Close
             stats.downstream_cx_destroy_active_rq.inc();
             stats.downstream_cx_destroy_remote_active_rq.inc();
         }
-        Closed::Rejected | Closed::Protocol(_) => {
+        Closed::Rejected | Closed::Protocol { .. } => {
             stats.downstream_cx_destroy_local.inc();
-            stats.downstream_cx_protocol_error.inc();
+            // Floods are counted apart: see `http2.*`.
+            if !matches!(closed, Closed::Protocol { reason: h2::Reason::ENHANCE_YOUR_CALM, .. }) {
+                stats.downstream_cx_protocol_error.inc();
+            }
+            if let Closed::Protocol { in_request: true, .. } = closed {
+                stats.downstream_cx_destroy_active_rq.inc();
+                stats.downstream_cx_destroy_local_active_rq.inc();
+            }
         }
         Closed::Timeout(which) => {
             stats.downstream_cx_destroy_local.inc();

@@ -10,7 +10,8 @@ use super::finish;
 use super::guard::Limit;
 use super::reply::{self, LocalReply};
 use crate::body::{Body, End, Error};
-use crate::codec::{Protocol, Rejection};
+use crate::codec::h2::Reason;
+use crate::codec::{Ending, Protocol, Rejection};
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::stream_info::{Moment, TraceContext};
 use crate::telemetry::trace::{Kind, Proxy, Span, describe, describe_attempt, failed};
@@ -19,6 +20,10 @@ pub fn started(x: &Exchange) {
     let stats = &x.manager.stats;
     stats.downstream_rq_total.inc();
     stats.downstream_rq_active.inc();
+    let most = x.manager.config.common.max_requests_per_connection;
+    if most.is_some_and(|most| most > 0 && x.requests_before + 1 >= u64::from(most)) {
+        stats.downstream_cx_max_requests_reached.inc();
+    }
     match x.protocol {
         Protocol::Http2 => stats.downstream_rq_http2_total.inc(),
         _ => stats.downstream_rq_http1_total.inc(),
@@ -50,6 +55,12 @@ pub fn ended(x: &mut Exchange, end: End, limit: Option<Limit>) {
 
 /// The exchange becomes another request, by an internal redirect: what it was is logged.
 pub fn redirected(x: &mut Exchange, status: u16) {
+    let stats = &x.manager.stats;
+    stats.downstream_rq_total.inc();
+    match x.protocol {
+        Protocol::Http2 => stats.downstream_rq_http2_total.inc(),
+        _ => stats.downstream_rq_http1_total.inc(),
+    }
     x.info.status = status;
     x.info.details = "internal_redirect".into();
     let manager = x.manager.clone();
@@ -68,34 +79,43 @@ pub fn redirected(x: &mut Exchange, status: u16) {
 fn cut(x: &mut Exchange, limit: Limit) {
     let stats = x.manager.stats.clone();
     let (flag, details) = match limit {
-        Limit::Route | Limit::PerTry => (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout"),
-        Limit::PerTryIdle => (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream_per_try_idle_timeout"),
+        Limit::Route | Limit::PerTry => (Some(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT), "response_timeout"),
+        Limit::PerTryIdle => (Some(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT), "upstream_per_try_idle_timeout"),
         Limit::StreamIdle => {
             stats.downstream_rq_idle_timeout.inc();
-            (ResponseFlags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout")
+            (Some(ResponseFlags::STREAM_IDLE_TIMEOUT), "stream_idle_timeout")
         }
         Limit::Duration => {
             stats.downstream_rq_max_duration_reached.inc();
-            (ResponseFlags::DURATION_TIMEOUT, "max_duration_timeout")
+            (None, "max_duration_timeout")
         }
         Limit::Upstream => {
-            (ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "upstream_max_stream_duration_reached")
+            (Some(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED), "upstream_max_stream_duration_reached")
         }
-        Limit::Request => (ResponseFlags::STREAM_IDLE_TIMEOUT, "request_overall_timeout"),
+        Limit::Request => (Some(ResponseFlags::STREAM_IDLE_TIMEOUT), "request_overall_timeout"),
     };
-    stats.downstream_rq_tx_reset.inc();
-    x.flag(flag);
+    count_reset(x);
+    flag.into_iter().for_each(|flag| x.flag(flag));
     x.info.details = details.into();
 }
 
-/// The client left before the end.
+/// An answer is broken off: what resets the stream hears of the reset too, and Envoy counts both.
+fn count_reset(x: &Exchange) {
+    let stats = &x.manager.stats;
+    stats.downstream_rq_tx_reset.inc();
+    stats.downstream_rq_rx_reset.inc();
+}
+
+/// The client left before the end, or its connection was ended for what it did.
 fn gone(x: &mut Exchange) {
     x.manager.stats.downstream_rq_rx_reset.inc();
-    x.flag(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
-    x.info.details = match x.protocol {
-        Protocol::Http2 => "http2.remote_reset".into(),
-        _ => "downstream_remote_disconnect".into(),
+    let (flag, details) = match (x.ending.get(), x.protocol) {
+        (Some(Ending::Fault(details)), _) => (ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, details),
+        (None, Protocol::Http2) => (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "http2.remote_reset"),
+        _ => (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect"),
     };
+    x.flag(flag);
+    x.info.details = details.into();
 }
 
 /// The response body failed: the upstream broke it, or it could not be written.
@@ -103,8 +123,9 @@ fn broke(x: &mut Exchange, error: &Error) {
     if x.info.upstream.endpoint.is_none() {
         return gone(x);
     }
-    x.manager.stats.downstream_rq_tx_reset.inc();
+    count_reset(x);
     let (flag, reason) = match error {
+        Error::Reset(Reason::PROTOCOL_ERROR) => (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol error"),
         Error::Reset(_) => (ResponseFlags::UPSTREAM_REMOTE_RESET, "remote reset"),
         Error::Malformed(_) | Error::TooLarge(_) => (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol error"),
         // HTTP/1 has no other word for a body that ends before it is complete.
@@ -126,8 +147,13 @@ pub fn abandoned(x: &mut Exchange) {
 }
 
 /// The stream is reset instead of answered.
-pub fn aborted(x: &mut Exchange) {
-    x.manager.stats.downstream_rq_tx_reset.inc();
+pub fn aborted(x: &mut Exchange, error: &Error) {
+    match error {
+        _ if x.headless => x.manager.stats.downstream_rq_rx_reset.inc(),
+        Error::Reset(_) | Error::Closed | Error::Io(_) => gone(x),
+        _ if x.ending.get().is_some() => gone(x),
+        _ => x.manager.stats.downstream_rq_tx_reset.inc(),
+    }
     complete(x);
 }
 
@@ -243,24 +269,44 @@ pub fn rejected(connection: &Connection, rejection: &Rejection) -> Response<Body
     let manager = &connection.manager;
     let stats = &manager.stats;
     let status = rejection.status.as_u16();
+    // A reset has no status; an HTTP/1 connection is closed after one that could not be sent.
+    let reset = rejection.silent && rejection.protocol == Protocol::Http2;
     if !rejection.in_request {
         stats.downstream_rq_total.inc();
-        stats.downstream_rq.record(status);
-        manager.listener_stats.downstream_rq.record(status);
+        match rejection.protocol {
+            Protocol::Http2 => stats.downstream_rq_http2_total.inc(),
+            _ => stats.downstream_rq_http1_total.inc(),
+        }
+        if !reset {
+            stats.downstream_rq.record(status);
+            manager.listener_stats.downstream_rq.record(status);
+        }
     }
-    match status {
-        431 => stats.downstream_rq_too_large.inc(),
-        408 => stats.downstream_rq_header_timeout.inc(),
-        _ => stats.downstream_cx_protocol_error.inc(),
+    if reset {
+        stats.downstream_rq_rx_reset.inc();
+    } else if !rejection.in_request && rejection.details != "path_normalization_failed" {
+        // The request is answered before it is complete, and what is left of it is reset.
+        stats.downstream_rq_rx_reset.inc();
+        stats.downstream_rq_response_before_rq_complete.inc();
     }
+    // That the connection ends for it is counted when it does.
+    match (status, rejection.details) {
+        (408, _) => stats.downstream_rq_header_timeout.inc(),
+        (_, "path_normalization_failed") => stats.downstream_rq_failed_path_normalization.inc(),
+        _ => {}
+    }
+    let flags: &[ResponseFlags] = match (status, rejection.details) {
+        (431, _) if reset => &[ResponseFlags::DOWNSTREAM_REMOTE_RESET],
+        (_, "path_normalization_failed") => &[],
+        _ => &[ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR],
+    };
     let mut x = Exchange::headless(connection, rejection.protocol, rejection.head_bytes);
     let reply = LocalReply::new(rejection.status, rejection.details, "").body(rejection.body);
-    let mut response = reply::render_reply(&mut x, reply.flags(&[ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR]));
+    let mut response = reply::render_reply(&mut x, reply.flags(flags));
     let headers = response.headers_mut();
     headers.insert(SERVER, manager.server_name.clone());
     headers.insert(DATE, finish::date(manager));
-    if rejection.silent && rejection.protocol == Protocol::Http2 {
-        // A reset has no status; an HTTP/1 connection is closed after one that could not be sent.
+    if reset {
         x.info.status = 0;
     }
     let logs = &manager.config.access_logs;

@@ -110,9 +110,15 @@ impl LocalReply {
                 .body("drop overload")
                 .flags(&[ResponseFlags::DROP_OVERLOAD])
                 .header(X_ENVOY_DROP_OVERLOAD, yes),
-            PickError::NoHealthyHost | PickError::NoDestination => reply("no_healthy_upstream", "upstream.no_host")
-                .body("no healthy upstream")
-                .flags(&[ResponseFlags::NO_HEALTHY_UPSTREAM]),
+            PickError::NoHealthyHost | PickError::NoDestination | PickError::NoSessionHost { .. } => {
+                let status = match error {
+                    PickError::NoSessionHost { status } => StatusCode::from_u16(*status).ok(),
+                    _ => None,
+                };
+                Self::new(status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), "no_healthy_upstream", "upstream.no_host")
+                    .body("no healthy upstream")
+                    .flags(&[ResponseFlags::NO_HEALTHY_UPSTREAM])
+            }
         }
     }
 
@@ -144,10 +150,7 @@ impl LocalReply {
     }
 
     pub fn max_duration(status: StatusCode) -> Self {
-        Self::new(status, "max_duration_timeout", "timeout.max_duration")
-            .body("downstream duration timeout")
-            .flags(&[ResponseFlags::DURATION_TIMEOUT])
-            .grpc(4)
+        Self::new(status, "max_duration_timeout", "timeout.max_duration").body("downstream duration timeout").grpc(4)
     }
 
     /// `x-envoy-upstream-stream-duration-ms`, or the cluster's `max_stream_duration`.

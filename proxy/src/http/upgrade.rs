@@ -21,7 +21,7 @@ use super::guard::Limits;
 use super::handler::Filters;
 use super::reply::LocalReply;
 use crate::body::Body;
-use crate::codec::{Drain, Local, Protocol, Tunnel, Upgrade};
+use crate::codec::{Closed, Drain, Local, Protocol, Tunnel, Upgrade};
 use crate::io::Io;
 use crate::upstream::AttemptInfo;
 
@@ -30,30 +30,47 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// How long a connection may be silent before its first byte, and how long the first bytes may take from there.
+/// How long a connection may be silent before its first byte, how long the first bytes may take from there, and how long it may last.
 pub struct Patience {
     pub idle: Option<Duration>,
     pub head: Option<Duration>,
+    pub duration: Option<Duration>,
 }
 
-/// Reads until the protocol is clear and gives the bytes back. `None`: the client left or kept silent for too long, or the
-/// connection is to go before it said anything.
-pub async fn sniff(io: &mut Io, local: &Local, patience: Patience, drain: &Drain) -> Option<Protocol> {
+impl Patience {
+    /// The limit that comes first while nothing is said.
+    fn silence(&self) -> (Duration, Closed) {
+        let idle = (self.idle.unwrap_or(FOR_EVER), Closed::Timeout("the idle timeout"));
+        match self.duration {
+            Some(duration) if duration < idle.0 => (duration, Closed::Timeout("the maximum connection duration")),
+            _ => idle,
+        }
+    }
+}
+
+/// Reads until the protocol is clear and gives the bytes back; the error is how the connection ended instead.
+pub async fn sniff(io: &mut Io, local: &Local, patience: Patience, drain: &Drain) -> Result<Protocol, Closed> {
     let mut seen = BytesMut::with_capacity(PREFACE.len());
     let first = first_bytes(io, &mut seen, drain);
-    local.timers.timeout(patience.idle.unwrap_or(FOR_EVER), first).await.ok()?.ok()?;
+    let (limit, reached) = patience.silence();
+    match local.timers.timeout(limit, first).await {
+        Err(_) => return Err(reached),
+        Ok(Err(_)) => return Err(Closed::ByPeer),
+        Ok(Ok(())) => {}
+    }
     if is_begun(&seen) {
         // Boxed: the first read mostly tells.
-        Box::pin(more_bytes(io, &mut seen, local, patience, drain)).await?;
+        let more = Box::pin(more_bytes(io, &mut seen, local, patience, drain)).await;
+        more.ok_or(Closed::Timeout("the limit for request headers"))?;
     }
     if seen.is_empty() {
-        return None;
+        return Err(if drain.is_closing() { Closed::Drained } else { Closed::ByPeer });
     }
     let http2 = seen.as_ref() == PREFACE;
     let bytes = seen.freeze();
     let taken = std::mem::replace(io, Io::boxed(tokio::io::empty()));
     *io = taken.rewind(bytes);
-    Some(if http2 { Protocol::Http2 } else { Protocol::Http11 })
+    Ok(if http2 { Protocol::Http2 } else { Protocol::Http11 })
 }
 
 /// Whether it may yet become the preface.
@@ -169,6 +186,7 @@ pub async fn connect(x: &mut Exchange, plan: &mut Plan) -> Answer {
                 cluster: plan.cluster.clone(),
                 host,
                 protocol: None,
+                trailers_tell: false,
             };
             Answer::Upstream(response, Box::new(limits))
         }

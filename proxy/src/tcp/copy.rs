@@ -36,6 +36,8 @@ pub(super) enum End {
 pub(super) struct Copied {
     pub(super) up: Cell<u64>,
     pub(super) down: Cell<u64>,
+    /// The client ended first, so that the host's end is what ends the session.
+    pub(super) host_last: Cell<bool>,
 }
 
 /// One direction.
@@ -210,6 +212,7 @@ pub(super) async fn pair(
                 return Poll::Ready(End::UpstreamReset);
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Complete),
+            (Poll::Ready(Ok(())), Poll::Pending) => copied.host_last.set(true),
             _ => {}
         }
         let (Some(idle), Some(sleep)) = (idle, &mut sleep) else { return Poll::Pending };

@@ -21,7 +21,7 @@ use crate::live::Current;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::stats::Scope;
 use crate::telemetry::stream_info::{LogContext, Moment, StreamInfo};
-use crate::upstream::{ConnectionGuard, Host, TcpConnected, TcpContext, TcpError, Upstream, hash};
+use crate::upstream::{AttemptError, ConnectionGuard, Host, TcpConnected, TcpContext, TcpError, Upstream, hash};
 use crate::worker::Worker;
 
 /// The longest wait between connect attempts when `backoff_options` gives none.
@@ -108,13 +108,19 @@ impl Session<'_> {
         let tunnel =
             forward.config.tunneling.as_ref().map(|t| tunnel::head(t, &self.info, forward.worker.local.clock.now()));
         for attempt in 1..=forward.config.max_connect_attempts {
-            self.info.upstream.attempts = attempt;
             match self.attempt(snapshot, &cluster, context, tunnel.as_ref()).await {
                 Ok(connected) => {
+                    self.info.upstream.attempts = attempt;
                     self.connected(&connected);
                     return Some(connected);
                 }
+                // No host was asked, and asking again now would not help.
+                Err(TcpError::Attempt { error: error @ AttemptError::Overflow(_), .. }) => {
+                    self.info.flags = error.response_flag();
+                    return None;
+                }
                 Err(failed @ (TcpError::Attempt { .. } | TcpError::Refused { .. })) => {
+                    self.info.upstream.attempts = attempt;
                     self.failed(&failed);
                     self.backoff(attempt).await;
                 }
@@ -122,7 +128,6 @@ impl Session<'_> {
                     if matches!(error, TcpError::NoCluster) {
                         self.no_route();
                         self.info.cluster = None;
-                        self.info.upstream.attempts = 0;
                     }
                     self.info.flags = error.flags();
                     return None;
@@ -167,7 +172,10 @@ impl Session<'_> {
                 let text = error.detail().map_or_else(|| error.to_string(), str::to_owned);
                 self.info.upstream.failure = Some(text.into());
             }
-            TcpError::Refused { host, .. } => self.chosen(host),
+            TcpError::Refused { host, status } => {
+                self.chosen(host);
+                self.info.upstream.failure = Some(format!("tunnel_response:{}", status.as_u16()).into());
+            }
             TcpError::NoCluster | TcpError::NoAnswer | TcpError::Pick(_) => {}
         }
     }
@@ -248,6 +256,9 @@ impl Session<'_> {
         };
         let stats = &self.forward.stats;
         match end {
+            Ok(End::Complete) if self.copied.host_last.get() => {
+                connected.upstream.guard.iter().for_each(ConnectionGuard::closed_by_peer);
+            }
             // A client that resets has ended the session, as Envoy counts it.
             Ok(End::Complete | End::DownstreamReset) => {}
             Ok(End::Idle) => stats.idle_timeout.inc(),

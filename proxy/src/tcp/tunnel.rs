@@ -13,7 +13,7 @@ use crate::telemetry::stream_info::{LogContext, StreamInfo};
 /// The head of the request. A host that is no authority is asked for as it is, in the header.
 pub(super) fn head(config: &Tunneling, info: &StreamInfo, now: Instant) -> Parts {
     let context = LogContext::of(info, now);
-    let host = format::to_string(&config.host, &context, "");
+    let host = format::to_string(&config.host, &context, "-");
     let (mut head, ()) = Request::new(()).into_parts();
     match &config.post_path {
         None => {

@@ -7,6 +7,7 @@
 pub mod access_log;
 pub mod flags;
 pub mod format;
+pub mod http;
 pub mod stats;
 pub mod stream_info;
 pub mod tls;

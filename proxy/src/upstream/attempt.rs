@@ -82,7 +82,10 @@ impl Cluster {
         let key = self.key(host, &options, name);
         let pool = self.host_pools(host).get(key.clone());
         let lease = match self.take(&pool) {
-            Some(lease) => lease,
+            Some(lease) => {
+                self.preconnect(host, &pool, &key, 0);
+                lease
+            }
             // Boxed: dialling is large, and rare.
             None => Box::pin(self.lease(&pool, host, &key, &options, info)).await?,
         };
@@ -102,9 +105,6 @@ impl Cluster {
         let now = clock.coarse();
         info.pool_ready.set(Some(now));
         info.sent_start.set(Some(now));
-        if config.preconnect_ratio > 1.0 {
-            self.preconnect(host, &pool, &key);
-        }
         let response = match lease {
             Lease::Http1(connection, guard) => {
                 let limits = self.settings.borrow().limits;
@@ -163,20 +163,18 @@ impl Cluster {
         options: &AttemptOptions<'_>,
         info: &AttemptInfo,
     ) -> Result<Lease, AttemptError> {
-        let config = self.config();
-        let pending = breaker::claim(&self.breakers, &config.circuit_breakers, key.priority, Overflow::Pending);
-        let _pending = match pending {
-            Ok(permit) => Pending::new(permit, self.clone()),
-            Err(overflow) => {
-                self.stats().upstream_rq_pending_overflow.inc();
-                return Err(overflow.into());
-            }
-        };
+        let _pending = self.stand_in_line(key.priority)?;
+        let _counted = pool.count_pending();
+        let mut first = true;
         loop {
             if let Some(lease) = self.take(pool) {
                 return Ok(lease);
             }
             if let Some(permit) = self.may_dial(pool, host, key.priority) {
+                if std::mem::take(&mut first) {
+                    // This request's own connection is the first of those that are wanted.
+                    self.preconnect(host, pool, key, 1);
+                }
                 if let Some(lease) = self.dial_into(pool, host, key, options, info, permit).await? {
                     return Ok(lease);
                 }
@@ -190,6 +188,17 @@ impl Cluster {
                 Handover::Connection(idle) => return Ok(Lease::Http1(idle.connection, idle.guard)),
                 Handover::Failed(error) => return Err(error),
                 Handover::Look => {}
+            }
+        }
+    }
+
+    /// Counts who has no connection yet, as far as `max_pending_requests` lets it wait.
+    fn stand_in_line(self: &Rc<Self>, priority: Priority) -> Result<Pending, AttemptError> {
+        match breaker::claim(&self.breakers, &self.config().circuit_breakers, priority, Overflow::Pending) {
+            Ok(permit) => Ok(Pending::new(permit, self.clone())),
+            Err(overflow) => {
+                self.stats().upstream_rq_pending_overflow.inc();
+                Err(overflow.into())
             }
         }
     }
@@ -265,7 +274,9 @@ impl Cluster {
             dialling.succeeded();
             return Ok(Some(Lease::Http1(h1::client::Connection::new(dialled.io, settings.h1.clone(), local), guard)));
         }
-        let connection = match h2::client::connect(dialled.io, settings.h2, local).await {
+        let counted = self.http2_stats();
+        let observer: h2::client::Observer = Box::new(move |events| counted.record(events));
+        let connection = match h2::client::connect(dialled.io, settings.h2, local, Some(observer)).await {
             Ok(connection) => connection,
             Err(error) => {
                 self.stats().upstream_cx_protocol_error.inc();
@@ -332,19 +343,38 @@ impl Cluster {
                 self.stats().upstream_cx_connect_ms.record_duration(end.saturating_duration_since(start));
             }
             Err(error) => {
-                host.counters().cx_connect_fail.inc();
-                self.stats().upstream_cx_total.inc();
-                self.stats().upstream_cx_destroy.inc();
-                self.stats().upstream_cx_connect_fail.inc();
-                if *error == AttemptError::ConnectTimeout {
-                    self.stats().upstream_cx_connect_timeout.inc();
-                }
+                self.count_undialled(host, mode, error);
                 if let Some(text) = error.detail() {
                     info.set_failure(text.into());
                 }
             }
         }
         result
+    }
+
+    /// Counts a connection that could not be made.
+    fn count_undialled(&self, host: &Host, mode: Option<Mode>, error: &AttemptError) {
+        host.counters().cx_connect_fail.inc();
+        let stats = self.stats();
+        stats.upstream_cx_total.inc();
+        stats.upstream_cx_destroy.inc();
+        stats.upstream_cx_connect_fail.inc();
+        match mode {
+            Some(Mode::Http1) => stats.upstream_cx_http1_total.inc(),
+            Some(Mode::Http2) => stats.upstream_cx_http2_total.inc(),
+            Some(Mode::Auto) | None => {}
+        }
+        match error {
+            AttemptError::ConnectTimeout => {
+                stats.upstream_cx_connect_timeout.inc();
+                stats.upstream_cx_destroy_local.inc();
+            }
+            AttemptError::Bind(_) => {
+                stats.bind_errors.inc();
+                stats.upstream_cx_destroy_local.inc();
+            }
+            _ => stats.upstream_cx_destroy_remote.inc(),
+        }
     }
 
     /// Connects to `host` for a TCP session.
@@ -360,20 +390,26 @@ impl Cluster {
         let permit = breaker::claim(&owner.breakers, limits, priority, Overflow::Connections).inspect_err(|_| {
             owner.stats().upstream_cx_overflow.inc();
         })?;
+        let pending = owner.stand_in_line(priority)?;
         let dialled = match owner.dial(host, None, None, downstream, info).await {
             Ok(dialled) => dialled,
             Err(error) => {
+                owner.stats().upstream_rq_pending_failure_eject.inc();
                 owner.judge(host, Outcome::Failed);
                 return Err(error);
             }
         };
+        drop(pending);
         owner.judge(host, Outcome::Success);
         let facts = owner.facts(&dialled, None);
         info.set_connection(&facts);
         let at = owner.worker.local.clock.coarse();
         let opened = Opened { permit, host: host.clone(), cluster: owner.clone(), facts, at };
         let failure = owner.host_pools(host).failure.clone();
-        Ok(TcpUpstream { io: dialled.io, guard: Some(ConnectionGuard::of_session(opened, failure)) })
+        // Sessions are counted as requests, but `max_requests` is not for them.
+        let counted = breaker::claim_always(&owner.breakers, priority, Overflow::Requests);
+        let session = Exchange::new(counted, host.clone(), owner.clone());
+        Ok(TcpUpstream { io: dialled.io, guard: Some(ConnectionGuard::of_session(opened, session, failure)) })
     }
 }
 

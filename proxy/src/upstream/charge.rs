@@ -35,17 +35,15 @@ impl Cluster {
         let counters = host.counters();
         let outcome = match result {
             Ok(response) => {
-                let status = response.status().as_u16();
-                if status >= 500 {
-                    counters.rq_error.inc()
-                } else {
-                    counters.rq_success.inc()
+                let outcome = grpc::outcome(head, response, response.body().is_end());
+                match outcome.success {
+                    Some(true) => counters.rq_success.inc(),
+                    Some(false) => counters.rq_error.inc(),
+                    // Who reads the answer's body charges what its trailers tell: see `Host::charge_trailers`.
+                    None => {}
                 }
                 self.heed_health(host, response.headers());
-                match grpc::outcome(head, response) {
-                    Some(status) => Outcome::Status(status),
-                    None => return,
-                }
+                Outcome::Status(outcome.status)
             }
             Err(AttemptError::Overflow(_) | AttemptError::Send(SendError::RequestBody(_))) => return,
             Err(error) => {

@@ -22,11 +22,13 @@ use super::balancer::{self, Balancer, Chance, Members};
 use super::breaker;
 use super::error::PickError;
 use super::host::{Health, Host};
+use super::named::Session;
 use super::outlier::{At, Outcome, Verdict, When};
 use super::pool::HostPools;
 use super::shared::{Membership, Registry, SharedCluster};
 use super::stats::{ClusterStats, OutlierStats, SizeStats, TimeStats};
 use super::transport::{Settings, is_same_transport};
+use crate::telemetry::http::Http2Stats;
 use crate::telemetry::stats::Scope;
 use crate::telemetry::tls::TlsStats;
 use crate::tls;
@@ -43,6 +45,8 @@ pub struct PickContext<'a> {
     pub destination: Option<SocketAddr>,
     /// The hosts that the request wants, the best first: see [`Cluster::wanted`].
     pub wanted: &'a [SocketAddr],
+    /// The host that the client's session is bound to.
+    pub session: Option<&'a Session>,
     pub retry: Option<&'a RetryPolicy>,
     /// Hosts of earlier attempts, oldest first.
     pub tried: &'a [Rc<Host>],
@@ -60,6 +64,7 @@ pub struct Cluster {
     pub(super) stats: Arc<ClusterStats>,
     outlier_stats: OnceCell<Arc<OutlierStats>>,
     tls_stats: OnceCell<Arc<TlsStats>>,
+    http2_stats: OnceCell<Arc<Http2Stats>>,
     pub(super) sizes: OnceCell<Arc<SizeStats>>,
     pub(super) times: OnceCell<Arc<TimeStats>>,
     entry: RefCell<Rc<Arc<ClusterEntry>>>,
@@ -104,6 +109,7 @@ impl Cluster {
             breakers: Rc::new(shared.breakers.clone()),
             outlier_stats: OnceCell::new(),
             tls_stats: OnceCell::new(),
+            http2_stats: OnceCell::new(),
             sizes: OnceCell::new(),
             times: OnceCell::new(),
             seen: Cell::new(0),
@@ -141,6 +147,13 @@ impl Cluster {
     pub(super) fn tls_stats(&self) -> &TlsStats {
         let scope = || Scope::Cluster(self.config.borrow().stat_name.clone());
         self.tls_stats.get_or_init(|| self.registry.stats.shard(scope()))
+    }
+
+    /// Of a cluster that speaks HTTP/2: what happens on its connections.
+    pub(super) fn http2_stats(&self) -> Arc<Http2Stats> {
+        let cluster = self.config.borrow().stat_name.clone();
+        let scope = || Scope::ClusterPart { cluster, part: Name::from("http2") };
+        self.http2_stats.get_or_init(|| self.registry.stats.shard(scope())).clone()
     }
 
     pub(super) fn seen(&self) -> u64 {
@@ -303,6 +316,11 @@ impl Cluster {
             Discovery::Aggregate(_) => self.pick_from_children(context, &config),
             _ => {
                 let balancer = self.balancer();
+                if let Some(session) = context.session.filter(|_| context.tried.is_empty())
+                    && let Some(host) = self.session_host(&balancer, session)?
+                {
+                    return Ok(host);
+                }
                 if let Some(host) = balancer.wanted(context.wanted, context.tried) {
                     return Ok(host);
                 }
@@ -316,8 +334,11 @@ impl Cluster {
         let random = &self.worker.local.random;
         for (_, share) in &self.view.borrow().members.assignment.policy.drop_overloads {
             if share.hit(random.next_u64()) {
-                self.stats.upstream_rq_drop_overload.inc();
-                return Err(PickError::Dropped { unconditional: share.is_always() });
+                let unconditional = share.is_always();
+                if !unconditional {
+                    self.stats.upstream_rq_drop_overload.inc();
+                }
+                return Err(PickError::Dropped { unconditional });
             }
         }
         Ok(())
@@ -355,19 +376,24 @@ impl Cluster {
             hosts: self.view.borrow().members.len(),
             random: &self.worker.local.random,
         };
-        let verdict = self.shared.detector.handle(outlier, host.state(), host.counters(), outcome, at);
-        if verdict == Verdict::Nothing {
-            return;
+        for verdict in self.shared.detector.handle(outlier, host.state(), host.counters(), outcome, at) {
+            if verdict != Verdict::Nothing {
+                self.judged(&config, host, verdict, at.now);
+            }
         }
+    }
+
+    /// Counts, logs and takes up what was decided about a host.
+    fn judged(&self, config: &Config, host: &Host, verdict: Verdict, now: u64) {
         let scope = || Scope::Cluster(config.stat_name.clone());
         self.outlier_stats.get_or_init(|| self.registry.stats.shard(scope())).record(verdict);
         if let Some(log) = &self.registry.outlier_log {
-            let when = When { millis: at.now, wall: self.worker.local.clock.system() };
+            let when = When { millis: now, wall: self.worker.local.clock.system() };
             log.judged(self.name(), host.state(), verdict, None, when);
         }
         if let Verdict::Ejected(cause) = verdict {
             tracing::info!(cluster = %self.name(), host = %host.address(), ?cause, "host ejected");
-            self.shared.touch_health(at.now);
+            self.shared.touch_health(now);
         }
     }
 

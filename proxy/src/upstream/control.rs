@@ -211,7 +211,7 @@ impl Control {
         if let Some(outlier) = &config.outlier {
             tasks.push(Task::spawn(sweep(context.clone(), shared.clone(), outlier.clone())));
         }
-        tasks.push(Task::spawn(count_members(shared.clone(), stats.clone())));
+        tasks.push(Task::spawn(count_members(shared.clone(), stats.clone(), !config.health_checks.is_empty())));
         let running = Running { shared, config, stats, stale: RefCell::default(), _tasks: tasks };
         if matches!(running.config.discovery, Discovery::Eds { .. }) {
             running.stats.update_attempt.inc();
@@ -291,7 +291,7 @@ impl Running {
 }
 
 /// Keeps the gauges of membership and health up to date.
-async fn count_members(shared: Arc<SharedCluster>, stats: Arc<MembershipStats>) {
+async fn count_members(shared: Arc<SharedCluster>, stats: Arc<MembershipStats>, checked: bool) {
     let mut changed = shared.subscribe();
     loop {
         changed.mark_unchanged();
@@ -302,8 +302,10 @@ async fn count_members(shared: Arc<SharedCluster>, stats: Arc<MembershipStats>) 
         stats.membership_degraded.set(count(Health::Degraded));
         stats.membership_excluded.set(members.iter().filter(|(_, _, h)| h.is_excluded()).count() as i64);
         stats.max_host_weight.set(members.iter().map(|(_, e, _)| i64::from(e.weight)).max().unwrap_or(0));
-        stats.hc_healthy.set(count(Health::Healthy));
-        stats.hc_degraded.set(count(Health::Degraded));
+        if checked {
+            stats.hc_healthy.set(count(Health::Healthy));
+            stats.hc_degraded.set(count(Health::Degraded));
+        }
         if changed.changed().await.is_err() {
             return;
         }

@@ -110,7 +110,7 @@ impl Dial<'_> {
             }
             last = socket::connect(address, self.bind, self.keepalive, self.mode.is_some()).await;
         }
-        last.map_err(failed)
+        last
     }
 }
 

@@ -14,6 +14,9 @@ pub enum PickError {
     /// The cluster takes the request's original destination, and there is none (or it is not an address).
     #[error("no healthy upstream")]
     NoDestination,
+    /// The host that the client's session is bound to is not there.
+    #[error("no healthy upstream")]
+    NoSessionHost { status: u16 },
     /// The endpoints' `drop_overloads` told so: of all requests, or by chance.
     #[error("drop overload")]
     Dropped { unconditional: bool },
@@ -22,7 +25,9 @@ pub enum PickError {
 impl PickError {
     pub fn flag(&self) -> ResponseFlags {
         match self {
-            PickError::NoHealthyHost | PickError::NoDestination => ResponseFlags::NO_HEALTHY_UPSTREAM,
+            PickError::NoHealthyHost | PickError::NoDestination | PickError::NoSessionHost { .. } => {
+                ResponseFlags::NO_HEALTHY_UPSTREAM
+            }
             PickError::Dropped { unconditional: true } => ResponseFlags::UNCONDITIONAL_DROP_OVERLOAD,
             PickError::Dropped { unconditional: false } => ResponseFlags::DROP_OVERLOAD,
         }
@@ -39,6 +44,9 @@ pub enum AttemptError {
     /// With the system's words.
     #[error("connecting failed: {0}")]
     Connect(Rc<str>),
+    /// The source address could not be taken (`upstream_bind_config`).
+    #[error("binding the source address failed: {0}")]
+    Bind(Rc<str>),
     /// The handshake failed, with TLS's words.
     #[error("TLS failed: {0}")]
     Tls(Rc<str>),
@@ -49,13 +57,13 @@ pub enum AttemptError {
 impl AttemptError {
     /// A connection was not even made.
     pub fn is_connect_failure(&self) -> bool {
-        matches!(self, Self::ConnectTimeout | Self::Connect(_) | Self::Tls(_))
+        matches!(self, Self::ConnectTimeout | Self::Connect(_) | Self::Bind(_) | Self::Tls(_))
     }
 
     /// The host has certainly not begun to process the request: safe to send again, whatever its method.
     pub fn is_unprocessed(&self) -> bool {
         match self {
-            Self::Overflow(_) | Self::ConnectTimeout | Self::Connect(_) | Self::Tls(_) => true,
+            Self::Overflow(_) | Self::ConnectTimeout | Self::Connect(_) | Self::Bind(_) | Self::Tls(_) => true,
             Self::Send(error) => error.is_unprocessed(),
         }
     }
@@ -64,7 +72,7 @@ impl AttemptError {
     pub fn is_reset(&self) -> bool {
         match self {
             Self::Overflow(_) => false,
-            Self::ConnectTimeout | Self::Connect(_) | Self::Tls(_) => true,
+            Self::ConnectTimeout | Self::Connect(_) | Self::Bind(_) | Self::Tls(_) => true,
             Self::Send(error) => error.is_reset(),
         }
     }
@@ -80,6 +88,7 @@ impl AttemptError {
             Self::Overflow(_) => "overflow",
             Self::ConnectTimeout => "connection timeout",
             Self::Connect(_) | Self::Tls(_) => "remote connection failure",
+            Self::Bind(_) => "local connection failure",
             Self::Send(error) => match error {
                 SendError::NotSent | SendError::ClosedBeforeResponse { .. } => "connection termination",
                 SendError::Io(_) => "connection termination",
@@ -103,7 +112,7 @@ impl AttemptError {
     pub fn flag(&self) -> &'static str {
         match self {
             Self::Overflow(_) => "UO",
-            Self::ConnectTimeout | Self::Connect(_) | Self::Tls(_) => "UF",
+            Self::ConnectTimeout | Self::Connect(_) | Self::Bind(_) | Self::Tls(_) => "UF",
             Self::Send(error) => match error {
                 SendError::NotSent | SendError::ClosedBeforeResponse { .. } | SendError::Io(_) => "UC",
                 SendError::Refused | SendError::Reset(_) => "UR",

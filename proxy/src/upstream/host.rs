@@ -32,7 +32,7 @@ pub mod flag {
     pub const FROM_EDS: u32 = FAILED_EDS | DEGRADED_EDS | EDS_DRAINING;
     pub(super) const UNHEALTHY: u32 = FAILED_ACTIVE_HC | FAILED_OUTLIER | FAILED_EDS;
     pub(super) const DEGRADED: u32 = DEGRADED_ACTIVE_HC | DEGRADED_EDS;
-    pub(super) const EXCLUDED: u32 = PENDING_ACTIVE_HC | EXCLUDED_IMMEDIATE_HC;
+    pub(super) const EXCLUDED: u32 = PENDING_ACTIVE_HC | EXCLUDED_IMMEDIATE_HC | EDS_DRAINING;
 
     /// The flags' names as `/clusters` prints them.
     pub const NAMES: [(u32, &str); 10] = [
@@ -289,6 +289,26 @@ impl Host {
     #[inline]
     pub fn counters(&self) -> &HostCounters {
         self.counters.get_or_init(|| self.state.counters(self.worker))
+    }
+
+    /// Its health in the words of `core.v3.HealthStatus`: what active checks and ejections say counts before what EDS says.
+    pub fn status(&self) -> HealthStatus {
+        let flags = self.state.flags();
+        match (self.endpoint.health, flags) {
+            (_, flags) if flags & (flag::FAILED_ACTIVE_HC | flag::FAILED_OUTLIER) != 0 => HealthStatus::Unhealthy,
+            (told @ (HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout), _) => told,
+            (_, flags) if flags & flag::DEGRADED_ACTIVE_HC != 0 => HealthStatus::Degraded,
+            (told, _) => told,
+        }
+    }
+
+    /// A gRPC answer is over: its trailers say how it went; without any it has failed.
+    pub fn charge_trailers(&self, trailers: Option<&http::HeaderMap>) {
+        let counters = self.counters();
+        match trailers.is_some_and(super::grpc::succeeded) {
+            true => counters.rq_success.inc(),
+            false => counters.rq_error.inc(),
+        }
     }
 
     /// The connections of this worker to the host's address.

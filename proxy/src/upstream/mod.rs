@@ -57,7 +57,7 @@ pub use control::Control;
 pub use error::{AttemptError, PickError};
 pub use host::{Host, HostState, flag};
 pub use info::{AttemptInfo, ConnectionFacts};
-pub use named::Naming;
+pub use named::{Naming, Session};
 pub use outlier::EventLog;
 pub use pool::ConnectionGuard;
 pub use shared::{LocalZone, Registry, SharedCluster, Surroundings};

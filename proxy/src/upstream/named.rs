@@ -10,9 +10,21 @@ use sidemesh_config::resource::endpoint::Endpoint;
 use sidemesh_config::value::{Address, Label, Locality, Metadata, Name};
 use smallvec::SmallVec;
 
+use super::balancer::Balancer;
 use super::cluster::Cluster;
 use super::error::PickError;
 use super::host::Host;
+
+/// The host that a client's session is bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Session {
+    /// `None`: what the client told is no address.
+    pub address: Option<SocketAddr>,
+    /// No other host will do.
+    pub strict: bool,
+    /// The status of the answer when there is no such host.
+    pub not_found_status: u16,
+}
 
 /// Where a request may name a host.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +87,18 @@ impl Cluster {
         let host = Rc::new(Host::new(Arc::new(endpoint), Rc::new(Locality::default()), 0, state, self.worker.index));
         self.originals.borrow_mut().insert(address, host.clone());
         Ok(host)
+    }
+
+    /// The session's host, if its health is one of those that are allowed; without it the request is balanced, unless the session is
+    /// strict.
+    pub(super) fn session_host(&self, balancer: &Balancer, session: &Session) -> Result<Option<Rc<Host>>, PickError> {
+        let allowed = &self.config().lb_common.override_host_status;
+        match session.address.as_ref().and_then(|address| balancer.at_address(address)) {
+            Some(host) if allowed.contains(&host.status()) => Ok(Some(host.clone())),
+            Some(_) if session.strict => Err(PickError::NoHealthyHost),
+            None if session.strict => Err(PickError::NoSessionHost { status: session.not_found_status }),
+            _ => Ok(None),
+        }
     }
 
     /// The hosts that a request asks for, by the first of the cluster's sources that names any.

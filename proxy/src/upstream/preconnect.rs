@@ -13,18 +13,23 @@ use super::pool::{Key, Mode, Pool};
 const AT_ONCE: usize = 3;
 
 impl Cluster {
-    /// Makes the connections that the ratio asks for now that one more request is in flight. They are dialled in tasks of their
-    /// own, within the circuit breaker's limit.
-    pub(super) fn preconnect(self: &Rc<Self>, host: &Rc<Host>, pool: &Rc<Pool>, key: &Key) {
+    /// Makes the connections that the ratio asks for now that one more request is there: it has a connection, or is about to dial its
+    /// `own`. They are dialled in tasks of their own, within the circuit breaker's limit.
+    pub(super) fn preconnect(self: &Rc<Self>, host: &Rc<Host>, pool: &Rc<Pool>, key: &Key, own: usize) {
+        let ratio = self.config().preconnect_ratio;
         // What a PROXY header tells belongs to one client, whose next request may never come.
-        if pool.mode.get() != Mode::Http1 || key.told.is_some() {
+        if ratio <= 1.0 || pool.mode.get() != Mode::Http1 || key.told.is_some() {
             return;
         }
-        let wanted = (pool.busy() as f64 * self.config().preconnect_ratio).ceil() as usize;
-        for _ in pool.live()..wanted.min(pool.live() + AT_ONCE) {
+        for _ in own..AT_ONCE {
+            if !pool.wants_more(ratio, own) {
+                return;
+            }
             let Some(permit) = self.may_dial(pool, host, key.priority) else { return };
             let (cluster, host, pool, key) = (self.clone(), host.clone(), pool.clone(), key.clone());
+            let planned = pool.count_planned();
             tokio::task::spawn_local(async move {
+                drop(planned);
                 let (options, info) =
                     (AttemptOptions { priority: key.priority, ..Default::default() }, AttemptInfo::default());
                 // A connection that cannot be made ahead is no request's failure.

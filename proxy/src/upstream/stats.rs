@@ -151,6 +151,9 @@ crate::stats_group! {
         ejections_total: Counter = "outlier_detection.ejections_total",
         enforced_5xx: Counter = "outlier_detection.ejections_enforced_consecutive_5xx",
         detected_5xx: Counter = "outlier_detection.ejections_detected_consecutive_5xx",
+        /// Under the names that Envoy keeps for older dashboards.
+        old_5xx: Counter = "outlier_detection.ejections_consecutive_5xx",
+        old_rate: Counter = "outlier_detection.ejections_success_rate",
         enforced_gateway: Counter = "outlier_detection.ejections_enforced_consecutive_gateway_failure",
         detected_gateway: Counter = "outlier_detection.ejections_detected_consecutive_gateway_failure",
         enforced_local: Counter = "outlier_detection.ejections_enforced_consecutive_local_origin_failure",
@@ -208,10 +211,17 @@ impl OutlierStats {
             Cause::FailurePercentageLocal => (&self.enforced_percentage_local, &self.detected_percentage_local),
         };
         seen.inc();
+        match cause {
+            Cause::Consecutive5xx => self.old_5xx.inc(),
+            Cause::SuccessRate => self.old_rate.inc(),
+            _ => {}
+        }
         if let Verdict::Overflow(_) = verdict {
             return self.ejections_overflow.inc();
         }
-        self.ejections_total.inc();
+        if matches!(cause, Cause::Consecutive5xx | Cause::SuccessRate) {
+            self.ejections_total.inc();
+        }
         if enforced {
             on.inc();
             self.ejections_enforced_total.inc();

@@ -56,13 +56,19 @@ fn headers_have_alternatives_and_lengths() {
 fn arguments_are_read() {
     assert_eq!(one("%START_TIME(%s.%3f)%").0, Operator::StartTime(TimeFormat::Strftime("%s.%3f".into()), Zone::Utc));
     assert_eq!(one("%START_TIME%").0, Operator::StartTime(TimeFormat::Default, Zone::Utc));
-    assert_eq!(one("%START_TIME(%Y(UTC)T)%").0, Operator::StartTime(TimeFormat::Strftime("%Y(UTC)T".into()), Zone::Utc));
+    assert_eq!(
+        one("%START_TIME(%Y(UTC)T)%").0,
+        Operator::StartTime(TimeFormat::Strftime("%Y(UTC)T".into()), Zone::Utc)
+    );
     let dynamic = Operator::DynamicMetadata { filter: name("ns"), path: vec![name("a"), name("b")] };
     assert_eq!(one("%DYNAMIC_METADATA(ns:a:b):5%"), (dynamic.clone(), Some(5)));
     assert_eq!(one("%METADATA(DYNAMIC:ns:a:b)%").0, dynamic);
     assert_eq!(one("%METADATA(ROUTE:ns)%").0, Operator::RouteMetadata { filter: name("ns"), path: vec![] });
     assert_eq!(one("%PER_REQUEST_STATE(k)%").0, Operator::FilterState { key: name("k"), upstream: false, typed: true });
-    assert_eq!(one("%FILTER_STATE(k:PLAIN)%").0, Operator::FilterState { key: name("k"), upstream: false, typed: false });
+    assert_eq!(
+        one("%FILTER_STATE(k:PLAIN)%").0,
+        Operator::FilterState { key: name("k"), upstream: false, typed: false }
+    );
     assert_eq!(one("%GRPC_STATUS(SNAKE_STRING)%").0, Operator::GrpcStatus(GrpcStatusFormat::SnakeString));
     assert_eq!(
         one("%COMMON_DURATION(DS_RX_BEG:US_TX_END:us)%").0,

@@ -1,6 +1,7 @@
 //! Endpoints of a cluster (`endpoint.v3.ClusterLoadAssignment`).
 
 mod parse;
+pub(in crate::resource) use parse::health_status;
 #[cfg(test)]
 mod tests;
 

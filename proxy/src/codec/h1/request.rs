@@ -297,7 +297,7 @@ fn place_target(
 
 fn set_path(parts: &mut Parts, path: Bytes) -> Result<(), Refusal> {
     let fragment = path.contains(&b'#');
-    match path::set_target(parts, path) {
+    match path::set_target(parts, path, false) {
         true => Ok(()),
         false if fragment => Err(Refusal::FRAGMENT),
         false => Err(Refusal::CODEC),

@@ -9,10 +9,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use http::request::Parts;
-use http::{Response, StatusCode, Version, header};
+use http::{HeaderValue, Response, StatusCode, Version, header};
 use tokio::io::AsyncWrite;
 
 use super::Settings;
+use super::event::{Event, Events};
 use super::head::Head;
 use super::keepalive::Pinger;
 use super::link::{Driver, Link, StreamRef};
@@ -58,7 +59,14 @@ impl std::fmt::Debug for Connection {
 }
 
 /// Starts HTTP/2 on `io`, and the task that moves its frames. Must be called on a worker (`spawn_local`).
-pub async fn connect(io: Io, settings: Settings, local: Local) -> Result<Connection, SendError> {
+///
+/// `observer` hears what is to be counted of the connection.
+pub async fn connect(
+    io: Io,
+    settings: Settings,
+    local: Local,
+    observer: Option<Observer>,
+) -> Result<Connection, SendError> {
     let mut driver = Driver::new(Role::Client, io, settings, &local);
     let link = driver.link().clone();
     // The preface leaves at once: a socket that refuses it is no connection.
@@ -67,20 +75,25 @@ pub async fn connect(io: Io, settings: Settings, local: Local) -> Result<Connect
         return Err(send_error(cause, false));
     }
     let pinger = settings.keepalive.map(|settings| Pinger::new(settings, &local));
-    tokio::task::spawn_local(drive(driver, pinger));
+    tokio::task::spawn_local(drive(driver, pinger, observer));
     let (active, opened, retired) = (Cell::new(0), Cell::new(0), Cell::new(false));
     Ok(Connection { state: Rc::new(State { link, settings, active, opened, retired }) })
 }
 
+/// Hears what is to be counted of a connection.
+pub type Observer = Box<dyn Fn(&Events)>;
+
 /// The connection's task.
-async fn drive(mut driver: Driver, mut pinger: Option<Pinger>) {
+async fn drive(mut driver: Driver, mut pinger: Option<Pinger>, observer: Option<Observer>) {
     poll_fn(|cx| {
         let link = driver.link().clone();
         link.session().begin_turn();
         if let Some(pinger) = &mut pinger
             && pinger.poll_dead(&mut link.session(), cx).is_ready()
         {
-            link.session().handle_end(Cause::Io(std::io::ErrorKind::TimedOut));
+            let mut session = link.session();
+            session.note(Event::KeepaliveTimeout);
+            session.handle_end(Cause::Io(std::io::ErrorKind::TimedOut));
         }
         let over = loop {
             while driver.poll_read(cx).is_ready() {}
@@ -93,7 +106,13 @@ async fn drive(mut driver: Driver, mut pinger: Option<Pinger>) {
                 break false;
             }
         };
-        link.session().end_turn(cx);
+        let mut session = link.session();
+        session.end_turn(cx);
+        let events = session.take_events();
+        drop(session);
+        if let (Some(events), Some(observer)) = (events, &observer) {
+            observer(&events);
+        }
         if over { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
@@ -318,7 +337,8 @@ impl ResponseFuture {
         let response = ready!(stream.with(|session, key| session.poll_response(key, cx)));
         let head = response.map_err(|cause| send_error(cause, true))?;
         if head.too_large {
-            return Poll::Ready(Err(SendError::TooLarge("max_headers_count")));
+            // Envoy takes its own reset for the peer's.
+            return Poll::Ready(Err(SendError::Reset(Reason::INTERNAL_ERROR)));
         }
         Poll::Ready(Ok(self.respond(*head)))
     }
@@ -333,6 +353,7 @@ impl ResponseFuture {
             && status.is_success()
         {
             status = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             response.headers_mut().insert(header::UPGRADE, protocol.clone());
         }
         *response.status_mut() = status;
@@ -363,6 +384,7 @@ impl Future for ResponseFuture {
 fn send_error(cause: Cause, reused: bool) -> SendError {
     match cause {
         Cause::Reset(Reason::REFUSED_STREAM) | Cause::Refused => SendError::Refused,
+        Cause::Reset(Reason::PROTOCOL_ERROR) => SendError::Protocol("the peer found one in the request"),
         Cause::Reset(reason) => SendError::Reset(reason),
         Cause::Protocol => SendError::Protocol("HTTP/2 protocol error"),
         Cause::Io(kind) => SendError::Io(kind),

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use sidemesh_config::resource::cluster::FloodLimits;
 
+use super::event::Event;
 use super::output::Frames;
 use super::reason::Reason;
 
@@ -15,11 +16,13 @@ pub(super) struct Fault {
     pub(super) details: &'static str,
     /// The peer is not told: nothing more is written to one that floods, and Envoy does not answer a malformed message either.
     pub(super) silent: bool,
+    /// What it is counted as.
+    pub(super) event: Option<Event>,
 }
 
 impl Fault {
     pub(super) const fn new(reason: Reason, details: &'static str) -> Self {
-        Self { reason, details, silent: false }
+        Self { reason, details, silent: false, event: None }
     }
 
     pub(super) const fn protocol(details: &'static str) -> Self {
@@ -27,11 +30,28 @@ impl Fault {
     }
 
     pub(super) const fn message() -> Self {
-        Self { reason: Reason::PROTOCOL_ERROR, details: "malformed message", silent: true }
+        Self { silent: true, ..Self::protocol("malformed message") }
     }
 
     pub(super) const fn flood(details: &'static str) -> Self {
-        Self { reason: Reason::ENHANCE_YOUR_CALM, details, silent: true }
+        Self { silent: true, ..Self::new(Reason::ENHANCE_YOUR_CALM, details) }
+    }
+
+    /// Envoy's response code details for the streams that end with the connection.
+    pub(super) fn code_details(&self) -> &'static str {
+        match self.event {
+            Some(Event::EmptyFrames) => "http2.inbound_empty_frames_flood",
+            Some(Event::WindowUpdates) => "codec_error:Too_many_WINDOW_UPDATE_frames",
+            Some(Event::PriorityFrames) => "codec_error:Too_many_PRIORITY_frames",
+            Some(Event::OutboundFrames) => "codec_error:Too_many_frames_in_the_outbound_queue.",
+            Some(Event::ControlFrames) => "codec_error:Too_many_control_frames_in_the_outbound_queue.",
+            _ if self.silent && self.reason == Reason::PROTOCOL_ERROR => "http2.violation.of.messaging.rule",
+            _ => "codec_error:The_user_callback_function_failed",
+        }
+    }
+
+    const fn counted(self, event: Event) -> Self {
+        Self { event: Some(event), ..self }
     }
 }
 
@@ -82,7 +102,7 @@ impl Tally {
         }
         self.empty += 1;
         if self.empty > self.floods.empty_frames {
-            return Err(Fault::flood("too many consecutive frames with an empty payload"));
+            return Err(Fault::flood("too many consecutive frames with an empty payload").counted(Event::EmptyFrames));
         }
         Ok(())
     }
@@ -90,14 +110,20 @@ impl Tally {
     pub(super) fn handle_priority(&mut self) -> Result<(), Fault> {
         self.priorities += 1;
         let most = u64::from(self.floods.priority_frames).saturating_mul(1 + self.opened);
-        if self.priorities > most { Err(Fault::flood("too many PRIORITY frames")) } else { Ok(()) }
+        match self.priorities > most {
+            true => Err(Fault::flood("too many PRIORITY frames").counted(Event::PriorityFrames)),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn handle_window_update(&mut self) -> Result<(), Fault> {
         self.window_updates += 1;
         let data = u64::from(self.floods.window_updates).saturating_mul(self.data_frames);
         let most = 5 + 2 * self.opened.saturating_add(data).min(u64::MAX / 4);
-        if self.window_updates > most { Err(Fault::flood("too many WINDOW_UPDATE frames")) } else { Ok(()) }
+        match self.window_updates > most {
+            true => Err(Fault::flood("too many WINDOW_UPDATE frames").counted(Event::WindowUpdates)),
+            false => Ok(()),
+        }
     }
 
     /// A client reset a stream.
@@ -117,10 +143,10 @@ impl Tally {
     #[inline]
     pub(super) fn check_output(&self, waiting: Frames) -> Result<(), Fault> {
         if waiting.all > self.floods.outbound_frames {
-            return Err(Fault::flood("too many frames wait to be read"));
+            return Err(Fault::flood("too many frames wait to be read").counted(Event::OutboundFrames));
         }
         if waiting.control > self.floods.control_frames {
-            return Err(Fault::flood("too many control frames wait to be read"));
+            return Err(Fault::flood("too many control frames wait to be read").counted(Event::ControlFrames));
         }
         Ok(())
     }

@@ -36,7 +36,12 @@ pub(super) struct Head {
 
 /// The message is not what HTTP allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(super) enum Malformed {
+    /// For one of its fields.
+    Field,
+    /// Its fields do not make a message.
+    Message,
+}
 
 /// How large a list may be.
 #[derive(Clone, Copy, Debug)]
@@ -110,32 +115,43 @@ impl Head {
     /// Whether it is a request. `connect` says that extended CONNECT (RFC 8441) was allowed.
     pub(super) fn finish_request(&mut self, connect: bool) -> Result<(), Malformed> {
         self.begin();
-        let authority = match &self.authority {
-            // No user information either (RFC 9113, section 8.3.1).
-            Some(authority) => is_authority(authority.as_bytes()) && !authority.as_bytes().contains(&b'@'),
-            None => self.headers.contains_key(header::HOST) || self.too_large,
-        };
+        let authority = self.authority.as_ref().map(HeaderValue::as_bytes);
+        // No user information either (RFC 9113, section 8.3.1).
+        let named = authority.is_none_or(|host| !host.is_empty() && is_authority(host) && !host.contains(&b'@'));
+        let fields = named
+            && self.path.as_ref().is_none_or(|path| is_target(path))
+            && self.scheme.as_ref().is_none_or(|scheme| is_scheme(scheme))
+            && self.protocol.as_ref().is_none_or(|_| connect);
+        if self.malformed || self.status.is_some() || !fields {
+            return Err(Malformed::Field);
+        }
+        let reachable = authority.is_some() || self.headers.contains_key(header::HOST) || self.too_large;
         let target = match (&self.method, &self.protocol) {
-            (Some(Method::CONNECT), None) => self.scheme.is_none() && self.path.is_none() && self.authority.is_some(),
+            (Some(Method::CONNECT), None) => self.scheme.is_none() && self.path.is_none() && authority.is_some(),
             (Some(method), protocol) => {
                 let path = self.path.as_ref().is_some_and(|path| is_path(path, method));
-                let extended = *method == Method::CONNECT && connect && self.authority.is_some();
+                let extended = *method == Method::CONNECT && authority.is_some();
                 path && self.scheme.is_some() && (protocol.is_none() || extended)
             }
             (None, _) => false,
         };
-        if self.malformed || self.status.is_some() || !target || !authority { Err(Malformed) } else { Ok(()) }
+        if target && reachable { Ok(()) } else { Err(Malformed::Message) }
     }
 
     /// Whether it is a response, and with which status.
     pub(super) fn finish_response(&mut self) -> Result<StatusCode, Malformed> {
-        let status = self.status.ok_or(Malformed)?;
-        if self.malformed || self.has_request_fields() { Err(Malformed) } else { Ok(status) }
+        if self.malformed || self.has_request_fields() {
+            return Err(Malformed::Field);
+        }
+        self.status.ok_or(Malformed::Message)
     }
 
     /// Whether it can be the end of a message.
     pub(super) fn finish_trailers(&mut self) -> Result<(), Malformed> {
-        if self.malformed || self.status.is_some() || self.has_request_fields() { Err(Malformed) } else { Ok(()) }
+        match self.malformed || self.status.is_some() || self.has_request_fields() {
+            true => Err(Malformed::Field),
+            false => Ok(()),
+        }
     }
 
     fn has_request_fields(&self) -> bool {
@@ -147,13 +163,20 @@ impl Head {
     }
 }
 
-/// A path, or the asterisk of OPTIONS; without a space or a control character.
+/// Something without a space or a control character.
+fn is_target(path: &[u8]) -> bool {
+    !path.is_empty() && path.iter().all(|&b| b > b' ' && b != 0x7f)
+}
+
+/// A path, or the asterisk of OPTIONS.
 fn is_path(path: &[u8], method: &Method) -> bool {
-    match path {
-        [b'/', rest @ ..] => rest.iter().all(|&b| b > b' ' && b != 0x7f),
-        b"*" => *method == Method::OPTIONS,
-        _ => false,
-    }
+    path.first() == Some(&b'/') || (path == b"*" && *method == Method::OPTIONS)
+}
+
+/// RFC 3986, section 3.1.
+fn is_scheme(scheme: &[u8]) -> bool {
+    let [first, rest @ ..] = scheme else { return false };
+    first.is_ascii_alphabetic() && rest.iter().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(b))
 }
 
 /// Sets what is not set yet.

@@ -18,6 +18,7 @@ mod link;
 mod session;
 mod streams;
 mod output;
+mod event;
 mod flood;
 mod head;
 mod hpack;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use sidemesh_config::resource::cluster::FloodLimits;
 
+pub use event::{Event, Events};
 pub use reason::Reason;
 pub use recv::RecvBody;
 pub use server::InformationalSender;

@@ -35,7 +35,7 @@ fn serve(
 
 async fn pair(settings: server::Settings, drain: Drain) -> Pair {
     let (io, origin, served) = serve(settings, drain);
-    let client = connect(io.into(), settings.http2, worker()).await.unwrap();
+    let client = connect(io.into(), settings.http2, worker(), None).await.unwrap();
     Pair { client, origin, served }
 }
 
@@ -183,7 +183,7 @@ fn limits_of_heads_reset_the_stream() {
         settings.http2.max_head_bytes = 10 * 1024;
         settings.http2.max_headers = 20;
         let (io, origin, _served) = serve(settings, Drain::never());
-        let client = connect(io.into(), Settings::default(), worker()).await.unwrap();
+        let client = connect(io.into(), Settings::default(), worker(), None).await.unwrap();
         let with = |count: usize, size: usize| {
             let mut head = head("GET", "/");
             for i in 0..count {
@@ -268,7 +268,7 @@ fn a_flood_ends_the_connection() {
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
         let flood = [&preface[..], &ping.repeat(1000)].concat();
         tokio::io::AsyncWriteExt::write_all(&mut io, &flood).await.unwrap();
-        assert_eq!(served.await.unwrap(), Closed::Protocol(Reason::ENHANCE_YOUR_CALM));
+        assert_eq!(served.await.unwrap(), Closed::Protocol { reason: Reason::ENHANCE_YOUR_CALM, in_request: false });
     });
 }
 
@@ -357,7 +357,7 @@ fn a_refused_stream_is_told_from_a_reset_one() {
                 respond.send_reset(reasons.next().unwrap_or(h2::Reason::CANCEL));
             }
         });
-        let client = connect(io.into(), Settings::default(), worker()).await.unwrap();
+        let client = connect(io.into(), Settings::default(), worker(), None).await.unwrap();
         let refused = call_status(&client).await.unwrap_err();
         assert!(refused == SendError::Refused && refused.is_unprocessed());
         assert_eq!(call_status(&client).await, Err(SendError::Reset(Reason::ENHANCE_YOUR_CALM)));
@@ -433,7 +433,7 @@ fn a_foreign_server_is_used() {
                 });
             }
         });
-        let client = connect(io.into(), Settings::default(), worker()).await.unwrap();
+        let client = connect(io.into(), Settings::default(), worker(), None).await.unwrap();
         let mut trailers = http::HeaderMap::new();
         trailers.insert("x-tail", HeaderValue::from_static("1"));
         let calls = (0..20).map(|i| {
@@ -498,7 +498,7 @@ fn a_dead_peer_is_found_by_pings() {
         let (io, _silent) = tokio::io::duplex(1 << 16);
         let (interval, timeout) = (Duration::from_millis(20), Duration::from_millis(30));
         let keepalive = Some(super::Keepalive { interval, timeout, jitter_percent: 0.0 });
-        let client = connect(io.into(), Settings { keepalive, ..Settings::default() }, worker()).await.unwrap();
+        let client = connect(io.into(), Settings { keepalive, ..Settings::default() }, worker(), None).await.unwrap();
         let failed = call_status(&client).await;
         assert_eq!(failed, Err(SendError::Io(std::io::ErrorKind::TimedOut)));
     });
@@ -516,8 +516,8 @@ fn a_malformed_request_is_on_record_and_ends_the_connection() {
         bytes.extend_from_slice(&[0x82]);
         tokio::io::AsyncWriteExt::write_all(&mut io, &bytes).await.unwrap();
         drop(io);
-        assert_eq!(served.await.unwrap(), Closed::Protocol(Reason::PROTOCOL_ERROR));
+        assert_eq!(served.await.unwrap(), Closed::Protocol { reason: Reason::PROTOCOL_ERROR, in_request: true });
         let rejected = origin.rejected.borrow();
-        assert_eq!((rejected.len(), rejected[0].details), (1, "http2.invalid.header.field"));
+        assert_eq!((rejected.len(), rejected[0].details), (1, "http2.violation.of.messaging.rule"));
     });
 }

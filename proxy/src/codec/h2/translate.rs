@@ -30,6 +30,8 @@ pub(super) enum Refusal {
     Host,
     /// A target that no HTTP/1 hop could carry: 400.
     Target,
+    /// A target with a fragment: 400.
+    Fragment,
 }
 
 /// Reads a request's head.
@@ -90,7 +92,12 @@ fn set_origin_form(parts: &mut Parts, path: Bytes) -> Result<(), Refusal> {
         parts.uri = PathAndQuery::from_static("*").into();
         return Ok(());
     }
-    if set_target(parts, path) { Ok(()) } else { Err(Refusal::Target) }
+    let fragment = path.contains(&b'#');
+    match set_target(parts, path, true) {
+        true => Ok(()),
+        false if fragment => Err(Refusal::Fragment),
+        false => Err(Refusal::Target),
+    }
 }
 
 /// RFC 9113, section 8.2.3: HTTP/2 splits cookies, everybody else wants one field.

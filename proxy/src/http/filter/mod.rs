@@ -28,6 +28,7 @@ mod ratelimit_descriptor;
 mod rbac;
 mod set_filter_state;
 mod set_metadata;
+mod stateful_session;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -100,6 +101,7 @@ enum Filter {
     Rbac(rbac::Rbac),
     SetFilterState(Arc<config::set_filter_state::SetFilterState>),
     SetMetadata(Arc<config::set_metadata::SetMetadata>),
+    StatefulSession(stateful_session::StatefulSession),
     OnDemand,
 }
 
@@ -112,6 +114,7 @@ pub enum Data {
     GrpcWeb(grpc_web::Mode),
     RateLimit(Box<http::HeaderMap>),
     GrpcStats(grpc_stats::Call),
+    Session(stateful_session::Told),
 }
 
 /// What a filter decides at once.
@@ -229,6 +232,9 @@ impl Filter {
             HttpFilterKind::Rbac(c) => Filter::Rbac(rbac::Rbac::new(c.clone(), worker, stat_prefix)),
             HttpFilterKind::SetFilterState(c) => Filter::SetFilterState(c.clone()),
             HttpFilterKind::SetMetadata(c) => Filter::SetMetadata(c.clone()),
+            HttpFilterKind::StatefulSession(c) => {
+                Filter::StatefulSession(stateful_session::StatefulSession::new(c.clone(), worker, stat_prefix))
+            }
             HttpFilterKind::OnDemand => Filter::OnDemand,
         })
     }
@@ -253,6 +259,7 @@ impl Filter {
             Filter::Rbac(c) => c.on_request(x, over),
             Filter::SetFilterState(c) => set_filter_state::on_request(c, x, over),
             Filter::SetMetadata(c) => set_metadata::on_request(c, x),
+            Filter::StatefulSession(c) => c.on_request(at, x, over),
             Filter::OnDemand => on_demand::on_request(x),
         }
     }
@@ -297,6 +304,7 @@ impl Filter {
             Filter::HealthCheck(c) => c.on_response(x, response),
             Filter::LocalRateLimit(_) => local_ratelimit::on_response(at, x, response),
             Filter::RateLimit(_) => rate_limit::on_response(at, x, response),
+            Filter::StatefulSession(c) => c.on_response(at, x, response),
             Filter::Buffer(_)
             | Filter::Csrf(..)
             | Filter::JwtAuthn(_)

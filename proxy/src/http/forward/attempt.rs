@@ -16,7 +16,7 @@ use crate::codec::{Scheme, SendOptions};
 use crate::http::exchange::Exchange;
 use crate::http::guard::{Limit, Soonest};
 use crate::http::record;
-use crate::upstream::{AttemptError, AttemptInfo, AttemptOptions, Cluster, Downstream, Host, Naming};
+use crate::upstream::{AttemptError, AttemptInfo, AttemptOptions, Cluster, Downstream, Host, Naming, Overflow};
 
 /// What came of an attempt.
 pub enum Outcome {
@@ -190,6 +190,12 @@ pub async fn drain(mut body: Body) {
 /// An attempt has its outcome: it is put on record, into the upstream log and a span, where they are asked for.
 pub fn over(x: &mut Exchange, info: &AttemptInfo, outcome: &Outcome) {
     note(x, info);
+    if let Outcome::Failed(AttemptError::Overflow(Overflow::Pending | Overflow::Connections)) = outcome {
+        // No host was asked.
+        let upstream = &mut x.info.upstream;
+        (upstream.endpoint, upstream.host) = (None, None);
+        upstream.attempted.clear();
+    }
     if x.manager.keeps_heads
         && let Outcome::Response(response) = outcome
     {

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Response};
 use sidemesh_config::resource::route::{ClusterChoice, Forward, Priority};
+use sidemesh_config::value::Address;
 use smallvec::SmallVec;
 
 pub use attempt::{downstream, note};
@@ -34,8 +35,9 @@ use super::reply::LocalReply;
 use super::tally::Counted;
 use super::{hash_policy, mirror, route, upgrade};
 use crate::body::Body;
+use crate::codec::Protocol;
 use crate::telemetry::flags::ResponseFlags;
-use crate::upstream::{AttemptError, AttemptInfo, Cluster, Host, PickContext, PickError};
+use crate::upstream::{AttemptError, AttemptInfo, Cluster, Host, PickContext, PickError, grpc};
 use attempt::Outcome;
 use retry::{Failure, Pause, Retry, Verdict};
 
@@ -53,6 +55,10 @@ pub(super) struct Plan {
     /// Hosts of earlier attempts, oldest first.
     pub tried: SmallVec<[Rc<Host>; 2]>,
 }
+
+/// Details of answers that are made for the stream, not for its cluster.
+const STREAM_LIMITS: [&str; 4] =
+    ["stream_idle_timeout", "max_duration_timeout", "request_overall_timeout", "upstream_max_stream_duration_reached"];
 
 /// Sends the request where `forward` says.
 pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
@@ -86,6 +92,8 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
         run(x, forward, &mut plan).await
     };
     match answer {
+        // The stream's own limits are not the cluster's.
+        Answer::Local(reply) if STREAM_LIMITS.contains(&&*reply.details) => Answer::Local(reply),
         Answer::Local(reply) => {
             charge(x, &plan.cluster, reply.status.as_u16(), None, false);
             Answer::Local(reply)
@@ -141,7 +149,11 @@ fn keep_body(x: &Exchange, forward: &Forward, plan: &Plan) {
     }
     let route_limit = x.info.route.as_ref().and_then(|r| r.per_request_buffer_limit);
     let limit = route_limit.or_else(|| x.info.vhost.as_ref()?.per_request_buffer_limit);
-    let limit = limit.unwrap_or_else(|| u64::from(x.info.connection.listener.buffer_limit));
+    // What a codec may hold of one stream: on HTTP/2 its window.
+    let limit = limit.unwrap_or_else(|| match x.protocol {
+        Protocol::Http2 => u64::from(x.manager.config.http2.initial_stream_window_size),
+        _ => u64::from(x.info.connection.listener.buffer_limit),
+    });
     upload.keep(usize::try_from(limit).unwrap_or(usize::MAX));
 }
 
@@ -192,6 +204,7 @@ pub(super) fn pick(x: &mut Exchange, plan: &Plan) -> Result<Rc<Host>, LocalReply
         subset: subset.as_ref().map_or(&[][..], |s| &s.0),
         destination: plan.cluster.original_destination(&naming),
         wanted: &wanted,
+        session: x.session.as_ref(),
         retry: plan.retry.as_ref().and_then(|r| r.policy()).map(|p| &**p),
         tried: &plan.tried,
     };
@@ -213,6 +226,10 @@ fn begin_attempt(x: &mut Exchange, forward: &Forward, plan: &Plan, host: &Rc<Hos
     x.info.upstream.attempts += 1;
     x.info.timing.upstream_begin = Some(x.now());
     x.info.upstream.endpoint = Some(host.endpoint().clone());
+    x.info.upstream.host = match host.address() {
+        Address::Socket(address) => Some(*address),
+        Address::Pipe(_) | Address::Dns { .. } => None,
+    };
     head::for_attempt(x, forward, plan, host);
 }
 
@@ -374,9 +391,6 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     let status = response.status().as_u16();
     let from = x.request_ended().unwrap_or(x.info.start);
     let took = now.saturating_duration_since(from);
-    let headers = response.headers();
-    let canary = has(headers, &X_ENVOY_UPSTREAM_CANARY) && headers[X_ENVOY_UPSTREAM_CANARY] == "true";
-    charge(x, &plan.cluster, status, Some(took), canary);
     let tracked = plan.cluster.config().tracked;
     if tracked.sizes || tracked.timeout_budgets {
         let limits = [plan.timeouts.route, plan.timeouts.per_try];
@@ -394,6 +408,8 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     {
         return Answer::Again(response);
     }
+    let canary = response.headers().get(X_ENVOY_UPSTREAM_CANARY).is_some_and(|v| v == "true");
+    charge(x, &plan.cluster, status, Some(took), canary);
     x.info.status = status;
     x.info.details = std::borrow::Cow::Borrowed("via_upstream");
     if let Some(upload) = &x.upload {
@@ -414,6 +430,7 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
         cluster: plan.cluster.clone(),
         host,
         protocol: x.info.upstream.protocol,
+        trailers_tell: grpc::outcome(&x.parts, &response, response.body().is_end()).success.is_none(),
     };
     Answer::Upstream(response, Box::new(limits))
 }

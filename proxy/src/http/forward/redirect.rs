@@ -68,7 +68,6 @@ pub fn follow(x: &mut Exchange, policy: &InternalRedirect, response: &Response<B
     // The filters run again: what they left was about the request that was.
     x.data.clear();
     x.retry_permit = None;
-    x.info.upstream.attempts = 0;
     cluster.upstream_internal_redirect_succeeded_total.inc();
     true
 }

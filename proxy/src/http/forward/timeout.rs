@@ -64,7 +64,8 @@ impl Timeouts {
     fn take_asked(&mut self, x: &mut Exchange) {
         self.no_content = x.parts.headers.remove(X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE).is_some();
         let expected = if x.manager.router.respect_expected_rq_timeout {
-            take_millis(x, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS)
+            // It stays: where Envoy's headers are not suppressed it is replaced.
+            x.parts.headers.get(X_ENVOY_EXPECTED_RQ_TIMEOUT_MS).and_then(millis)
         } else {
             None
         };
@@ -123,9 +124,12 @@ fn some(limit: Duration) -> Option<Duration> {
     Some(limit).filter(|d| !d.is_zero())
 }
 
-fn take_millis(x: &mut Exchange, name: HeaderName) -> Option<Duration> {
-    let value = x.parts.headers.remove(name)?;
+fn millis(value: &HeaderValue) -> Option<Duration> {
     value.to_str().ok()?.parse().ok().map(Duration::from_millis)
+}
+
+fn take_millis(x: &mut Exchange, name: HeaderName) -> Option<Duration> {
+    millis(&x.parts.headers.remove(name)?)
 }
 
 #[cfg(test)]

@@ -95,7 +95,7 @@ fn routing<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
         Operator::VirtualHostName => nonempty(&info.vhost.as_deref()?.name),
         Operator::UpstreamCluster => nonempty(info.upstream.cluster_stat_name.as_deref().or(info.cluster.as_deref())?),
         Operator::UpstreamClusterRaw => nonempty(info.cluster.as_deref()?),
-        Operator::UpstreamHost { part } => info.upstream.host.map(|a| address(a, *part)),
+        Operator::UpstreamHost { part } => info.upstream.host.map(|a| address(a, *part)).or_else(|| pipe(info)),
         Operator::UpstreamHostsAttempted(part) => {
             joined_of(&info.upstream.attempted, |(e, _)| socket(e).map(|a| address_text(a, *part)))
         }
@@ -110,7 +110,10 @@ fn routing<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>> {
         Operator::RouteResolutionCount => number(info.route_resolutions.into()),
         Operator::RouteResolutionTime => (info.route_resolutions > 0).then_some(Field::Number(0)),
         Operator::UpstreamHostName { with_port } => owned(host_name(info.upstream.endpoint.as_deref()?, *with_port)?),
-        Operator::UpstreamRemoteAddress(part) => info.upstream.remote.map(|a| address(a, *part)),
+        Operator::UpstreamRemoteAddress(part) => {
+            let connected = || pipe(info).filter(|_| info.upstream.connection_id != 0);
+            info.upstream.remote.map(|a| address(a, *part)).or_else(connected)
+        }
         Operator::UpstreamLocalAddress(part) => info.upstream.local.map(|a| address(a, *part)),
         Operator::UpstreamProtocol => text(info.upstream.protocol?.as_str()),
         Operator::UpstreamTransportFailureReason => {
@@ -326,7 +329,8 @@ fn request_header<'a>(ctx: &LogContext<'a>, name: &HeaderName) -> Option<Cow<'a,
     let request = ctx.request?;
     match name {
         HeaderName::Method => Some(Cow::Borrowed(request.method.as_str())),
-        HeaderName::Path => Some(Cow::Borrowed(request.path)),
+        // CONNECT has none.
+        HeaderName::Path => Some(Cow::Borrowed(request.path)).filter(|path| !path.is_empty()),
         HeaderName::Authority => Some(Cow::Borrowed(request.authority)),
         HeaderName::Scheme => Some(Cow::Borrowed(request.scheme)),
         HeaderName::Header(name) => joined(request.headers, name),
@@ -367,6 +371,14 @@ fn network(ip: IpAddr, bits: u8) -> String {
         ),
     };
     format!("{masked}/{bits}")
+}
+
+/// The path of an endpoint that is a Unix-domain socket.
+fn pipe(info: &crate::telemetry::stream_info::StreamInfo) -> Option<Field<'_>> {
+    match &info.upstream.endpoint.as_deref()?.address {
+        Address::Pipe(path) => owned(path.display().to_string()),
+        _ => None,
+    }
 }
 
 /// The endpoint's name; without one its address.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use sidemesh_config::bootstrap::{StatsConfig, StatsMatcher};
 use sidemesh_config::value::Name;
 
+use super::scope::without_colons;
 use super::{Group, HistogramValue, Scope, Visit};
 
 /// Scopes without an owner are looked for when there are this many, and again whenever the number has doubled.
@@ -98,7 +99,7 @@ impl Sample {
 
     /// `cluster.alpha.upstream_rq_total`.
     pub fn name(&self) -> String {
-        format!("{}{}", self.scope.prefix(), self.metric)
+        format!("{}{}", without_colons(&self.scope.prefix()), self.metric)
     }
 }
 

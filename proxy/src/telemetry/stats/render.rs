@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use sidemesh_config::bootstrap::{StatsConfig, TagValue};
 
-use super::scope::sanitize;
+use super::scope::{sanitize, without_colons};
 use super::{BUCKETS_MS, HistogramValue, Sample, Value};
 
 /// `/stats`: one `name: value` a line, sorted; histograms as their quantiles.
@@ -70,10 +70,14 @@ pub fn prometheus(samples: &[Sample], config: &StatsConfig, texts: Texts) -> Str
     let shown = |s: &&Sample| texts == Texts::Shown || !matches!(s.value, Value::Text(_));
     for sample in samples.iter().filter(shown) {
         let full = sample.name();
+        let mut scoped = Vec::new();
         let (mut scope_name, mut labels, mut metric, mut code_tag) =
             (sanitize(sample.scope.prefix().trim_end_matches('.')), Vec::new(), sample.metric.clone(), None);
         if config.default_tags {
-            (scope_name, labels) = sample.scope.prometheus();
+            let tags;
+            (scope_name, tags) = sample.scope.prometheus();
+            scoped.extend(tags.into_iter().map(|(tag, value)| (tag, without_colons(value))));
+            labels.extend(scoped.iter().map(|(tag, value)| (*tag, &**value)));
             (metric, code_tag) = split_code(&sample.metric);
         }
         let fixed = config.tags.iter().filter_map(|t| match &t.value {

@@ -104,6 +104,14 @@ impl Scope {
     }
 }
 
+/// Names in statistics hold no colon, as in Envoy.
+pub(super) fn without_colons(name: &str) -> std::borrow::Cow<'_, str> {
+    match name.contains(':') {
+        true => name.replace(':', "_").into(),
+        false => name.into(),
+    }
+}
+
 /// Prometheus metric names hold `[a-zA-Z0-9_:]` alone.
 pub(super) fn sanitize(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()

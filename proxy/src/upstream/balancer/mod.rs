@@ -126,9 +126,13 @@ impl Balancer {
 
     /// The first of the addresses that is a usable host not tried before.
     pub fn wanted(&self, addresses: &[SocketAddr], tried: &[Rc<Host>]) -> Option<Rc<Host>> {
-        if addresses.is_empty() {
-            return None;
-        }
+        let known = addresses.iter().filter_map(|address| self.at_address(address));
+        let usable = |host: &&Rc<Host>| host.state().shown_health() != Health::Unhealthy;
+        known.filter(usable).find(|host| !tried.iter().any(|t| t.address() == host.address())).cloned()
+    }
+
+    /// The host with this address, whatever its health.
+    pub fn at_address(&self, address: &SocketAddr) -> Option<&Rc<Host>> {
         let by_address = self.by_address.get_or_init(|| {
             let hosts = self.members.iter().flat_map(|m| &m.hosts);
             let address = |host: &Rc<Host>| match host.address() {
@@ -137,9 +141,7 @@ impl Balancer {
             };
             hosts.filter_map(address).collect()
         });
-        let known = addresses.iter().filter_map(|address| by_address.get(address));
-        let usable = |host: &&Rc<Host>| host.state().shown_health() != Health::Unhealthy;
-        known.filter(usable).find(|host| !tried.iter().any(|t| t.address() == host.address())).cloned()
+        by_address.get(address)
     }
 
     /// Chooses a host; again, as often as the retry policy allows, while it objects to the one chosen.

@@ -1,13 +1,16 @@
 //! A connected socket with the options of its cluster.
 
 use std::io;
+use std::net::SocketAddr;
 
 use sidemesh_config::resource::cluster::{BindConfig, TcpKeepalive};
 use sidemesh_config::value::Address;
 use socket2::SockRef;
-use tokio::net::{TcpSocket, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
+use super::failed;
 use crate::io::Socket;
+use crate::upstream::error::{AttemptError, system_words};
 
 /// `messages`: what the connection is for, a stream of bytes otherwise.
 pub async fn connect(
@@ -15,28 +18,59 @@ pub async fn connect(
     bind: Option<&BindConfig>,
     keepalive: Option<&TcpKeepalive>,
     messages: bool,
-) -> io::Result<Socket> {
-    let address = match address {
-        Address::Socket(address) => *address,
-        Address::Pipe(path) => return UnixStream::connect(path).await.map(Socket::from),
-        Address::Dns { .. } => {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the host's name has not been resolved"));
+) -> Result<Socket, AttemptError> {
+    match address {
+        Address::Socket(to) => {
+            let socket = prepare(*to, keepalive).map_err(failed)?;
+            if let Some(bind) = bind {
+                take_source(&socket, *to, bind).map_err(|error| AttemptError::Bind(system_words(&error)))?;
+            }
+            let connected = socket.connect(*to).await.and_then(|stream| take_on(stream, messages));
+            connected.map_err(|error| match is_immediate(&error) {
+                true => immediate(&error, address),
+                false => failed(error),
+            })
         }
-    };
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        Address::Pipe(path) => {
+            UnixStream::connect(path).await.map(Socket::from).map_err(|error| immediate(&error, address))
+        }
+        Address::Dns { .. } => {
+            Err(failed(io::Error::new(io::ErrorKind::NotFound, "the host's name has not been resolved")))
+        }
+    }
+}
+
+fn take_on(stream: TcpStream, messages: bool) -> io::Result<Socket> {
+    if messages { Socket::for_messages(stream) } else { Ok(stream.into()) }
+}
+
+/// No packet has left this machine.
+fn is_immediate(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::PermissionDenied)
+}
+
+fn immediate(error: &io::Error, address: &Address) -> AttemptError {
+    AttemptError::Connect(format!("immediate connect error: {}|remote address:{address}", system_words(error)).into())
+}
+
+fn prepare(to: SocketAddr, keepalive: Option<&TcpKeepalive>) -> io::Result<TcpSocket> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_nodelay(true)?;
     if let Some(keepalive) = keepalive {
         keep_alive(&socket, keepalive)?;
     }
-    if let Some(bind) = bind.filter(|b| b.source.is_ipv4() == address.is_ipv4()) {
-        let raw = SockRef::from(&socket);
-        if bind.freebind {
-            if address.is_ipv4() { raw.set_freebind_v4(true)? } else { raw.set_freebind_v6(true)? }
-        }
-        socket.bind(bind.source)?;
+    Ok(socket)
+}
+
+/// Binds to the source address of the destination's family, if there is one.
+fn take_source(socket: &TcpSocket, to: SocketAddr, bind: &BindConfig) -> io::Result<()> {
+    let mut sources = std::iter::once(bind.source).chain(bind.extra);
+    let Some(source) = sources.find(|source| source.is_ipv4() == to.is_ipv4()) else { return Ok(()) };
+    if bind.freebind {
+        let raw = SockRef::from(socket);
+        if to.is_ipv4() { raw.set_freebind_v4(true)? } else { raw.set_freebind_v6(true)? }
     }
-    let stream = socket.connect(address).await?;
-    if messages { Socket::for_messages(stream) } else { Ok(stream.into()) }
+    socket.bind(source)
 }
 
 fn keep_alive(socket: &TcpSocket, config: &TcpKeepalive) -> io::Result<()> {

@@ -228,7 +228,7 @@ impl Probe {
                 Some(connection) => connection,
                 None => {
                     let io = self.dial(Some(Mode::Http2)).await?.io;
-                    h2::client::connect(io, self.settings.h2, self.local.clone()).await.ok()?
+                    h2::client::connect(io, self.settings.h2, self.local.clone(), None).await.ok()?
                 }
             };
             *self.kept.h2.borrow_mut() = Some(connection.clone());

@@ -109,7 +109,7 @@ impl Detector {
         let _ = self.active.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
     }
 
-    /// Charges `outcome` to `host`. `counters` are the calling worker's own.
+    /// Charges `outcome` to `host`. `counters` are the calling worker's own. What was decided comes in the order of its finding.
     pub fn handle(
         &self,
         config: &OutlierDetection,
@@ -117,21 +117,24 @@ impl Detector {
         counters: &HostCounters,
         outcome: Outcome,
         at: At<'_>,
-    ) -> Verdict {
+    ) -> [Verdict; 2] {
+        const NOTHING: [Verdict; 2] = [Verdict::Nothing; 2];
         if config.split_external_local_origin_errors {
             match outcome {
                 Outcome::Success | Outcome::Connected => {
                     local_origin_good(host, counters);
-                    return Verdict::Nothing;
+                    return NOTHING;
                 }
-                Outcome::Failed | Outcome::Timeout => return self.local_origin_bad(config, host, counters, at),
+                Outcome::Failed | Outcome::Timeout => {
+                    return [self.local_origin_bad(config, host, counters, at), Verdict::Nothing];
+                }
                 Outcome::Status(_) => {}
             }
         }
         let status = match outcome {
             Outcome::Status(status) => status,
             Outcome::Success => 200,
-            Outcome::Connected => return Verdict::Nothing,
+            Outcome::Connected => return NOTHING,
             Outcome::Failed => 503,
             Outcome::Timeout => 504,
         };
@@ -142,23 +145,23 @@ impl Detector {
         counters.external_success.inc();
         clear(&host.ejections.consecutive_5xx);
         clear(&host.ejections.consecutive_gateway);
-        Verdict::Nothing
+        NOTHING
     }
 
-    fn bad_status(&self, config: &OutlierDetection, host: &HostState, status: u16, at: At<'_>) -> Verdict {
+    fn bad_status(&self, config: &OutlierDetection, host: &HostState, status: u16, at: At<'_>) -> [Verdict; 2] {
         let record = &host.ejections;
-        let mut verdict = Verdict::Nothing;
+        let mut verdicts = [Verdict::Nothing; 2];
         if matches!(status, 502..=504) {
             if reached(&record.consecutive_gateway, config.consecutive_gateway_failure) {
-                verdict = self.eject(config, host, Cause::ConsecutiveGateway, at);
+                verdicts[0] = self.eject(config, host, Cause::ConsecutiveGateway, at);
             }
         } else {
             clear(&record.consecutive_gateway);
         }
-        if reached(&record.consecutive_5xx, config.consecutive_5xx) && !matches!(verdict, Verdict::Ejected(_)) {
-            verdict = self.eject(config, host, Cause::Consecutive5xx, at);
+        if reached(&record.consecutive_5xx, config.consecutive_5xx) && !matches!(verdicts[0], Verdict::Ejected(_)) {
+            verdicts[1] = self.eject(config, host, Cause::Consecutive5xx, at);
         }
-        verdict
+        verdicts
     }
 
     fn local_origin_bad(

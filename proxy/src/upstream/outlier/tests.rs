@@ -34,7 +34,8 @@ impl World {
     }
 
     fn charge(&self, config: &OutlierDetection, host: usize, outcome: Outcome) -> Verdict {
-        self.detector.handle(config, &self.hosts[host], &self.counters[host], outcome, self.at())
+        let found = self.detector.handle(config, &self.hosts[host], &self.counters[host], outcome, self.at());
+        if found[1] == Verdict::Nothing { found[0] } else { found[1] }
     }
 
     fn times(&self, config: &OutlierDetection, host: usize, outcome: Outcome, n: usize) -> Verdict {

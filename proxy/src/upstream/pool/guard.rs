@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use super::{Limits, Pool};
+use super::{Exchange, Limits, Pool};
 use crate::codec::Protocol;
 use crate::upstream::breaker::Permit;
 use crate::upstream::cluster::Cluster;
@@ -26,6 +26,8 @@ pub struct ConnectionGuard {
     exchanges: Cell<u32>,
     /// Tells TCP sessions that their host has failed.
     failure: Option<Rc<Notify>>,
+    /// A TCP session counts as one request.
+    session: Option<Exchange>,
 }
 
 /// What a new guard is made of.
@@ -55,12 +57,25 @@ impl ConnectionGuard {
         }
         let pool = pool.map_or_else(Weak::new, Rc::downgrade);
         let (by_peer, exchanges) = (Cell::new(false), Cell::new(0));
-        ConnectionGuard { _permit: permit, host, cluster, facts, opened: at, pool, by_peer, exchanges, failure: None }
+        ConnectionGuard {
+            _permit: permit,
+            host,
+            cluster,
+            facts,
+            opened: at,
+            pool,
+            by_peer,
+            exchanges,
+            failure: None,
+            session: None,
+        }
     }
 
     /// The guard of a TCP session, which ends when `failure` is notified.
-    pub(in crate::upstream) fn of_session(opened: Opened, failure: Rc<Notify>) -> Self {
+    pub(in crate::upstream) fn of_session(opened: Opened, session: Exchange, failure: Rc<Notify>) -> Self {
         let mut guard = ConnectionGuard::new(opened, None);
+        guard.exchange(1);
+        guard.session = Some(session);
         guard.failure = Some(failure);
         guard
     }

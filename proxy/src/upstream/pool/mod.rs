@@ -150,6 +150,10 @@ pub struct Pool {
     /// Connections, also those being dialled.
     live: Cell<usize>,
     dialling: Cell<bool>,
+    /// Connections being dialled, and about to be.
+    connecting: Cell<usize>,
+    /// Requests without a connection.
+    pending: Cell<usize>,
     closed: Cell<bool>,
 }
 
@@ -171,6 +175,8 @@ impl Pool {
             waiters: RefCell::default(),
             live: Cell::new(0),
             dialling: Cell::new(false),
+            connecting: Cell::new(0),
+            pending: Cell::new(0),
             closed: Cell::new(false),
         }
     }
@@ -179,9 +185,25 @@ impl Pool {
         self.live.get()
     }
 
-    /// Connections that are not idle.
-    pub(super) fn busy(&self) -> usize {
-        self.live.get().saturating_sub(self.idle.borrow().len())
+    /// Whether more connections are wanted for requests that are waiting, under way and, by `ratio`, to come (the formula is
+    /// Envoy's), when `planned` are about to be made.
+    pub(super) fn wants_more(&self, ratio: f64, planned: usize) -> bool {
+        let spare = self.idle.borrow().len() + self.connecting.get();
+        let active = self.live.get().saturating_sub(spare);
+        (self.pending.get() + active) as f64 * ratio > (spare + planned + active) as f64
+    }
+
+    /// Counts a request without a connection, until it has one.
+    pub(super) fn count_pending(&self) -> NoLonger<'_> {
+        self.pending.set(self.pending.get() + 1);
+        NoLonger(&self.pending)
+    }
+
+    /// Counts a connection that a task is about to dial, until it does.
+    pub(super) fn count_planned(self: &Rc<Self>) -> Planned {
+        self.connecting.set(self.connecting.get() + 1);
+        self.live.set(self.live.get() + 1);
+        Planned(self.clone())
     }
 
     pub(super) fn is_dialling(&self) -> bool {
@@ -283,6 +305,25 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// Takes one off a count when dropped.
+pub(super) struct NoLonger<'a>(&'a Cell<usize>);
+
+impl Drop for NoLonger<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// A connection that is about to be dialled.
+pub(super) struct Planned(Rc<Pool>);
+
+impl Drop for Planned {
+    fn drop(&mut self) {
+        self.0.connecting.set(self.0.connecting.get() - 1);
+        self.0.live.set(self.0.live.get() - 1);
+    }
+}
+
 /// Says that a connection is being dialled; when dropped without one, the next in line may try.
 pub(super) struct Dialling<'a> {
     pool: &'a Pool,
@@ -294,6 +335,7 @@ pub(super) struct Dialling<'a> {
 impl<'a> Dialling<'a> {
     pub(super) fn new(pool: &'a Pool, host: Rc<Host>, exclusive: bool) -> Self {
         pool.live.set(pool.live.get() + 1);
+        pool.connecting.set(pool.connecting.get() + 1);
         host.counters().cx_dialling.inc();
         if exclusive {
             pool.dialling.set(true);
@@ -316,6 +358,7 @@ impl Dialling<'_> {
 impl Drop for Dialling<'_> {
     fn drop(&mut self) {
         self.pool.live.set(self.pool.live.get() - 1);
+        self.pool.connecting.set(self.pool.connecting.get() - 1);
         self.host.counters().cx_dialling.dec();
         if self.exclusive {
             self.pool.dialling.set(false);

@@ -83,6 +83,7 @@ impl World {
             stats::Value::Gauge(n) => n,
             stats::Value::Text(_) => 0,
             stats::Value::Histogram(h) => h.count() as i64,
+            stats::Value::Text(_) => 0,
         }
     }
 }

@@ -19,7 +19,7 @@ pub(in crate::resource) use parse::tcp_keepalive;
 pub(in crate::resource) use protocol::{common_options, header_case, http2_options};
 
 use crate::matcher::string::StringMatcher;
-use crate::resource::endpoint::{Endpoint, LoadAssignment};
+use crate::resource::endpoint::{Endpoint, HealthStatus, LoadAssignment};
 use crate::resource::tls::UpstreamTransport;
 use crate::value::{ConfigSource, Fraction, Metadata, Name};
 
@@ -178,6 +178,8 @@ pub struct LbCommon {
     pub close_connections_on_host_set_change: bool,
     /// Changes of health and weights that follow one another within it reach the workers together; default 1 s, zero: each at once.
     pub update_merge_window: Duration,
+    /// Of what health a host may be that a request names itself; default unknown, healthy and degraded.
+    pub override_host_status: Vec<HealthStatus>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -442,6 +444,8 @@ pub struct TransportMatch {
 #[derive(Debug, Clone, PartialEq)]
 pub struct BindConfig {
     pub source: std::net::SocketAddr,
+    /// Of the other address family.
+    pub extra: Option<std::net::SocketAddr>,
     pub freebind: bool,
 }
 

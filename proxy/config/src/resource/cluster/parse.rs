@@ -202,18 +202,52 @@ fn thresholds(t: &pb::circuit_breakers::Thresholds) -> Result<Thresholds, Reject
 fn bind_config(bind: &core::BindConfig) -> Result<Option<BindConfig>, Rejection> {
     for (set, field) in [
         (!bind.socket_options.is_empty(), "socket_options"),
-        (!bind.extra_source_addresses.is_empty(), "extra_source_addresses"),
         (!bind.additional_source_addresses.is_empty(), "additional_source_addresses"),
         (bind.local_address_selector.is_some(), "local_address_selector"),
     ] {
         if set {
-            return Err(Rejection::unsupported(field, "give one source_address"));
+            return Err(Rejection::unsupported(
+                field,
+                "give source_address, and one of the other family in extra_source_addresses",
+            ));
         }
     }
-    let Some(source) = &bind.source_address else { return Ok(None) };
-    match wire::socket_address(source, "source_address")? {
-        Address::Socket(source) => Ok(Some(BindConfig { source, freebind: wire::flag(&bind.freebind, false) })),
-        other => Err(Rejection::invalid("source_address.address", format!("`{other}` is no IP address"))),
+    let Some(source) = &bind.source_address else {
+        return match bind.extra_source_addresses.is_empty() {
+            true => Ok(None),
+            false => Err(Rejection::invalid("extra_source_addresses", "there is no source_address to add to")),
+        };
+    };
+    let source = source_address(source, "source_address")?;
+    let extra = match &bind.extra_source_addresses[..] {
+        [] => None,
+        [one] => {
+            let address = one
+                .address
+                .as_ref()
+                .ok_or_else(|| Rejection::invalid("extra_source_addresses[0].address", "required"))?;
+            Some(source_address(address, "extra_source_addresses[0].address")?)
+        }
+        _ => {
+            return Err(Rejection::invalid(
+                "extra_source_addresses",
+                "more than one: give one for each address family",
+            ));
+        }
+    };
+    if extra.is_some_and(|extra| extra.is_ipv4() == source.is_ipv4()) {
+        return Err(Rejection::invalid(
+            "extra_source_addresses",
+            "two addresses of one family: the second is never used",
+        ));
+    }
+    Ok(Some(BindConfig { source, extra, freebind: wire::flag(&bind.freebind, false) }))
+}
+
+fn source_address(address: &core::SocketAddress, field: &'static str) -> Result<std::net::SocketAddr, Rejection> {
+    match wire::socket_address(address, field)? {
+        Address::Socket(address) => Ok(address),
+        other => Err(Rejection::invalid(field, format!("`{other}` is no IP address"))),
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     SubsetFallback, SubsetSelector, SubsetSelectorFallback,
 };
 use crate::rejection::{Rejection, Within};
+use crate::resource::endpoint::{HealthStatus, health_status};
 use crate::value::{Fraction, Name, name};
 use crate::wire;
 
@@ -217,6 +218,13 @@ fn common(config: Option<&old::CommonLbConfig>) -> Result<LbCommon, Rejection> {
         ignore_new_hosts_until_first_health_check: c.ignore_new_hosts_until_first_hc,
         close_connections_on_host_set_change: c.close_connections_on_host_set_change,
         update_merge_window: wire::duration_or(&c.update_merge_window, "update_merge_window", DEFAULT_MERGE_WINDOW)?,
+        override_host_status: match &c.override_host_status {
+            None => vec![HealthStatus::Unknown, HealthStatus::Healthy, HealthStatus::Degraded],
+            Some(set) => {
+                let statuses = set.statuses.iter();
+                statuses.map(|s| health_status(*s, "override_host_status.statuses")).collect::<Result<_, _>>()?
+            }
+        },
     })
 }
 

@@ -18,6 +18,7 @@ pub mod rbac;
 pub mod router;
 pub mod set_filter_state;
 pub mod set_metadata;
+pub mod stateful_session;
 #[cfg(test)]
 mod tests;
 
@@ -61,6 +62,7 @@ pub enum HttpFilterKind {
     Rbac(Arc<rbac::RbacFilter>),
     SetFilterState(Arc<set_filter_state::SetFilterState>),
     SetMetadata(Arc<set_metadata::SetMetadata>),
+    StatefulSession(Arc<stateful_session::StatefulSession>),
     OnDemand,
     /// ECDS: the configuration arrives under this name.
     Discovered {
@@ -96,6 +98,7 @@ impl HttpFilterKind {
             HttpFilterKind::Rbac(_) => "rbac.v3.RBAC",
             HttpFilterKind::SetFilterState(_) => "set_filter_state.v3.Config",
             HttpFilterKind::SetMetadata(_) => "set_metadata.v3.Config",
+            HttpFilterKind::StatefulSession(_) => "stateful_session.v3.StatefulSession",
             HttpFilterKind::OnDemand => "on_demand.v3.OnDemand",
             HttpFilterKind::Discovered { .. } => "",
         }
@@ -147,6 +150,7 @@ pub enum FilterOverride {
     JwtAuthn(jwt_authn::JwtOverride),
     LocalRateLimit(Arc<rate_limit::LocalRateLimit>),
     RateLimit(rate_limit::RateLimitOverride),
+    StatefulSession(Arc<stateful_session::StatefulSession>),
     /// `None` rules: no authorization on this route.
     Rbac(Option<Arc<rbac::RbacFilter>>),
 }

@@ -12,7 +12,7 @@ use sidemesh_proto::{google, type_url};
 use super::{
     FilterOverride, FilterOverrides, GrpcStats, HttpFilter, HttpFilterKind, buffer, compressor, cors, csrf, ext_authz,
     fault, header_mutation, header_to_metadata, health_check, jwt_authn, rate_limit, rbac, router, set_filter_state,
-    set_metadata,
+    set_metadata, stateful_session,
 };
 use crate::rejection::{Rejection, Within};
 use crate::value::{Name, name};
@@ -118,6 +118,9 @@ const FILTERS: &[(&str, Parse)] = &[
     }),
     ("envoy.extensions.filters.http.set_metadata.v3.Config", |any| {
         Ok(HttpFilterKind::SetMetadata(Arc::new(set_metadata::parse(&wire::unpack(any, "")?)?)))
+    }),
+    ("envoy.extensions.filters.http.stateful_session.v3.StatefulSession", |any| {
+        Ok(HttpFilterKind::StatefulSession(Arc::new(stateful_session::parse(&wire::unpack(any, "")?)?)))
     }),
     ("envoy.extensions.filters.http.on_demand.v3.OnDemand", |any| {
         on_demand(&wire::unpack(any, "")?).map(|()| HttpFilterKind::OnDemand)
@@ -235,6 +238,9 @@ fn one_override(any: &google::Any) -> Result<Option<FilterOverride>, Rejection> 
         }
         "envoy.extensions.filters.http.rbac.v3.RBACPerRoute" => {
             FilterOverride::Rbac(rbac::parse_override(&wire::unpack(any, "")?)?.map(Arc::new))
+        }
+        "envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute" => {
+            stateful_session::parse_override(&wire::unpack(any, "")?)?
         }
         _ => return Ok(None),
     }))

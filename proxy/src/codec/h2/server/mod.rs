@@ -15,13 +15,14 @@ use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
 
 use super::Settings as Http2;
+use super::event::Event;
 use super::head::Head;
 use super::keepalive::Pinger;
 use super::link::{Driver, StreamRef};
 use super::session::Role;
 use super::streams::Cause;
 use crate::clock::Sleep;
-use crate::codec::handler::Handler;
+use crate::codec::handler::{Ending, Handler};
 use crate::codec::linger::linger;
 use crate::codec::{Closed, Drain, Local};
 use crate::io::Io;
@@ -99,9 +100,14 @@ async fn run<H: Handler>(serving: &mut Serving<'_>, handler: &H) -> Closed {
         let ended = loop {
             let moved = serving.driver.poll_read(cx).is_ready();
             let malformed = serving.driver.link().session().take_malformed();
-            for _ in 0..malformed {
+            let broken = !malformed.is_empty();
+            for malformed in malformed {
                 // Nothing is sent: it is for the record.
-                drop(handler.reject(stream::MALFORMED));
+                drop(handler.reject(stream::malformed(malformed)));
+            }
+            if let Some(how) = serving.ending() {
+                serving.interrupted |= broken || !streams.is_empty();
+                handler.ends(how);
             }
             while let Some((head, stream, index)) = serving.next_stream() {
                 streams.push(stream::run(shared.clone(), handler, head, stream, index));
@@ -118,7 +124,11 @@ async fn run<H: Handler>(serving: &mut Serving<'_>, handler: &H) -> Closed {
                 break ended;
             }
         };
-        serving.driver.link().session().end_turn(cx);
+        let mut session = serving.driver.link().session();
+        session.end_turn(cx);
+        let events = session.take_events();
+        drop(session);
+        events.into_iter().for_each(|events| handler.happened(&events));
         ended.map_or(Poll::Pending, Poll::Ready)
     })
     .await
@@ -142,6 +152,8 @@ struct Serving<'a> {
     /// Since the last stream ended: `idle_timeout`, or `drain_timeout` once GOAWAY was sent.
     idle: Option<Sleep>,
     accepted: u64,
+    /// It ended while streams were open, or with what was to be one.
+    interrupted: bool,
     /// GOAWAY was sent, for this.
     leaving: Option<Closed>,
     /// A time limit that ends the connection as it is.
@@ -154,7 +166,7 @@ impl<'a> Serving<'a> {
         let preface = Some(shared.local.timers.after(PREFACE_TIMEOUT));
         let expires = shared.settings.max_connection_duration.map(|limit| shared.local.timers.after(limit));
         let (idle, leaving, cut) = (None, None, None);
-        Self { driver, shared, drain, pinger, preface, expires, idle, accepted: 0, leaving, cut }
+        Self { driver, shared, drain, pinger, preface, expires, idle, accepted: 0, interrupted: false, leaving, cut }
     }
 
     /// A stream that the client has opened, and how many were before it.
@@ -186,6 +198,7 @@ impl<'a> Serving<'a> {
         if let Some(pinger) = &mut self.pinger
             && pinger.poll_dead(&mut self.driver.link().session(), cx).is_ready()
         {
+            self.driver.link().session().note(Event::KeepaliveTimeout);
             self.cut = Some(Closed::Timeout("the keepalive timeout"));
         }
         self.look_at_drain(cx, quiet);
@@ -196,6 +209,13 @@ impl<'a> Serving<'a> {
         }
     }
 
+    /// How the connection has ended before its streams.
+    fn ending(&self) -> Option<Ending> {
+        let session = self.driver.link().session();
+        session.ended()?;
+        Some(session.fault().map_or(Ending::Peer, |fault| Ending::Fault(fault.code_details())))
+    }
+
     /// Whether all is over, and why.
     fn end(&mut self, written: bool, quiet: bool) -> Option<Closed> {
         if self.cut.is_some() {
@@ -204,9 +224,10 @@ impl<'a> Serving<'a> {
         let session = self.driver.link().session();
         let finished = session.is_finished() && quiet && written;
         let why = match (session.fault(), session.ended()) {
-            (Some(fault), _) => Closed::Protocol(fault.reason),
+            (Some(fault), _) => Closed::Protocol { reason: fault.reason, in_request: self.interrupted },
             (None, Some(Cause::Io(kind))) => Closed::Io(kind),
-            (None, Some(_)) => Closed::ByPeer,
+            (None, Some(_)) if !self.interrupted => Closed::ByPeer,
+            (None, Some(_)) => Closed::ByPeerInRequest,
             (None, None) if finished => Closed::ByPeer,
             (None, None) => return None,
         };
@@ -271,6 +292,7 @@ impl<'a> Serving<'a> {
             }
             self.idle = None;
             if self.leaving.is_some() {
+                self.driver.link().session().leave_now();
                 self.cut = self.leaving.take();
                 return;
             }

@@ -12,7 +12,7 @@ use crate::codec::Protocol;
 use crate::codec::body::{Body, Error};
 use crate::codec::h1::tokens;
 use crate::codec::h2::body_error;
-use crate::codec::h2::head::Head;
+use crate::codec::h2::head::{Head, Malformed};
 use crate::codec::h2::link::StreamRef;
 use crate::codec::h2::reason::Reason;
 use crate::codec::h2::recv::RecvBody;
@@ -43,7 +43,7 @@ pub(super) async fn run<H: Handler>(shared: Rc<Shared>, handler: &H, head: Box<H
         Err(refusal) => {
             let response = handler.reject(rejection(refusal));
             // Envoy resets what exceeds its limits or breaks HTTP/2's rules.
-            let response = (refusal == Refusal::Target).then_some(response);
+            let response = matches!(refusal, Refusal::Target | Refusal::Fragment).then_some(response);
             if response.is_none() {
                 let too_large = refusal == Refusal::TooLarge;
                 reset(&stream, if too_large { Reason::INTERNAL_ERROR } else { Reason::PROTOCOL_ERROR });
@@ -61,15 +61,20 @@ fn reset(stream: &StreamRef, reason: Reason) {
 }
 
 /// A request that is none, as it is recorded.
-pub(super) const MALFORMED: Rejection = Rejection {
-    status: StatusCode::BAD_REQUEST,
-    details: "http2.invalid.header.field",
-    body: "",
-    protocol: Protocol::Http2,
-    in_request: false,
-    silent: true,
-    head_bytes: 0,
-};
+pub(super) fn malformed(what: Malformed) -> Rejection {
+    Rejection {
+        status: StatusCode::BAD_REQUEST,
+        details: match what {
+            Malformed::Field => "http2.invalid.header.field",
+            Malformed::Message => "http2.violation.of.messaging.rule",
+        },
+        body: "",
+        protocol: Protocol::Http2,
+        in_request: false,
+        silent: true,
+        head_bytes: 0,
+    }
+}
 
 fn rejection(refusal: Refusal) -> Rejection {
     let (status, details, body) = match refusal {
@@ -77,16 +82,10 @@ fn rejection(refusal: Refusal) -> Rejection {
         Refusal::NoHost => (StatusCode::BAD_REQUEST, "missing_host_header", ""),
         Refusal::Host => (StatusCode::BAD_REQUEST, "http2.invalid_authority", ""),
         Refusal::Target => (StatusCode::BAD_REQUEST, "absolute_path_rejected", ""),
+        Refusal::Fragment => (StatusCode::BAD_REQUEST, "path_normalization_failed", ""),
     };
-    Rejection {
-        status,
-        details,
-        body,
-        protocol: Protocol::Http2,
-        in_request: false,
-        silent: refusal != Refusal::Target,
-        head_bytes: 0,
-    }
+    let answered = matches!(refusal, Refusal::Target | Refusal::Fragment);
+    Rejection { status, details, body, protocol: Protocol::Http2, in_request: false, silent: !answered, head_bytes: 0 }
 }
 
 /// What the handler gets, and whether it is asked for a head alone.
@@ -168,7 +167,8 @@ async fn send(shared: &Shared, response: Response<Body>, stream: StreamRef, bodi
     let failure = pump(shared, &mut upload).await;
     match failure {
         Ok(()) => {}
-        Err(Failure::Body(error)) => upload.reset(error.reason()),
+        // Whatever breaks an answer off, it is none of the client's doing.
+        Err(Failure::Body(_)) => upload.reset(Reason::INTERNAL_ERROR),
         Err(Failure::Peer(error)) => {
             let reason = error.reason();
             upload.body_mut().fail(error);

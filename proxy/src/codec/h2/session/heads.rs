@@ -1,8 +1,9 @@
 //! A header block is complete: a request, a response, interim responses, trailers.
 use super::receive::Wrong;
 use super::{Role, Session};
+use crate::codec::h2::event::Event;
 use crate::codec::h2::flood::Fault;
-use crate::codec::h2::head::Head;
+use crate::codec::h2::head::{Head, Malformed};
 use crate::codec::h2::reason::Reason;
 use crate::codec::h2::streams::{Half, Key, Past, Stream};
 
@@ -64,15 +65,18 @@ impl Session {
         }
         self.last_peer = id;
         if self.streams.open() >= self.settings.max_concurrent_streams as usize {
+            self.note(Event::Refused);
             return Err(Wrong::Stream(id, Reason::REFUSED_STREAM));
         }
-        if head.finish_request(self.settings.allow_connect).is_err() {
-            self.malformed = self.malformed.saturating_add(1);
+        let mut finished = head.finish_request(self.settings.allow_connect);
+        if finished.is_ok() && ends && head.length.is_some_and(|length| length > 0) {
+            finished = Err(Malformed::Message);
+        }
+        if let Err(malformed) = finished {
+            self.malformed.push(malformed);
             return Err(Wrong::Message(id));
         }
-        if ends && head.length.is_some_and(|length| length > 0) {
-            return Err(Wrong::Stream(id, Reason::PROTOCOL_ERROR));
-        }
+        self.note_size(&head);
         let mut stream = Stream::new(id, self.peer.initial_window, self.settings.initial_stream_window);
         stream.receiving = if ends { Half::Ended } else { Half::Body };
         stream.left = head.length;
@@ -81,7 +85,17 @@ impl Session {
         Ok(())
     }
 
+    /// Counts a head that is over a limit.
+    fn note_size(&mut self, head: &Head) {
+        match head.too_large {
+            true if head.bytes > self.settings.max_head_bytes as usize => self.note(Event::ListTooLarge),
+            true => self.note(Event::HeaderOverflow),
+            false => {}
+        }
+    }
+
     fn receive_response(&mut self, key: Key, ends: bool, mut head: Box<Head>) -> Result<(), Wrong> {
+        self.note_size(&head);
         let stream = self.streams.get(key);
         let malformed = Wrong::Message(stream.id);
         let status = head.finish_response().map_err(|_| malformed)?;
@@ -110,6 +124,9 @@ impl Session {
     }
 
     fn receive_trailers(&mut self, key: Key, ends: bool, mut head: Box<Head>) -> Result<(), Wrong> {
+        if self.role == Role::Server {
+            self.note(Event::Trailers);
+        }
         let stream = self.streams.get(key);
         if !ends || head.finish_trailers().is_err() {
             return Err(Wrong::Message(stream.id));

@@ -17,9 +17,10 @@ use std::task::{Context, Waker};
 use bytes::BytesMut;
 
 use super::Settings;
+use super::event::{Event, Events};
 use super::flood::{Fault, Tally};
 use super::frame;
-use super::head::{Head, Limits};
+use super::head::{Head, Limits, Malformed};
 use super::hpack::{Decoder, Encoder};
 use super::output::{Frames, Output};
 use super::reason::Reason;
@@ -62,7 +63,9 @@ pub(super) struct Session {
     /// Streams that the client reset before they were accepted, in this turn.
     early_resets: usize,
     /// Requests that were none, since the last look.
-    malformed: u32,
+    malformed: Vec<Malformed>,
+    /// What has happened since the last look, if anything.
+    events: Option<Box<Events>>,
     /// The peer's highest stream.
     last_peer: u32,
     /// The next stream of ours.
@@ -146,7 +149,8 @@ impl Session {
             line: Line::default(),
             accepted: VecDeque::new(),
             early_resets: 0,
-            malformed: 0,
+            malformed: Vec::new(),
+            events: None,
             last_peer: 0,
             next_id: 1,
             tally: Tally::new(settings.floods),
@@ -216,9 +220,20 @@ impl Session {
         }
     }
 
-    /// How many requests were none, for the record of who serves them.
-    pub(super) fn take_malformed(&mut self) -> u32 {
+    /// Requests that were none, for the record of who serves them.
+    pub(super) fn take_malformed(&mut self) -> Vec<Malformed> {
         std::mem::take(&mut self.malformed)
+    }
+
+    /// What has happened since the last look.
+    pub(super) fn take_events(&mut self) -> Option<Box<Events>> {
+        self.events.take()
+    }
+
+    /// Something to be counted has happened.
+    #[cold]
+    pub(super) fn note(&mut self, event: Event) {
+        self.events.get_or_insert_default().note(event);
     }
 
     /// Streams that are not over.
@@ -259,6 +274,7 @@ impl Session {
     pub(super) fn leave_now(&mut self) {
         if self.leaving != Leaving::Final && self.ended.is_none() {
             self.leaving = Leaving::Final;
+            self.note(Event::GoawaySent);
             let last = self.last_peer;
             self.put(PLAIN, |out| frame::put_goaway(last, Reason::NO_ERROR, out));
         }
@@ -281,6 +297,7 @@ impl Session {
             return;
         }
         tracing::debug!(reason = %fault.reason, details = fault.details, "HTTP/2 connection error");
+        fault.event.into_iter().for_each(|event| self.note(event));
         if !fault.silent {
             let last = self.last_peer;
             self.put(PLAIN, |out| frame::put_goaway(last, fault.reason, out));

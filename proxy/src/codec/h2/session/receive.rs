@@ -4,6 +4,7 @@ use std::time::Instant;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{Block, CONTROL, GOODBYE, Leaving, PLAIN, Payload, Reading, Role, Session};
+use crate::codec::h2::event::Event;
 use crate::codec::h2::flood::Fault;
 use crate::codec::h2::frame::{self, HEAD_BYTES, Header, MAX_31_BITS, MAX_PAYLOAD, PREFACE, flag, kind};
 use crate::codec::h2::reason::Reason;
@@ -105,8 +106,12 @@ impl Session {
         match done {
             Ok(()) => Ok(()),
             Err(Wrong::Connection(fault)) => Err(fault),
-            Err(Wrong::Message(_)) if !self.settings.stream_errors => Err(Fault::message()),
+            Err(Wrong::Message(_)) if !self.settings.stream_errors => {
+                self.note(Event::MalformedMessage);
+                Err(Fault::message())
+            }
             Err(Wrong::Message(id)) => {
+                self.note(Event::MalformedMessage);
                 self.refuse(id, Reason::PROTOCOL_ERROR);
                 Ok(())
             }
@@ -119,6 +124,7 @@ impl Session {
 
     /// Resets a stream for what the peer did.
     fn refuse(&mut self, id: u32, reason: Reason) {
+        self.note(Event::ResetSent);
         self.put(CONTROL, |out| frame::put_reset(id, reason, out));
         match self.streams.find(id) {
             Some(key) => self.fail_stream(key, Cause::Protocol, Past::ResetHere),
@@ -325,6 +331,7 @@ impl Session {
             self.tally.handle_reset(now)?;
         }
         if let Some(key) = self.streams.find(header.stream) {
+            self.note(Event::ResetReceived);
             self.fail_stream(key, Cause::Reset(reason), Past::Ended);
         }
         Ok(())
@@ -339,6 +346,7 @@ impl Session {
             self.put(CONTROL, |out| frame::put_ping(flag::ACK, payload, out));
         } else if payload == GOODBYE && self.leaving == Leaving::Announced {
             self.leaving = Leaving::Final;
+            self.note(Event::GoawaySent);
             let last = self.last_peer;
             self.put(PLAIN, |out| frame::put_goaway(last, Reason::NO_ERROR, out));
         } else if self.ping == Some(payload) {

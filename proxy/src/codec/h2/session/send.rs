@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 
 use super::{CONTROL, PLAIN, Role, Session};
+use crate::codec::h2::event::Event;
 use crate::codec::h2::frame::{self, MAX_31_BITS, MAX_PAYLOAD, flag};
 use crate::codec::h2::hpack::Encoder;
 use crate::codec::h2::reason::Reason;
@@ -210,6 +211,7 @@ impl Session {
             return;
         }
         let id = stream.id;
+        self.note(Event::ResetSent);
         let frames = if self.role == Role::Server { CONTROL } else { PLAIN };
         self.put(frames, |out| frame::put_reset(id, reason, out));
         self.fail_stream(key, Cause::Canceled, Past::ResetHere);
