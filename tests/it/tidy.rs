@@ -80,7 +80,7 @@ fn the_crates_depend_one_way() {
 }
 
 #[test]
-fn unsafe_code_is_in_one_module() {
+fn unsafe_code_is_in_two_modules() {
     let read = |path: &str| std::fs::read_to_string(sidemesh_tests::source::root().join(path)).expect("source");
     for root in ["proto/src/lib.rs", "proxy/config/src/lib.rs", "control-plane/src/lib.rs", "examples/src/lib.rs"] {
         assert!(read(root).contains("#![forbid(unsafe_code)]"), "{root} lacks #![forbid(unsafe_code)]");
@@ -91,9 +91,12 @@ fn unsafe_code_is_in_one_module() {
         .filter(|f| f.production().contains("allow(unsafe_code)"))
         .map(|f| f.path.clone())
         .collect();
+    let may = |path: &std::path::PathBuf| {
+        ["proxy/src/app/text.rs", "proxy/src/io/ring/kernel.rs"].iter().any(|m| path.ends_with(m))
+    };
     assert!(
-        matches!(allowing.as_slice(), [one] if one.ends_with("proxy/src/app/text.rs")),
-        "unsafe code may be in app/text.rs alone: {allowing:?}"
+        allowing.len() == 2 && allowing.iter().all(may),
+        "unsafe code may be in app/text.rs and io/ring/kernel.rs alone: {allowing:?}"
     );
 }
 

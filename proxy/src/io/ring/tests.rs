@@ -42,7 +42,7 @@ async fn joined<T: Send + 'static>(thread: JoinHandle<T>) -> T {
 }
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i * 31 >> 3) as u8).collect()
+    (0..len).map(|i| ((i * 31) >> 3) as u8).collect()
 }
 
 #[test]

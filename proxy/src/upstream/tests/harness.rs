@@ -83,7 +83,6 @@ impl World {
             stats::Value::Gauge(n) => n,
             stats::Value::Text(_) => 0,
             stats::Value::Histogram(h) => h.count() as i64,
-            stats::Value::Text(_) => 0,
         }
     }
 }
