@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use super::chain::Chain;
 use super::detect::{self, Detected};
 use super::listener::{Listener, Version};
+use super::log::{Unserved, log_connection};
 use super::original_dst::original_destination;
 use super::proxy_protocol::{self, Parsed};
 use super::stats::{ListenerStats, ProxyProtocolStats};
@@ -244,33 +245,6 @@ async fn secure(
             log_connection(&listener.worker, &Rc::new(info), Some(Unserved::Handshake(&error)));
             None
         }
-    }
-}
-
-/// Why a connection was not served.
-enum Unserved<'a> {
-    /// No chain took it, for this reason.
-    Unrouted(&'static str),
-    Handshake(&'a crate::tls::Error),
-}
-
-/// The listener's own access logs: one line per connection.
-fn log_connection(worker: &crate::worker::Worker, info: &Rc<ConnectionInfo>, unserved: Option<Unserved<'_>>) {
-    use crate::telemetry::flags::ResponseFlags;
-    use crate::telemetry::stream_info::{LogContext, StreamInfo};
-    if !info.listener.access_logs.is_empty() {
-        let mut stream = StreamInfo::new(info.clone(), None, info.start, info.start_time);
-        match unserved {
-            Some(Unserved::Unrouted(details)) => {
-                stream.flags = ResponseFlags::NO_ROUTE_FOUND;
-                stream.details = details.into();
-            }
-            Some(Unserved::Handshake(error)) => stream.transport_failure = Some(error.to_string().into()),
-            None => {}
-        }
-        let context = LogContext::of(&stream, worker.local.clock.now());
-        let random = worker.local.random.next_u64();
-        worker.log.log(&info.listener.access_logs, &context, &worker.config().runtime, random);
     }
 }
 

@@ -8,6 +8,7 @@ mod accept;
 mod chain;
 pub mod detect;
 mod listener;
+mod log;
 mod original_dst;
 pub mod proxy_protocol;
 mod sockets;
