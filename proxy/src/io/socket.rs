@@ -6,7 +6,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
@@ -95,7 +94,12 @@ impl Socket {
 
     /// See [`super::Io::reset_on_close`].
     pub fn reset_on_close(&self) {
-        if let Some(Err(error)) = self.with_tcp(|socket| socket.set_linger(Some(Duration::ZERO))) {
+        let set = match &self.raw {
+            Raw::Tcp(stream) => stream.set_zero_linger(),
+            Raw::Ring(stream) => stream.reset_on_close(),
+            Raw::Unix(_) => Ok(()),
+        };
+        if let Err(error) = set {
             tracing::debug!(%error, "setting SO_LINGER failed: the connection ends in an orderly way instead of by a reset");
         }
     }

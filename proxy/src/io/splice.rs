@@ -12,8 +12,10 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// What a pipe is asked to hold; the system may grant less.
-const PIPE_BYTES: usize = 512 * 1024;
+/// What a pipe is asked to hold; the system may grant less. A receiver that stalls keeps so much in the kernel.
+const PIPE_BYTES: i32 = 256 * 1024;
+/// A smaller pipe is not worth it.
+const LEAST_BYTES: i32 = 64 * 1024;
 /// Empty pipes that a worker keeps.
 const KEPT: usize = 16;
 
@@ -35,7 +37,7 @@ impl Pipes {
     /// An empty pipe.
     ///
     /// # Errors
-    /// When the process has no file descriptors left.
+    /// When the process has no file descriptors left, or its user's pipes hold as much as they may.
     pub fn take(&self) -> io::Result<Pipe> {
         match self.free.borrow_mut().pop() {
             Some(pipe) => Ok(pipe),
@@ -55,9 +57,11 @@ impl Pipes {
 impl Pipe {
     fn new() -> io::Result<Self> {
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
-        // Refused where the user's pipes hold much already: then it stays at 64 KiB.
-        if let Err(error) = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32)) {
-            tracing::trace!(%error, "a pipe stays small");
+        // Refused where the user's pipes hold much already: it stays as it is then, which may be two pages.
+        let size =
+            fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).or_else(|_| fcntl(&writer, FcntlArg::F_GETPIPE_SZ))?;
+        if size < LEAST_BYTES {
+            return Err(io::ErrorKind::QuotaExceeded.into());
         }
         Ok(Self { reader, writer, held: 0 })
     }
@@ -71,7 +75,7 @@ impl Pipe {
     pub fn poll_fill(&mut self, from: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         loop {
             ready!(from.poll_read_ready(cx))?;
-            match from.try_io(Interest::READABLE, || move_bytes(from, &self.writer, PIPE_BYTES)) {
+            match from.try_io(Interest::READABLE, || move_bytes(from, &self.writer, PIPE_BYTES as usize)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(n) => {

@@ -40,6 +40,9 @@ pub(super) struct Copied {
     pub(super) host_last: Cell<bool>,
 }
 
+/// A direction that has moved so much lets others have their turn.
+const TURN_BYTES: usize = 1024 * 1024;
+
 /// One direction.
 struct Half {
     buffer: Option<BytesMut>,
@@ -79,6 +82,7 @@ impl Half {
         tools: &Tools<'_>,
         count: &Cell<u64>,
     ) -> Poll<Result<(), Broken>> {
+        let mut moved = 0;
         loop {
             match self.state {
                 State::Done => return Poll::Ready(Ok(())),
@@ -92,12 +96,19 @@ impl Half {
                     }
                 }
                 State::Copying => {
+                    if moved >= TURN_BYTES {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                     if self.poll_write(cx, to, tools)?.is_pending() {
                         return Poll::Pending;
                     }
                     match self.poll_read(cx, from, to, tools) {
                         Poll::Ready(Ok(0)) => self.state = State::ShuttingDown,
-                        Poll::Ready(Ok(n)) => count.set(count.get() + n as u64),
+                        Poll::Ready(Ok(n)) => {
+                            count.set(count.get() + n as u64);
+                            moved += n;
+                        }
                         Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Reader)),
                         Poll::Pending => {
                             if self.unflushed {

@@ -151,9 +151,10 @@ fn size_line(buf: &mut BytesMut) -> Result<Option<u64>, Error> {
         return Err(Error::Malformed("invalid chunk size"));
     }
     let size = line[..digits].iter().fold(0u64, |n, &b| n << 4 | u64::from((b as char).to_digit(16).unwrap_or(0)));
-    let extension = line[digits..].trim_ascii_start();
-    let clean = extension.iter().all(|&b| b == b'\t' || (b >= b' ' && b != 0x7f));
-    if !clean || !(line.len() == digits || extension.starts_with(b";")) {
+    let rest = &line[digits..];
+    let clean = rest.iter().all(|&b| b == b'\t' || (b >= b' ' && b != 0x7f));
+    // No control character is left by now: what is trimmed are spaces and tabs.
+    if !clean || !(rest.is_empty() || rest.trim_ascii_start().starts_with(b";")) {
         return Err(Error::Malformed("invalid chunk extension"));
     }
     // No peer sends a chunk that large; a sum over chunks must not wrap either.

@@ -49,6 +49,8 @@ pub(super) struct Kernel {
     sends: Slab<Sending>,
     /// Operations that the queue had no room for.
     more: VecDeque<Entry>,
+    /// Until somebody watches it.
+    events: Option<OwnedFd>,
 }
 
 /// Bytes that the kernel reads.
@@ -108,16 +110,30 @@ impl Kernel {
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)?;
         let pieces = Pieces::register(&uring)?;
-        Ok(Self { uring, pieces, sends: Slab::new(), more: VecDeque::new() })
+        let events = OwnedFd::from(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        uring.submitter().register_eventfd(events.as_raw_fd())?;
+        let mut kernel = Self { uring, pieces, sends: Slab::new(), more: VecDeque::new(), events: Some(events) };
+        kernel.prove()?;
+        Ok(kernel)
     }
 
-    /// Something has come back when this becomes readable anew, while that is asked for with [`Kernel::announce`]. Called on a
+    /// One operation that does nothing: setting a ring up may be allowed where using it is not.
+    fn prove(&mut self) -> io::Result<()> {
+        self.push(opcode::Nop::new().build().user_data(CANCEL));
+        self.uring.submit_and_wait(1)?;
+        match self.uring.completion().next() {
+            Some(answer) if answer.result() < 0 => Err(io::Error::from_raw_os_error(-answer.result())),
+            Some(_) => Ok(()),
+            None => Err(io::Error::other("the kernel answers no operation")),
+        }
+    }
+
+    /// Something has come back when this becomes readable anew, while that is asked for with [`Kernel::announce`]. Called once, on a
     /// thread with an event loop.
     ///
     /// Not the ring's own file: that does not become readable by operations whose last step waits for [`Kernel::enter`].
-    pub(super) fn watch(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        let events = OwnedFd::from(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        self.uring.submitter().register_eventfd(events.as_raw_fd())?;
+    pub(super) fn watch(&mut self) -> io::Result<AsyncFd<OwnedFd>> {
+        let events = self.events.take().ok_or(io::ErrorKind::AlreadyExists)?;
         // SAFETY: the descriptor is owned by the value that is registered, which does not let go of it.
         Ok(unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }?)
     }

@@ -12,8 +12,8 @@
 //! goes to the socket at once. While the socket is full, writing is pending. A failure shows at the next write, as with a write that the
 //! kernel has taken.
 //!
-//! *Closing.* The socket is closed when the kernel has answered everything: operations that still wait are cancelled in the same turn.
-//! What was written goes out before, as far as the socket takes it.
+//! *Closing.* A receive that still waits is cancelled in the same turn. What was written goes out before the socket closes, as it does from a
+//! socket's own buffer, unless the connection is to be reset: [`CLOSING`] is how long a peer may take in nothing of it.
 //!
 //! *Invariant:* each socket has at most one receive and one send with the kernel.
 mod kernel;
@@ -26,6 +26,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::Waker;
+use std::time::Duration;
 
 use slab::Slab;
 use socket2::Socket;
@@ -38,6 +39,8 @@ pub use turn::drive;
 
 /// After a whole piece, so many reads are plain system calls.
 const BURST: u8 = 16;
+/// A closed connection whose peer acknowledges nothing for so long is given up with what it has yet to send.
+const CLOSING: Duration = Duration::from_secs(30);
 /// Buffers for sends that are kept for the next ones, and up to which size.
 const SPARE_BUFFERS: usize = 64;
 const SPARE_BYTES: usize = 16 * 1024;
@@ -74,6 +77,8 @@ struct Entry {
     burst: u8,
     /// Nobody reads or writes any more.
     closed: bool,
+    /// It ends by a reset, which throws away what has not left.
+    reset: bool,
 }
 
 #[derive(Debug)]
@@ -114,7 +119,7 @@ impl Ring {
     }
 
     fn watch(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        self.state.borrow().kernel.watch()
+        self.state.borrow_mut().kernel.watch()
     }
 
     /// Hands everything that waits to the kernel, and wakes those whose operations are done.
@@ -132,6 +137,12 @@ impl Ring {
         while let Some(done) = state.kernel.next() {
             state.finish(done);
         }
+    }
+
+    /// Whether closed connections have still something to send.
+    fn is_closing(&self) -> bool {
+        let state = self.state.borrow();
+        state.sockets.iter().any(|(_, entry)| matches!(entry.send, Send::Gathering | Send::Out(_)))
     }
 
     /// The thread is about to sleep. `false`: something has come back meanwhile, it must not.
@@ -156,10 +167,6 @@ impl State {
             };
             let number = kernel.send(entry.socket.as_raw_fd(), key, std::mem::take(&mut entry.out));
             entry.send = Send::Out(number);
-            if entry.closed {
-                // After the first try, which takes what the socket has room for.
-                kernel.cancel_send(number);
-            }
         }
     }
 
@@ -174,7 +181,7 @@ impl State {
             Done::Sent { socket, bytes, result } => {
                 let Some(entry) = self.sockets.get_mut(socket) else { return };
                 match result {
-                    Ok(n) if n < bytes.len() && !entry.closed => {
+                    Ok(n) if n < bytes.len() && !entry.reset => {
                         entry.out = bytes;
                         entry.out.drain(..n);
                         entry.send = Send::Gathering;
@@ -215,8 +222,11 @@ impl State {
         if matches!(entry.receive, Receive::Waiting) {
             self.kernel.cancel_receive(key);
         }
-        if let Send::Out(number) = entry.send {
-            self.kernel.cancel_send(number);
+        match entry.send {
+            Send::Out(number) if entry.reset => self.kernel.cancel_send(number),
+            Send::Gathering if entry.reset => entry.send = Send::Idle,
+            Send::Out(_) | Send::Gathering => entry.bound_closing(),
+            Send::Idle | Send::Failed(_) => {}
         }
         self.remove_if_over(key);
         wakers
@@ -236,6 +246,13 @@ impl Entry {
             write_waits: false,
             burst: 0,
             closed: false,
+            reset: false,
+        }
+    }
+
+    fn bound_closing(&self) {
+        if let Err(error) = self.socket.set_tcp_user_timeout(Some(CLOSING)) {
+            tracing::debug!(%error, "setting TCP_USER_TIMEOUT failed: a peer that takes nothing holds its closed connection");
         }
     }
 

@@ -3,6 +3,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use socket2::{SockRef, Socket};
 use tokio::io::ReadBuf;
@@ -11,6 +12,8 @@ use super::{Entry, Receive, Ring, Send, State, kernel};
 
 /// A write of so many bytes goes to the socket at once, when nothing waits before it: a copy would cost more than the call.
 const DIRECT_BYTES: usize = 8 * 1024;
+/// `IOV_MAX`.
+const MOST_SLICES: usize = 1024;
 /// So many bytes are gathered for one send; more has to wait.
 const GATHER_BYTES: usize = 64 * 1024;
 
@@ -39,6 +42,14 @@ impl Stream {
     pub(in crate::io) fn with_socket<R>(&self, look: impl FnOnce(SockRef<'_>) -> R) -> R {
         let state = self.ring.state.borrow();
         look(SockRef::from(&state.sockets[self.key].socket))
+    }
+
+    /// The coming close is a reset.
+    pub(in crate::io) fn reset_on_close(&self) -> io::Result<()> {
+        let mut state = self.ring.state.borrow_mut();
+        let entry = &mut state.sockets[self.key];
+        entry.reset = true;
+        entry.socket.set_linger(Some(Duration::ZERO))
     }
 
     /// Ready when a read would find something. A read that follows may still be pending.
@@ -114,7 +125,7 @@ impl Stream {
         self.with(|state, key| {
             let entry = &mut state.sockets[key];
             match entry.send {
-                Send::Idle => (Poll::Ready(entry.socket.shutdown(Shutdown::Write)), None),
+                Send::Idle => (Poll::Ready(entry.end_sending()), None),
                 Send::Failed(_) => (Poll::Ready(Err(entry.take_failure())), None),
                 Send::Gathering | Send::Out(_) => entry.wait_to_write(cx),
             }
@@ -205,7 +216,15 @@ impl Entry {
         let flags = nix::libc::MSG_DONTWAIT | nix::libc::MSG_NOSIGNAL;
         match slices {
             [one] => self.socket.send_with_flags(one, flags),
-            many => self.socket.send_vectored_with_flags(many, flags),
+            many => self.socket.send_vectored_with_flags(&many[..many.len().min(MOST_SLICES)], flags),
+        }
+    }
+
+    /// A peer that is gone already needs no end.
+    fn end_sending(&self) -> io::Result<()> {
+        match self.socket.shutdown(Shutdown::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            done => done,
         }
     }
 

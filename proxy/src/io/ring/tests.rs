@@ -128,6 +128,46 @@ fn what_was_written_before_the_end_still_arrives() {
 }
 
 #[test]
+fn what_a_full_socket_could_not_take_arrives_after_the_close() {
+    on_ring(|| async {
+        for chunk in [700, 3_000, 70_000] {
+            let (mut io, peer) = connection(|mut peer| {
+                // Longer than the writer waits for room.
+                std::thread::sleep(std::time::Duration::from_millis(400));
+                let mut all = Vec::new();
+                peer.read_to_end(&mut all).unwrap();
+                all
+            })
+            .await;
+            let (bytes, mut accepted) = (pattern(16 * 1024 * 1024), 0);
+            let room = std::time::Duration::from_millis(50);
+            while let Ok(written) = tokio::time::timeout(room, io.write(&bytes[accepted..accepted + chunk])).await {
+                accepted += written.unwrap();
+            }
+            drop(io);
+            let got = joined(peer).await;
+            assert!(got == bytes[..accepted], "in writes of {chunk}: {} of {accepted} bytes arrived", got.len());
+        }
+    });
+}
+
+#[test]
+fn a_reset_throws_away_what_the_peer_has_not_taken() {
+    on_ring(|| async {
+        let (mut io, peer) = connection(|mut peer| {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            peer.read_to_end(&mut Vec::new()).map_err(|error| error.kind())
+        })
+        .await;
+        let bytes = pattern(3_000);
+        while tokio::time::timeout(std::time::Duration::from_millis(50), io.write_all(&bytes)).await.is_ok() {}
+        io.reset_on_close();
+        drop(io);
+        assert_eq!(joined(peer).await, Err(ErrorKind::ConnectionReset));
+    });
+}
+
+#[test]
 fn a_socket_is_closed_though_a_read_waits_in_the_kernel() {
     on_ring(|| async {
         let (mut io, peer) = connection(|mut peer| peer.read(&mut [0; 8]).unwrap()).await;

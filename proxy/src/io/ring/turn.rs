@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker, ready};
+use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::task::{JoinHandle, LocalSet};
@@ -16,6 +17,9 @@ use crate::clock;
 
 /// Between two looks at the other events (timers, accepted connections) at most so many rounds.
 const ROUNDS: usize = 4;
+/// When a thread ends, peers may take so many times so long for what was written to them.
+const LAST_TURNS: usize = 100;
+const LAST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Runs `main` and the tasks that it spawns on this thread, until `main` ends. Uses the thread's ring, where it has one.
 ///
@@ -29,11 +33,22 @@ pub async fn drive(main: impl Future<Output = ()> + 'static) -> io::Result<()> {
             let mut turns = Turns { ring, watched: ring.watch()?, ready: Arc::default() };
             poll_fn(|cx| turns.poll(&mut tasks, cx)).await;
             drop(tasks);
-            // The sockets that they had.
-            ring.turn();
+            close_sockets(ring).await;
         }
     }
     Ok(())
+}
+
+/// The tasks are gone: what they wrote goes out, and their sockets close.
+async fn close_sockets(ring: &Ring) {
+    for _ in 0..LAST_TURNS {
+        ring.turn();
+        if !ring.is_closing() {
+            break;
+        }
+        tokio::time::sleep(LAST_PAUSE).await;
+    }
+    ring.turn();
 }
 
 /// The tasks of a thread, and the one that decides how long they run.

@@ -92,6 +92,9 @@ fn smuggling() {
         ("chunk lf", b"Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n", 400, false),
         ("chunk ext", b"Transfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\n\r\n", 200, true),
         ("chunk ext ctl", b"Transfer-Encoding: chunked\r\n\r\n3;a=\x01\r\nabc\r\n0\r\n\r\n", 400, false),
+        ("chunk bare cr", b"Transfer-Encoding: chunked\r\n\r\n3\r;a\r\nabc\r\n0\r\n\r\n", 400, false),
+        ("chunk ff", b"Transfer-Encoding: chunked\r\n\r\n3\x0c;a\r\nabc\r\n0\r\n\r\n", 400, false),
+        ("chunk ext tab", b"Transfer-Encoding: chunked\r\n\r\n3\t ;a\r\nabc\r\n0\r\n\r\n", 200, true),
         ("te space", b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400, false),
         ("te vt", b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", 400, false),
     ];
