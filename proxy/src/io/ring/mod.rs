@@ -8,8 +8,8 @@
 //! kernel puts what comes into one of the worker's pieces. A stream that fills whole pieces is read by plain system calls, a few in a
 //! row, so that large transfers cost no second copy and no connection keeps the others waiting.
 //!
-//! *Sending.* What is written is copied and sent at the end of the turn, so several small writes leave as one. A large write
-//! goes to the socket at once. While the socket is full, writing is pending. A failure shows at the next write, as with a write that the
+//! *Sending.* In a busy turn what is written is copied and sent at its end, so several small writes leave as one. A large write,
+//! and any in a turn with little to do, goes to the socket at once: the peer works on it while the next is prepared. While the socket is full, writing is pending. A failure shows at the next write, as with a write that the
 //! kernel has taken.
 //!
 //! *Closing.* A receive that still waits is cancelled in the same turn. What was written goes out before the socket closes, as it does from a
@@ -39,6 +39,8 @@ pub use turn::drive;
 
 /// After a whole piece, so many reads are plain system calls.
 const BURST: u8 = 16;
+/// A turn in which so many operations come back is a busy one: gathering what it writes saves more than it delays.
+const BUSY: usize = 8;
 /// A closed connection whose peer acknowledges nothing for so long is given up with what it has yet to send.
 const CLOSING: Duration = Duration::from_secs(30);
 /// Buffers for sends that are kept for the next ones, and up to which size.
@@ -60,6 +62,8 @@ struct State {
     /// Sockets with bytes to send at the end of the turn.
     unsent: Vec<usize>,
     spare: Vec<Vec<u8>>,
+    /// Whether this turn is a busy one.
+    busy: bool,
 }
 
 /// One socket.
@@ -107,7 +111,8 @@ impl Ring {
     /// # Errors
     /// Where the kernel has no io_uring, an old one, or does not let this process use it.
     pub fn install() -> io::Result<()> {
-        let state = State { kernel: Kernel::new()?, sockets: Slab::new(), unsent: Vec::new(), spare: Vec::new() };
+        let state =
+            State { kernel: Kernel::new()?, sockets: Slab::new(), unsent: Vec::new(), spare: Vec::new(), busy: false };
         let ring: &'static Ring = Box::leak(Box::new(Ring { state: RefCell::new(state) }));
         CURRENT.set(Some(ring));
         Ok(())
@@ -134,9 +139,12 @@ impl Ring {
         if let Err(error) = state.kernel.enter() {
             tracing::debug!(%error, "io_uring: operations stay queued, they are handed over again");
         }
+        let mut count = 0;
         while let Some(done) = state.kernel.next() {
+            count += usize::from(matches!(done, Done::Received { .. }));
             state.finish(done);
         }
+        state.busy = count >= BUSY;
     }
 
     /// Whether closed connections have still something to send.

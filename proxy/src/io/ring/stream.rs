@@ -81,7 +81,7 @@ impl Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.with(|state, key| {
-            let State { sockets, unsent, spare, .. } = state;
+            let State { sockets, unsent, spare, busy, .. } = state;
             let entry = &mut sockets[key];
             match &mut entry.send {
                 Send::Failed(_) => return (Poll::Ready(Err(entry.take_failure())), None),
@@ -90,7 +90,7 @@ impl Stream {
                 Send::Gathering => {}
                 Send::Idle => {
                     let all = slices.iter().map(|slice| slice.len()).sum::<usize>();
-                    if all >= DIRECT_BYTES {
+                    if all >= DIRECT_BYTES || !*busy && all > 0 {
                         match entry.send_now(slices) {
                             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                             done => return (Poll::Ready(done), None),
