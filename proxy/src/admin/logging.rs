@@ -26,8 +26,7 @@ pub fn answer(handle: &Handle, query: &Query) -> Answer {
             _ => directives.push((Some(key), value)),
         }
     }
-    if let Some((_, unknown)) = directives.iter().find(|(_, l)| level(l).is_none()) {
-        let _ = unknown;
+    if directives.iter().any(|(_, l)| level(l).is_none()) {
         return Answer::refused(StatusCode::BAD_REQUEST, format!("error: unknown logger level\n\n{USAGE}"));
     }
     let directive = |(target, name): &(Option<String>, String)| match target {

@@ -134,10 +134,7 @@ impl Chain {
 
     /// The connection as its terminal filter is best served.
     pub(super) fn socket(&self, stream: TcpStream) -> io::Result<Socket> {
-        match self.terminal {
-            Terminal::Http(_) => Socket::for_messages(stream),
-            _ => Ok(stream.into()),
-        }
+        Socket::adopt(stream, matches!(self.terminal, Terminal::Http(_)))
     }
 
     /// Runs the connection `task` in its place: a task of its own, so that the end of the drain time can end it.

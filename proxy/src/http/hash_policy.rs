@@ -11,6 +11,7 @@ use sidemesh_config::resource::route::{HashPolicy, HashSource};
 use smallvec::SmallVec;
 
 use super::exchange::Exchange;
+use super::headers::set_cookie;
 use crate::upstream::hash;
 
 /// Combines the policies in order; a terminal one that finds something ends the list.
@@ -36,18 +37,7 @@ fn of(x: &mut Exchange, source: &HashSource) -> Option<u64> {
             }
             let ttl = (*ttl)?;
             let value = format!("{:016x}", hash::of(connection_text(x).as_bytes()));
-            let mut text = format!("{name}=\"{value}\"");
-            if !ttl.is_zero() {
-                text += &format!("; Max-Age={}", ttl.as_secs());
-            }
-            if !path.is_empty() {
-                text += &format!("; Path={path}");
-            }
-            for (key, value) in attributes {
-                text += &if value.is_empty() { format!("; {key}") } else { format!("; {key}={value}") };
-            }
-            text += "; HttpOnly";
-            x.hash_cookie = HeaderValue::try_from(text).ok();
+            x.hash_cookie = set_cookie(name, &value, ttl, path, attributes);
             Some(hash::of(value.as_bytes()))
         }
         HashSource::SourceIp => Some(hash::of(x.info.remote.ip().to_string().as_bytes())),

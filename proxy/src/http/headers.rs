@@ -5,6 +5,7 @@
 //! `most_specific_header_mutations_wins`.
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use sidemesh_config::resource::core::{AppendAction, HeaderEdit, HeaderEdits, HeaderTarget};
@@ -23,6 +24,29 @@ pub struct Evaluated {
 
 /// What one level comes down to, evaluated before anything is changed.
 pub type Changes = SmallVec<[Evaluated; 4]>;
+
+/// A `set-cookie` value of a cookie for clients to send back: for the session where `ttl` is zero. `None`: its parts make no header value.
+pub fn set_cookie<T: AsRef<str>>(
+    name: &str,
+    value: &str,
+    ttl: Duration,
+    path: &str,
+    attributes: &[(T, T)],
+) -> Option<HeaderValue> {
+    let mut text = format!("{name}=\"{value}\"");
+    if !ttl.is_zero() {
+        text += &format!("; Max-Age={}", ttl.as_secs());
+    }
+    if !path.is_empty() {
+        text += &format!("; Path={path}");
+    }
+    for (key, value) in attributes {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        text += &if value.is_empty() { format!("; {key}") } else { format!("; {key}={value}") };
+    }
+    text += "; HttpOnly";
+    HeaderValue::try_from(text).ok()
+}
 
 /// A number as a header's value; small ones, such as most times in milliseconds, take no memory.
 pub fn number(n: u64) -> HeaderValue {

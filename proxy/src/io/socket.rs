@@ -53,13 +53,13 @@ impl Socket {
         self
     }
 
-    /// A TCP connection that carries messages, many of them small: over this thread's ring where it has one. One that carries a stream
-    /// of bytes is better off as it is: they can be spliced.
+    /// Takes a TCP connection on. One that carries `messages`, many of them small, goes over this thread's ring where it has one; one
+    /// that carries a stream of bytes is better off as it is: they can be spliced.
     ///
     /// # Errors
     /// Where the connection cannot be taken from one event loop to the other.
-    pub fn for_messages(stream: TcpStream) -> io::Result<Self> {
-        let raw = match Ring::current() {
+    pub fn adopt(stream: TcpStream, messages: bool) -> io::Result<Self> {
+        let raw = match Ring::current().filter(|_| messages) {
             Some(ring) => Raw::Ring(ring::Stream::new(ring, stream.into_std()?.into())?),
             None => Raw::Tcp(stream),
         };

@@ -153,11 +153,12 @@ impl Half {
         to: &Io,
         tools: &Tools<'_>,
     ) -> Poll<io::Result<usize>> {
+        // Without descriptors left for a pipe bytes are copied.
         if self.full
             && let (Some(from), Some(_)) = (from.bare_tcp(), to.bare_tcp())
-            && self.has_pipe(tools.pipes)
+            && let Some(pipe) = self.pipe.take().or_else(|| tools.pipes.take().ok())
         {
-            return self.poll_splice(cx, from, tools.pipes);
+            return self.poll_splice(cx, from, pipe, tools.pipes);
         }
         ready!(from.poll_readable(cx))?;
         let mut buffer = tools.buffers.take();
@@ -173,21 +174,20 @@ impl Half {
         read
     }
 
-    /// Without descriptors left for a pipe bytes are copied.
-    fn has_pipe(&mut self, pipes: &Pipes) -> bool {
-        if self.pipe.is_none() {
-            self.pipe = pipes.take().ok();
-        }
-        self.pipe.is_some()
-    }
-
-    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &TcpStream, pipes: &Pipes) -> Poll<io::Result<usize>> {
-        let Some(pipe) = &mut self.pipe else { return Poll::Pending };
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        mut pipe: Pipe,
+        pipes: &Pipes,
+    ) -> Poll<io::Result<usize>> {
         let read = pipe.poll_fill(from, cx);
-        if !matches!(read, Poll::Ready(Ok(1..))) {
+        if matches!(read, Poll::Ready(Ok(1..))) {
+            self.pipe = Some(pipe);
+        } else {
             // The stream pauses or ends.
             self.full = false;
-            self.pipe.take().into_iter().for_each(|pipe| pipes.give(pipe));
+            pipes.give(pipe);
         }
         read
     }

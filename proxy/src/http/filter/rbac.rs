@@ -78,7 +78,7 @@ impl Rbac {
         }
         self.counts.enforced(&verdict);
         if filter.per_rule_stats {
-            self.counts.of_policy(x.manager.worker.stats(), &verdict);
+            self.counts.of_policy(registry, &verdict);
         }
         if verdict.allowed {
             return Flow::Continue;

@@ -20,6 +20,7 @@ use sidemesh_config::value::Name;
 use super::{Data, Flow, take};
 use crate::body::Body;
 use crate::http::exchange::Exchange;
+use crate::http::headers::set_cookie;
 use crate::stats_group;
 use crate::telemetry::stats::Scope;
 use crate::upstream::Session;
@@ -174,19 +175,8 @@ fn tell(
         SessionState::Cookie { name, ttl, path, attributes } => {
             let expires = if ttl.is_zero() { 0 } else { seconds(now) + ttl.as_secs() };
             let content = CookieContent { address: host.to_string(), expires }.encode_to_vec();
-            let mut text = format!("{name}=\"{}\"", STANDARD.encode(content));
-            if !ttl.is_zero() {
-                text += &format!("; Max-Age={}", ttl.as_secs());
-            }
-            if !path.is_empty() {
-                text += &format!("; Path={path}");
-            }
-            for (key, value) in attributes {
-                text += &if value.is_empty() { format!("; {key}") } else { format!("; {key}={value}") };
-            }
-            text += "; HttpOnly";
             // Names that make no header value make no cookie.
-            if let Ok(value) = HeaderValue::try_from(text) {
+            if let Some(value) = set_cookie(name, &STANDARD.encode(content), *ttl, path, attributes) {
                 headers.append(SET_COOKIE, value);
             }
         }

@@ -10,7 +10,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
@@ -356,4 +355,4 @@ fn never_freed(bytes: usize) -> io::Result<NonNull<u8>> {
 }
 
 const _: () = assert!(PIECES.is_power_of_two() && PIECE_BYTES <= u16::MAX as usize);
-const _: () = assert!(size_of::<MaybeUninit<BufRingEntry>>() == 16);
+const _: () = assert!(size_of::<BufRingEntry>() == 16);

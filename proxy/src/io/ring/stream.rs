@@ -54,9 +54,9 @@ impl Stream {
 
     /// Ready when a read would find something. A read that follows may still be pending.
     pub(in crate::io) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with(|state, key| match state.sockets[key].poll_receive(key, &mut state.kernel, cx) {
-            (Poll::Pending, replaced) => (Poll::Pending, replaced),
-            (Poll::Ready(()), replaced) => (Poll::Ready(Ok(())), replaced),
+        self.with(|state, key| {
+            let (ready, replaced) = state.sockets[key].poll_receive(key, &mut state.kernel, cx);
+            (ready.map(Ok), replaced)
         })
     }
 

@@ -33,7 +33,13 @@ async fn connection<T: Send + 'static>(peer: impl FnOnce(TcpStream) -> T + Send 
     let address = listener.local_addr().unwrap();
     let peer = std::thread::spawn(move || peer(listener.accept().unwrap().0));
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    (Socket::for_messages(stream).unwrap().into(), peer)
+    (Socket::adopt(stream, true).unwrap().into(), peer)
+}
+
+fn read_all(mut peer: TcpStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    peer.read_to_end(&mut all).unwrap();
+    all
 }
 
 /// Waits for a thread without stopping this one.
@@ -115,12 +121,7 @@ fn large_transfers_arrive_whole_in_both_directions_though_the_peer_is_slow() {
 #[test]
 fn what_was_written_before_the_end_still_arrives() {
     on_ring(|| async {
-        let (mut io, peer) = connection(|mut peer| {
-            let mut all = Vec::new();
-            peer.read_to_end(&mut all).unwrap();
-            all
-        })
-        .await;
+        let (mut io, peer) = connection(read_all).await;
         io.write_all(b"last words").await.unwrap();
         drop(io);
         assert_eq!(joined(peer).await, b"last words");
@@ -131,12 +132,10 @@ fn what_was_written_before_the_end_still_arrives() {
 fn what_a_full_socket_could_not_take_arrives_after_the_close() {
     on_ring(|| async {
         for chunk in [700, 3_000, 70_000] {
-            let (mut io, peer) = connection(|mut peer| {
+            let (mut io, peer) = connection(|peer| {
                 // Longer than the writer waits for room.
                 std::thread::sleep(std::time::Duration::from_millis(400));
-                let mut all = Vec::new();
-                peer.read_to_end(&mut all).unwrap();
-                all
+                read_all(peer)
             })
             .await;
             let (bytes, mut accepted) = (pattern(16 * 1024 * 1024), 0);

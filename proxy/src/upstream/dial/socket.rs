@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use sidemesh_config::resource::cluster::{BindConfig, TcpKeepalive};
 use sidemesh_config::value::Address;
 use socket2::SockRef;
-use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::net::{TcpSocket, UnixStream};
 
 use super::failed;
 use crate::io::Socket;
@@ -25,7 +25,7 @@ pub async fn connect(
             if let Some(bind) = bind {
                 take_source(&socket, *to, bind).map_err(|error| AttemptError::Bind(system_words(&error)))?;
             }
-            let connected = socket.connect(*to).await.and_then(|stream| take_on(stream, messages));
+            let connected = socket.connect(*to).await.and_then(|stream| Socket::adopt(stream, messages));
             connected.map_err(|error| match is_immediate(&error) {
                 true => immediate(&error, address),
                 false => failed(error),
@@ -38,10 +38,6 @@ pub async fn connect(
             Err(failed(io::Error::new(io::ErrorKind::NotFound, "the host's name has not been resolved")))
         }
     }
-}
-
-fn take_on(stream: TcpStream, messages: bool) -> io::Result<Socket> {
-    if messages { Socket::for_messages(stream) } else { Ok(stream.into()) }
 }
 
 /// No packet has left this machine.
