@@ -1,11 +1,7 @@
 //! gRPC status codes: their names and what they have to do with HTTP statuses (Envoy's tables; gRPC "HTTP to gRPC Status Code
 //! Mapping"). No messages, no framing.
 
-/// `application/grpc` or `application/grpc+...`.
-pub fn is_request(headers: &http::HeaderMap) -> bool {
-    let value = headers.get(http::header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
-    value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
-}
+pub use sidemesh_config::matcher::is_grpc as is_request;
 
 /// The HTTP status that a grpc-status stands for.
 pub fn http_status(grpc: u32) -> u16 {

@@ -16,7 +16,7 @@ use sidemesh_config::value::{FilterState, Metadata, Name};
 
 use crate::connection::ConnectionInfo;
 use crate::stats_group;
-use crate::telemetry::stats::{Group, Registry, Scope};
+use crate::telemetry::stats::{Registry, Scope, Shards};
 
 stats_group! {
     /// Verdicts of rules.
@@ -34,45 +34,34 @@ stats_group! {
     }
 }
 
-macro_rules! one_counter {
-    ($($group:ident = $counter:ident;)*) => {
-        $(stats_group! {
-            /// One policy's counter, there from its first use on.
-            pub struct $group {
-                $counter: Counter,
-            }
-        }
-
-        impl Counting for $group {
-            fn count(&self) {
-                self.$counter.inc();
-            }
-        })*
-    };
+stats_group! {
+    /// `….policy.<name>.`: verdicts of one policy.
+    struct OfPolicy {
+        allowed: LazyCounter,
+        denied: LazyCounter,
+        shadow_allowed: LazyCounter,
+        shadow_denied: LazyCounter,
+    }
 }
 
-trait Counting: Group + Default {
-    fn count(&self);
-}
-
-one_counter! {
-    Allowed = allowed;
-    Refused = denied;
-    ShadowAllowed = shadow_allowed;
-    ShadowRefused = shadow_denied;
-}
+/// Policies counted apart per filter and worker before their list is begun anew.
+const KEPT_POLICIES: usize = 4096;
 
 /// What one filter's rules came to.
 pub struct Counts {
     enforced: Arc<Enforced>,
     shadowed: Arc<Shadowed>,
     scopes: (Scope, Scope),
+    policies: Shards<Name, OfPolicy>,
+    shadow_policies: Shards<Name, OfPolicy>,
 }
 
 impl Counts {
     pub fn new(registry: &Registry, enforced: Scope, shadowed: Scope) -> Self {
         let scopes = (enforced.clone(), shadowed.clone());
-        Counts { enforced: registry.shard(enforced), shadowed: registry.shard(shadowed), scopes }
+        let policies = || Shards::new(KEPT_POLICIES);
+        let (enforced, shadowed) = (registry.shard(enforced), registry.shard(shadowed));
+        Counts { enforced, shadowed, scopes, policies: policies(), shadow_policies: policies() }
     }
 
     pub fn enforced(&self, verdict: &Verdict<'_>) {
@@ -85,25 +74,22 @@ impl Counts {
 
     /// Counts an enforced verdict under its policy too.
     pub fn of_policy(&self, registry: &Registry, verdict: &Verdict<'_>) {
-        match verdict.allowed {
-            true => count_policy::<Allowed>(registry, &self.scopes.0, verdict),
-            false => count_policy::<Refused>(registry, &self.scopes.0, verdict),
-        }
+        let Some(policy) = verdict.policy else { return };
+        let of = self.policies.get(registry, policy, |policy| of_policy(&self.scopes.0, policy));
+        if verdict.allowed { &of.allowed } else { &of.denied }.inc();
     }
 
     pub fn of_shadow_policy(&self, registry: &Registry, verdict: &Verdict<'_>) {
-        match verdict.allowed {
-            true => count_policy::<ShadowAllowed>(registry, &self.scopes.1, verdict),
-            false => count_policy::<ShadowRefused>(registry, &self.scopes.1, verdict),
-        }
+        let Some(policy) = verdict.policy else { return };
+        let of = self.shadow_policies.get(registry, policy, |policy| of_policy(&self.scopes.1, policy));
+        if verdict.allowed { &of.shadow_allowed } else { &of.shadow_denied }.inc();
     }
 }
 
 /// `….policy.<name>.`
-fn count_policy<G: Counting>(registry: &Registry, scope: &Scope, verdict: &Verdict<'_>) {
-    let (Some(policy), Scope::HttpFilter { prefix, filter }) = (verdict.policy, scope) else { return };
-    let filter = format!("{filter}.policy.{policy}").into();
-    registry.shard::<G>(Scope::HttpFilter { prefix: prefix.clone(), filter }).count();
+fn of_policy(scope: &Scope, policy: &Name) -> Scope {
+    let Scope::HttpFilter { prefix, filter } = scope else { return scope.clone() };
+    Scope::HttpFilter { prefix: prefix.clone(), filter: format!("{filter}.policy.{policy}").into() }
 }
 
 /// What the rules are held against.

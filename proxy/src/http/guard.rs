@@ -36,6 +36,11 @@ pub enum Limit {
 }
 
 impl Limit {
+    /// Whether it is the stream's own: the answer is then not charged to the cluster.
+    pub fn is_of_stream(self) -> bool {
+        matches!(self, Limit::StreamIdle | Limit::Duration | Limit::Upstream | Limit::Request)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Limit::Route => "the route's timeout",

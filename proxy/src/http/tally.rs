@@ -1,8 +1,6 @@
 //! What requests are counted under besides their cluster: virtual clusters, routes with a `stat_prefix`, and the name that a
 //! caller within the mesh gives (`x-envoy-upstream-alt-stat-name`).
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +10,7 @@ use sidemesh_config::value::Name;
 use super::exchange::Exchange;
 use super::names::X_ENVOY_UPSTREAM_ALT_STAT_NAME;
 use crate::stats_group;
-use crate::telemetry::stats::{Registry, Scope};
+use crate::telemetry::stats::{Registry, Scope, Shards};
 
 stats_group! {
     /// `vhost.<host>.vcluster.<name>.`, `vhost.<host>.route.<prefix>.`, `cluster.<name>.<alternative name>.`
@@ -28,8 +26,13 @@ stats_group! {
 const KEPT: usize = 4096;
 
 /// The tallies of a worker's connection manager.
-#[derive(Default)]
-pub struct Tallies(RefCell<HashMap<Key, Arc<Tally>>>);
+pub struct Tallies(Shards<Key, Tally>);
+
+impl Default for Tallies {
+    fn default() -> Self {
+        Tallies(Shards::new(KEPT))
+    }
+}
 
 /// Which kind of part, of what, called what.
 type Key = (Part, Name, Name);
@@ -43,21 +46,14 @@ enum Part {
 
 impl Tallies {
     fn get(&self, registry: &Registry, key: Key) -> Arc<Tally> {
-        let mut all = self.0.borrow_mut();
-        if let Some(tally) = all.get(&key) {
-            return tally.clone();
-        }
-        if all.len() >= KEPT {
-            all.clear();
-        }
-        let (of, name) = (key.1.clone(), key.2.clone());
-        let tally: Arc<Tally> = registry.shard(match key.0 {
-            Part::VirtualCluster => Scope::VirtualCluster { host: of, name },
-            Part::Route => Scope::Route { host: of, name },
-            Part::Alternative => Scope::ClusterPart { cluster: of, part: name },
-        });
-        all.insert(key, tally.clone());
-        tally
+        self.0.get(registry, &key, |(part, of, name)| {
+            let (of, name) = (of.clone(), name.clone());
+            match part {
+                Part::VirtualCluster => Scope::VirtualCluster { host: of, name },
+                Part::Route => Scope::Route { host: of, name },
+                Part::Alternative => Scope::ClusterPart { cluster: of, part: name },
+            }
+        })
     }
 }
 

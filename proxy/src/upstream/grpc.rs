@@ -1,16 +1,9 @@
 //! What a gRPC answer means for the health of who gave it.
 
 use http::request::Parts;
-use http::{HeaderMap, Response, header};
+use http::{HeaderMap, Response};
 
-use crate::grpc::http_status;
-
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers.get(header::CONTENT_TYPE) else { return false };
-    kind.as_bytes()
-        .strip_prefix(b"application/grpc")
-        .is_some_and(|rest| rest.is_empty() || matches!(rest[0], b'+' | b';'))
-}
+use crate::grpc::{http_status, is_request};
 
 /// The HTTP status that the `grpc-status` among headers or trailers stands for; one that is no number is an error.
 fn told(headers: &HeaderMap) -> Option<u16> {
@@ -32,16 +25,18 @@ pub struct Outcome {
 /// What a response's head says of its host; `ends` if nothing follows it.
 pub fn outcome<B>(request: &Parts, response: &Response<B>, ends: bool) -> Outcome {
     let status = response.status().as_u16();
-    if !is_grpc(&request.headers) {
+    if !is_request(&request.headers) {
         return Outcome { status, success: Some(status < 500) };
     }
     let grpc = told(response.headers());
-    let success = match (status < 500, ends) {
-        (false, _) => Some(false),
-        (true, true) => Some(grpc.is_some_and(|status| status < 500)),
-        (true, false) => None,
-    };
+    let success = (!trailers_tell(&request.headers, status, ends))
+        .then(|| status < 500 && grpc.is_some_and(|status| status < 500));
     Outcome { status: grpc.unwrap_or(status), success }
+}
+
+/// Whether the trailers of an answer with this `status` tell of success, not its head.
+pub fn trailers_tell(request: &HeaderMap, status: u16, ends: bool) -> bool {
+    status < 500 && !ends && is_request(request)
 }
 
 /// Whether the trailers of a gRPC answer tell of success.

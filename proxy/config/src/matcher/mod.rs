@@ -54,6 +54,13 @@ impl<'a> RequestView<'a> {
     }
 }
 
+/// Whether the content type is gRPC's: `application/grpc` or `application/grpc+...`. gRPC-Web is not gRPC, and neither is a type
+/// with parameters, as in Envoy.
+pub fn is_grpc(headers: &http::HeaderMap) -> bool {
+    let value = headers.get(http::header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
+    value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
+}
+
 /// What of a request target comes before its query (or fragment).
 pub fn path_without_query(path: &str) -> &str {
     path.find(['?', '#']).map_or(path, |at| &path[..at])

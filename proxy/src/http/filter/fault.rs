@@ -1,7 +1,5 @@
 //! Fault injection (`fault.v3.HTTPFault`): delays, aborts and a throttled response, by percentage or as the caller asks.
 
-use std::cell::RefCell;
-use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -24,7 +22,7 @@ use crate::http::names::*;
 use crate::http::reply::LocalReply;
 use crate::stats_group;
 use crate::telemetry::flags::ResponseFlags;
-use crate::telemetry::stats::{Group, Scope};
+use crate::telemetry::stats::{Scope, Shards};
 use crate::worker::Worker;
 
 stats_group! {
@@ -49,14 +47,9 @@ const TICK: Duration = Duration::from_millis(50);
 
 stats_group! {
     /// `http.<stat_prefix>.fault.<downstream cluster>.`
-    pub struct AbortsOf {
-        aborts_injected: Counter,
-    }
-}
-
-stats_group! {
-    pub struct DelaysOf {
-        delays_injected: Counter,
+    pub struct OfCaller {
+        aborts_injected: LazyCounter,
+        delays_injected: LazyCounter,
     }
 }
 
@@ -69,14 +62,15 @@ pub struct FaultFilter {
     stats: Arc<FaultStats>,
     worker: Rc<Worker>,
     stat_prefix: Name,
-    clusters: RefCell<HashSet<Name>>,
+    callers: Shards<Name, OfCaller>,
 }
 
 impl FaultFilter {
     pub fn new(config: Arc<Fault>, worker: &Rc<Worker>, stat_prefix: &Name) -> Self {
         let scope = Scope::HttpFilter { prefix: stat_prefix.clone(), filter: "fault".into() };
         let (worker, stat_prefix) = (worker.clone(), stat_prefix.clone());
-        FaultFilter { config, stats: worker.stats().shard(scope), worker, stat_prefix, clusters: RefCell::default() }
+        let (stats, callers) = (worker.stats().shard(scope), Shards::new(COUNTED_CLUSTERS));
+        FaultFilter { config, stats, worker, stat_prefix, callers }
     }
 
     fn in_force<'a>(&'a self, over: Option<&'a FilterOverride>) -> &'a Fault {
@@ -144,7 +138,7 @@ impl FaultFilter {
         let Some(delay) = delay(fault, x) else { return Flow::Continue };
         if self.room(fault, x) {
             self.stats.delays_injected.inc();
-            if let Some(stats) = self.of_caller::<DelaysOf>(fault, x) {
+            if let Some(stats) = self.of_caller(fault, x) {
                 stats.delays_injected.inc();
             }
             self.begin(fault, at, x, None);
@@ -172,7 +166,7 @@ impl FaultFilter {
             return Flow::Continue;
         }
         self.stats.aborts_injected.inc();
-        if let Some(stats) = self.of_caller::<AbortsOf>(fault, x) {
+        if let Some(stats) = self.of_caller(fault, x) {
             stats.aborts_injected.inc();
         }
         self.begin(fault, at, x, None);
@@ -184,17 +178,12 @@ impl FaultFilter {
     }
 
     /// What is counted of the cluster that the caller names.
-    fn of_caller<G: Group + Default>(&self, fault: &Fault, x: &Exchange) -> Option<Arc<G>> {
+    fn of_caller(&self, fault: &Fault, x: &Exchange) -> Option<Arc<OfCaller>> {
         let cluster = downstream_cluster(x).filter(|_| !fault.without_downstream_stats)?;
-        let mut known = self.clusters.borrow_mut();
-        if !known.contains(cluster) {
-            if known.len() >= COUNTED_CLUSTERS {
-                return None;
-            }
-            known.insert(cluster.into());
-        }
-        let filter = format!("fault.{}", cluster.replace(':', "_")).into();
-        Some(self.worker.stats().shard(Scope::HttpFilter { prefix: self.stat_prefix.clone(), filter }))
+        self.callers.admit(self.worker.stats(), &cluster.into(), |cluster| {
+            let filter = format!("fault.{}", cluster.replace(':', "_")).into();
+            Scope::HttpFilter { prefix: self.stat_prefix.clone(), filter }
+        })
     }
 }
 

@@ -4,8 +4,6 @@
 //! A call is counted with its `grpc-status`, which may stand in the answer's head or trailers; one that ends without is not. Which
 //! cluster: the one that the route names when the request passes here.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
@@ -19,13 +17,14 @@ use http_body::{Frame, SizeHint};
 use sidemesh_config::resource::http_filter::GrpcStats as Config;
 use sidemesh_config::value::Name;
 
+use super::cluster_stats::KEPT_CLUSTERS;
 use super::{Data, Exchange, Flow};
 use crate::body::{Body, Error, HttpBody};
 use crate::clock::Clock;
 use crate::http::exchange::is_grpc;
 use crate::http::names::GRPC_STATUS;
 use crate::http::upload::Upload;
-use crate::telemetry::stats::{Counter, Group, Histogram, Metric, Scope, Visit};
+use crate::telemetry::stats::{Group, Histogram, LazyCounter, Metric, Scope, Shards, Visit};
 use crate::worker::Worker;
 
 /// Methods counted apart, per filter and worker; what comes after them is counted for the cluster alone. A bound, because with
@@ -37,15 +36,15 @@ const STATUSES: usize = 17;
 /// `cluster.<name>.grpc.[<service>.<method>.]`
 #[derive(Debug, Default)]
 pub struct CallStats {
-    success: Counter,
-    failure: Counter,
-    total: Counter,
-    request_message_count: Counter,
-    response_message_count: Counter,
+    success: LazyCounter,
+    failure: LazyCounter,
+    total: LazyCounter,
+    request_message_count: LazyCounter,
+    response_message_count: LazyCounter,
     /// Made with the first answer that is timed.
     upstream_rq_time: OnceLock<Histogram>,
     /// By status; shown once one has come.
-    statuses: [Counter; STATUSES],
+    statuses: [LazyCounter; STATUSES],
 }
 
 impl Group for CallStats {
@@ -58,13 +57,13 @@ impl Group for CallStats {
             ("response_message_count", &self.response_message_count),
         ];
         // As many metrics as there are methods: those that have counted something are shown.
-        for (name, counter) in counters.into_iter().filter(|(_, c)| c.get() > 0) {
+        for (name, counter) in counters {
             counter.visit(name, each);
         }
         if let Some(time) = self.upstream_rq_time.get() {
             time.visit("upstream_rq_time", each);
         }
-        for (status, counter) in self.statuses.iter().enumerate().filter(|(_, c)| c.get() > 0) {
+        for (status, counter) in self.statuses.iter().enumerate() {
             counter.visit(&status.to_string(), each);
         }
     }
@@ -89,11 +88,12 @@ impl CallStats {
 
 pub struct GrpcStats {
     config: Config,
-    groups: RefCell<HashMap<Key, Arc<CallStats>>>,
+    clusters: Shards<Name, CallStats>,
+    methods: Shards<Method, CallStats>,
 }
 
-/// Cluster, and the service and method if these are counted apart.
-type Key = (Name, Option<(Name, Name)>);
+/// Cluster; service and method.
+type Method = (Name, (Name, Name));
 
 /// A call that is under way.
 pub struct Call {
@@ -104,7 +104,7 @@ pub struct Call {
 
 impl GrpcStats {
     pub fn new(config: &Config) -> Self {
-        GrpcStats { config: config.clone(), groups: RefCell::default() }
+        GrpcStats { config: config.clone(), clusters: Shards::new(KEPT_CLUSTERS), methods: Shards::new(MAX_METHODS) }
     }
 
     pub fn on_request(&self, at: u16, x: &mut Exchange) -> Flow {
@@ -117,7 +117,7 @@ impl GrpcStats {
             return Flow::Continue;
         };
         let apart = self.is_apart(service, method).then(|| (service.into(), method.into()));
-        let stats = self.stats(&x.manager.worker, (cluster, apart));
+        let stats = self.stats(&x.manager.worker, cluster, apart);
         if let Some(upload) = &x.upload {
             let messages = Messages { stats: stats.clone(), frames: Frames::default(), request: true };
             upload.map_source(|body| Body::boxed(Counted { body, messages, answer: None }));
@@ -131,18 +131,15 @@ impl GrpcStats {
         self.config.stats_for_all_methods || self.config.services.iter().any(listed)
     }
 
-    fn stats(&self, worker: &Rc<Worker>, mut key: Key) -> Arc<CallStats> {
-        let mut groups = self.groups.borrow_mut();
-        if groups.len() >= MAX_METHODS && !groups.contains_key(&key) {
-            key.1 = None;
+    fn stats(&self, worker: &Rc<Worker>, cluster: Name, apart: Option<(Name, Name)>) -> Arc<CallStats> {
+        let registry = worker.stats();
+        if let Some(method) = apart {
+            let scope = |(cluster, method): &Method| scope(cluster, Some(method));
+            if let Some(stats) = self.methods.admit(registry, &(cluster.clone(), method), scope) {
+                return stats;
+            }
         }
-        let make = |(cluster, method): &Key| {
-            worker.stats().shard(Scope::Grpc { cluster: cluster.clone(), method: method.clone() })
-        };
-        match groups.get(&key) {
-            Some(stats) => stats.clone(),
-            None => groups.entry(key.clone()).or_insert_with(|| make(&key)).clone(),
-        }
+        self.clusters.get(registry, &cluster, |cluster| scope(cluster, None))
     }
 
     pub fn on_response(&self, at: u16, x: &mut Exchange, response: &mut Response<Body>) {
@@ -157,6 +154,10 @@ impl GrpcStats {
         let body = std::mem::take(response.body_mut());
         *response.body_mut() = Body::boxed(Counted { body, messages, answer: Some(answer) });
     }
+}
+
+fn scope(cluster: &Name, method: Option<&(Name, Name)>) -> Scope {
+    Scope::Grpc { cluster: cluster.clone(), method: method.cloned() }
 }
 
 /// What the end of an answer brings.

@@ -11,7 +11,7 @@ use sidemesh_config::resource::route::Forward;
 
 use super::attempt::{self, Outcome, Waiting};
 use super::retry::Verdict;
-use super::{Plan, after_failure, after_response, begin_attempt, charge, permitted, pick, settle};
+use super::{Plan, after_failure, after_response, begin_attempt, charge, for_cluster, permitted, pick, settle};
 use crate::body::Body;
 use crate::http::exchange::Exchange;
 use crate::http::finish::Answer;
@@ -37,7 +37,7 @@ pub async fn run(x: &mut Exchange, forward: &Forward, plan: &mut Plan) -> Answer
                     racers.push(racer(x, plan, &host));
                     plan.tried.push(host);
                 }
-                Err(reply) if racers.is_empty() => return Answer::Local(reply),
+                Err(reply) if racers.is_empty() => return for_cluster(x, plan, reply),
                 Err(_) => {}
             }
         }

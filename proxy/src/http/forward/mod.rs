@@ -56,10 +56,6 @@ pub(super) struct Plan {
     pub tried: SmallVec<[Rc<Host>; 2]>,
 }
 
-/// Details of answers that are made for the stream, not for its cluster.
-const STREAM_LIMITS: [&str; 4] =
-    ["stream_idle_timeout", "max_duration_timeout", "request_overall_timeout", "upstream_max_stream_duration_reached"];
-
 /// Sends the request where `forward` says.
 pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
     let manager = x.manager.clone();
@@ -86,20 +82,17 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
     }
     keep_body(x, forward, &plan);
     mirror::launch(x, forward);
-    let answer = if plan.timeouts.hedged && plan.timeouts.per_try.is_some() {
+    if plan.timeouts.hedged && plan.timeouts.per_try.is_some() {
         Box::pin(hedge::run(x, forward, &mut plan)).await
     } else {
         run(x, forward, &mut plan).await
-    };
-    match answer {
-        // The stream's own limits are not the cluster's.
-        Answer::Local(reply) if STREAM_LIMITS.contains(&&*reply.details) => Answer::Local(reply),
-        Answer::Local(reply) => {
-            charge(x, &plan.cluster, reply.status.as_u16(), None, false);
-            Answer::Local(reply)
-        }
-        other => other,
     }
+}
+
+/// An answer given in the cluster's place is charged to it.
+fn for_cluster(x: &Exchange, plan: &Plan, reply: LocalReply) -> Answer {
+    charge(x, &plan.cluster, reply.status.as_u16(), None, false);
+    Answer::Local(reply)
 }
 
 fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>, asks: bool) -> Plan {
@@ -162,7 +155,7 @@ async fn run(x: &mut Exchange, forward: &Forward, plan: &mut Plan) -> Answer {
     loop {
         let host = match pick(x, plan) {
             Ok(host) => host,
-            Err(reply) => return Answer::Local(reply),
+            Err(reply) => return for_cluster(x, plan, reply),
         };
         begin_attempt(x, forward, plan, &host);
         let info = AttemptInfo::default();
@@ -328,7 +321,7 @@ fn permitted(x: &mut Exchange, plan: &mut Plan, verdict: Verdict) -> Option<Dura
 pub(super) fn settle(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, outcome: Outcome) -> Answer {
     match outcome {
         Outcome::Response(response) => accept(x, forward, plan, host, response),
-        // A filter that rewrites the body could not read it.
+        // A filter that rewrites the body could not read it: the answer is its own, not the cluster's.
         Outcome::Failed(AttemptError::Send(crate::codec::SendError::RequestBody(crate::body::Error::Other(text)))) => {
             Answer::Local(LocalReply::bad_request("request_body_malformed").body(text.to_string()))
         }
@@ -341,7 +334,7 @@ pub(super) fn settle(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<
             if x.manager.suppresses() {
                 reply.headers = None;
             }
-            Answer::Local(reply)
+            for_cluster(x, plan, reply)
         }
         Outcome::Limit(limit) => stopped(x, limit, plan),
     }
@@ -358,7 +351,7 @@ fn stopped(x: &mut Exchange, limit: Limit, plan: &Plan) -> Answer {
         reply.status = http::StatusCode::NO_CONTENT;
         reply.body = "".into();
     }
-    Answer::Local(reply)
+    if limit.is_of_stream() { Answer::Local(reply) } else { for_cluster(x, plan, reply) }
 }
 
 /// The answer when a limit is reached before the answer's head.
@@ -430,7 +423,7 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
         cluster: plan.cluster.clone(),
         host,
         protocol: x.info.upstream.protocol,
-        trailers_tell: grpc::outcome(&x.parts, &response, response.body().is_end()).success.is_none(),
+        trailers_tell: grpc::trailers_tell(&x.parts.headers, status, response.body().is_end()),
     };
     Answer::Upstream(response, Box::new(limits))
 }

@@ -2,7 +2,7 @@
 
 use sidemesh_config::value::Name;
 
-use super::{Answers, ClassCounters, CodeCounters, Counter, Gauge, Histogram, TextReadout};
+use super::{Answers, ClassCounters, CodeCounters, Counter, Gauge, Histogram, LazyCounter, TextReadout};
 
 /// What a group shows a reader, metric by metric.
 pub enum Visit<'a> {
@@ -27,6 +27,14 @@ pub trait Metric {
 impl Metric for Counter {
     fn visit(&self, name: &str, each: &mut dyn FnMut(&str, Visit<'_>)) {
         each(name, Visit::Counter(self.get()));
+    }
+}
+
+impl Metric for LazyCounter {
+    fn visit(&self, name: &str, each: &mut dyn FnMut(&str, Visit<'_>)) {
+        if self.get() > 0 {
+            Counter::visit(self, name, each);
+        }
     }
 }
 

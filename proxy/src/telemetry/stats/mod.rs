@@ -11,6 +11,7 @@ mod histogram;
 mod registry;
 mod render;
 mod scope;
+mod shards;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ pub use histogram::{BUCKETS_MS, Histogram, HistogramValue};
 pub use registry::{Registry, Sample, Value};
 pub use render::{Texts, prometheus, text, text_with};
 pub use scope::Scope;
+pub use shards::Shards;
 
 /// A count that only grows. One writer; any reader.
 #[derive(Debug, Default)]
@@ -42,6 +44,17 @@ impl Counter {
     }
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// A count that is shown once it has counted something: of what most never see.
+#[derive(Debug, Default)]
+pub struct LazyCounter(Counter);
+
+impl std::ops::Deref for LazyCounter {
+    type Target = Counter;
+    fn deref(&self) -> &Counter {
+        &self.0
     }
 }
 

@@ -7,11 +7,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use http::header::CONTENT_TYPE;
-
 use super::{Route, RouteConfig, RouteMatch, TlsMatch, VirtualHost};
 use crate::matcher::cookie::cookie;
-use crate::matcher::{PeerCertificate, RequestView};
+use crate::matcher::{PeerCertificate, RequestView, is_grpc};
 
 impl RouteConfig {
     /// The virtual host that claims the authority.
@@ -126,7 +124,7 @@ impl RouteMatch {
         if self.runtime_fraction.as_ref().is_some_and(|f| !f.value(view.runtime).hit(view.random)) {
             return Err(Mismatch::RuntimeFraction);
         }
-        if self.grpc && !is_grpc(view) {
+        if self.grpc && !is_grpc(view.headers) {
             return Err(Mismatch::Grpc);
         }
         if let Some(i) = self.headers.iter().position(|m| !m.matches(view)) {
@@ -165,14 +163,5 @@ impl TlsMatch {
         let presented = certificate != PeerCertificate::Absent;
         let validated = certificate == PeerCertificate::Validated;
         self.presented.is_none_or(|p| p == presented) && self.validated.is_none_or(|v| v == validated)
-    }
-}
-
-/// `application/grpc` or `application/grpc+...`: gRPC-Web is not gRPC.
-fn is_grpc(view: &RequestView<'_>) -> bool {
-    let content_type = view.headers.get(CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
-    match content_type.strip_prefix(b"application/grpc") {
-        Some(rest) => matches!(rest.first(), None | Some(b'+')),
-        None => false,
     }
 }
