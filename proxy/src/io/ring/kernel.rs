@@ -63,13 +63,11 @@ pub(super) enum Done {
     Received {
         socket: usize,
         result: io::Result<Received>,
+        /// The operation goes on.
+        more: bool,
     },
     /// With the bytes, and how many of them left.
-    Sent {
-        socket: usize,
-        bytes: Vec<u8>,
-        result: io::Result<usize>,
-    },
+    Sent { socket: usize, bytes: Vec<u8>, result: io::Result<usize> },
 }
 
 pub(super) enum Received {
@@ -166,7 +164,12 @@ impl Kernel {
         number
     }
 
-    /// The answer to [`Kernel::receive`] is to come now.
+    /// Receive from `fd` all that comes, with an answer for each, until it is called back, or something else ends it.
+    pub(super) fn receive_all(&mut self, fd: RawFd, socket: usize) {
+        self.push(opcode::RecvMulti::new(Fd(fd), GROUP).build().user_data(name(RECEIVE, socket)));
+    }
+
+    /// The last answer to [`Kernel::receive`] or [`Kernel::receive_all`] is to come now.
     pub(super) fn cancel_receive(&mut self, socket: usize) {
         self.push(opcode::AsyncCancel::new(name(RECEIVE, socket)).build().user_data(CANCEL));
     }
@@ -230,7 +233,7 @@ impl Kernel {
             match kind {
                 RECEIVE => {
                     let result = self.received(cqueue::buffer_select(answer.flags()), result);
-                    return Some(Done::Received { socket: number, result });
+                    return Some(Done::Received { socket: number, result, more: cqueue::more(answer.flags()) });
                 }
                 SEND => {
                     let Some(Sending { socket, bytes }) = self.sends.try_remove(number) else { continue };

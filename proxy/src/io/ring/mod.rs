@@ -5,8 +5,10 @@
 //! connections to it. Without a ring everything works as before, with a system call per read and write.
 //!
 //! *Receiving.* A socket that is read and has nothing waits in the kernel with a receive operation that holds no memory: the
-//! kernel puts what comes into one of the worker's pieces. A stream that fills whole pieces is read by plain system calls, a few in a
-//! row, so that large transfers cost no second copy and no connection keeps the others waiting.
+//! kernel puts what comes into one of the worker's pieces. Where messages are small one operation brings them all, as long as they are
+//! read; it is called back from a reader that is slow. A stream that fills whole pieces is read by plain system calls, a few in a
+//! row, so that large transfers cost no second copy and no connection keeps the others waiting. While an operation is with the kernel nothing
+//! else reads the socket: bytes stay in order.
 //!
 //! *Sending.* In a busy turn what is written is copied and sent at its end, so several small writes leave as one. A large write,
 //! and any in a turn with little to do, goes to the socket at once: the peer works on it while the next is prepared. While the socket is full, writing is pending. A failure shows at the next write, as with a write that the
@@ -23,6 +25,7 @@ mod turn;
 mod tests;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::Waker;
@@ -37,6 +40,8 @@ use kernel::{Done, Kernel, PIECE_BYTES, Piece, Received};
 pub(super) use stream::Stream;
 pub use turn::drive;
 
+/// So many pieces may wait for a reader before no more are asked for.
+const UNREAD: usize = 2;
 /// After a whole piece, so many reads are plain system calls.
 const BURST: u8 = 16;
 /// A turn in which so many operations come back is a busy one: gathering what it writes saves more than it delays.
@@ -70,6 +75,10 @@ struct State {
 struct Entry {
     socket: Socket,
     receive: Receive,
+    /// What has come and was not read, before anything that `receive` says.
+    pieces: VecDeque<Piece>,
+    /// The last message was smaller than a piece.
+    small: bool,
     reader: Option<Waker>,
     send: Send,
     /// Bytes for the next send.
@@ -85,12 +94,14 @@ struct Entry {
     reset: bool,
 }
 
+/// What is asked of the kernel for the reader.
 #[derive(Debug)]
 enum Receive {
     Idle,
-    /// With the kernel.
-    Waiting,
-    Ready(Piece),
+    /// An operation is with the kernel.
+    Out,
+    /// It has been called back: a last answer is to come.
+    Recalled,
     Ended,
     Failed(io::Error),
 }
@@ -180,9 +191,11 @@ impl State {
 
     fn finish(&mut self, done: Done) {
         let key = match done {
-            Done::Received { socket, result } => {
+            Done::Received { socket, result, more } => {
                 let Some(entry) = self.sockets.get_mut(socket) else { return };
-                entry.handle_received(result);
+                if entry.handle_received(result, more) {
+                    self.kernel.cancel_receive(socket);
+                }
                 wake(&entry.reader);
                 socket
             }
@@ -213,12 +226,11 @@ impl State {
     /// Closes a socket that nobody uses any more, neither we nor the kernel.
     fn remove_if_over(&mut self, key: usize) {
         let over = self.sockets.get(key).is_some_and(|entry| {
-            let busy =
-                matches!(entry.receive, Receive::Waiting) || matches!(entry.send, Send::Gathering | Send::Out(_));
-            entry.closed && !busy
+            let receives = matches!(entry.receive, Receive::Out | Receive::Recalled);
+            entry.closed && !receives && !matches!(entry.send, Send::Gathering | Send::Out(_))
         });
-        if over && let Some(Entry { receive: Receive::Ready(piece), .. }) = self.sockets.try_remove(key) {
-            self.kernel.recycle(piece);
+        if over && let Some(entry) = self.sockets.try_remove(key) {
+            entry.pieces.into_iter().for_each(|piece| self.kernel.recycle(piece));
         }
     }
 
@@ -227,7 +239,8 @@ impl State {
         let Some(entry) = self.sockets.get_mut(key) else { return [None, None] };
         entry.closed = true;
         let wakers = [entry.reader.take(), entry.writer.take()];
-        if matches!(entry.receive, Receive::Waiting) {
+        if matches!(entry.receive, Receive::Out) {
+            entry.receive = Receive::Recalled;
             self.kernel.cancel_receive(key);
         }
         match entry.send {
@@ -247,6 +260,8 @@ impl Entry {
         Self {
             socket,
             receive: Receive::Idle,
+            pieces: VecDeque::new(),
+            small: false,
             reader,
             send: Send::Idle,
             out,
@@ -264,21 +279,31 @@ impl Entry {
         }
     }
 
-    fn handle_received(&mut self, result: io::Result<Received>) {
+    /// Says whether the operation is to be called back: it goes on, but no more is wanted of it.
+    fn handle_received(&mut self, result: io::Result<Received>, more: bool) -> bool {
+        let recalled = matches!(self.receive, Receive::Recalled);
         self.receive = match result {
             Ok(Received::Piece(piece)) => {
-                if piece.len() == PIECE_BYTES {
+                self.small = piece.len() < PIECE_BYTES;
+                if !self.small {
                     self.burst = BURST;
                 }
-                Receive::Ready(piece)
+                self.pieces.push_back(piece);
+                match more {
+                    false => Receive::Idle,
+                    true if self.small && self.pieces.len() < UNREAD && !recalled => Receive::Out,
+                    true => Receive::Recalled,
+                }
             }
             Ok(Received::NoPiece) => {
                 self.burst = 1;
                 Receive::Idle
             }
             Ok(Received::End) => Receive::Ended,
+            Err(error) if recalled && error.raw_os_error() == Some(nix::libc::ECANCELED) => Receive::Idle,
             Err(error) => Receive::Failed(error),
         };
+        !recalled && matches!(self.receive, Receive::Recalled)
     }
 }
 

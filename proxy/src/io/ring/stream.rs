@@ -151,38 +151,47 @@ impl Drop for Stream {
 impl Entry {
     /// Ready when [`Entry::read`] would find something, or has to look.
     fn poll_receive(&mut self, key: usize, kernel: &mut kernel::Kernel, cx: &Context<'_>) -> (Poll<()>, Option<Waker>) {
+        if !self.pieces.is_empty() {
+            return (Poll::Ready(()), None);
+        }
         match self.receive {
-            Receive::Ready(_) | Receive::Ended | Receive::Failed(_) => return (Poll::Ready(()), None),
+            Receive::Ended | Receive::Failed(_) => return (Poll::Ready(()), None),
             Receive::Idle if self.burst > 0 => return (Poll::Ready(()), None),
             Receive::Idle => {
-                kernel.receive(self.socket.as_raw_fd(), key);
-                self.receive = Receive::Waiting;
+                let fd = self.socket.as_raw_fd();
+                if self.small {
+                    kernel.receive_all(fd, key)
+                } else {
+                    kernel.receive(fd, key)
+                }
+                self.receive = Receive::Out;
             }
-            Receive::Waiting => {}
+            Receive::Out | Receive::Recalled => {}
         }
         (Poll::Pending, wait(&mut self.reader, cx))
     }
 
     /// What is there. `None`: nothing yet, it has to be waited for.
     fn read(&mut self, kernel: &mut kernel::Kernel, buf: &mut ReadBuf<'_>) -> Option<io::Result<()>> {
-        match &mut self.receive {
-            Receive::Ready(piece) => {
-                let n = piece.len().min(buf.remaining());
-                buf.put_slice(&kernel.bytes(piece)[..n]);
-                piece.advance(n);
-                if piece.len() == 0
-                    && let Receive::Ready(piece) = std::mem::replace(&mut self.receive, Receive::Idle)
-                {
-                    kernel.recycle(piece);
-                }
-                Some(Ok(()))
+        if let Some(piece) = self.pieces.front_mut() {
+            let n = piece.len().min(buf.remaining());
+            buf.put_slice(&kernel.bytes(piece)[..n]);
+            piece.advance(n);
+            if piece.len() == 0
+                && let Some(piece) = self.pieces.pop_front()
+            {
+                kernel.recycle(piece);
             }
+            return Some(Ok(()));
+        }
+        match &mut self.receive {
             Receive::Ended => Some(Ok(())),
             Receive::Failed(_) => match std::mem::replace(&mut self.receive, Receive::Ended) {
                 Receive::Failed(error) => Some(Err(error)),
                 _ => Some(Ok(())),
             },
-            Receive::Idle | Receive::Waiting => self.read_now(buf),
+            Receive::Idle => self.read_now(buf),
+            Receive::Out | Receive::Recalled => None,
         }
     }
 

@@ -79,6 +79,43 @@ fn requests_and_responses_go_back_and_forth() {
 }
 
 #[test]
+fn messages_of_all_sizes_arrive_in_order_though_the_reader_rests() {
+    // Small ones keep an operation with the kernel, whole pieces end it, and a rest of the reader calls it back.
+    let sizes = [1, 40, 700, 3, 90_000, 12, PIECE_BYTES, 5, 5, 5, 300_000, 1];
+    let len = sizes.iter().sum::<usize>() * 20;
+    on_ring(move || async move {
+        let (mut io, peer) = connection(move |mut peer| {
+            peer.set_nodelay(true).unwrap();
+            let bytes = pattern(len);
+            let mut rest = &bytes[..];
+            for size in sizes.iter().cycle().take(sizes.len() * 20) {
+                let (message, after) = rest.split_at(*size);
+                peer.write_all(message).unwrap();
+                rest = after;
+            }
+            // Nothing that is still to be read may be lost with the connection.
+            peer.shutdown(Shutdown::Write).unwrap();
+            read_all(peer)
+        })
+        .await;
+        let (mut all, mut buf) = (Vec::new(), vec![0; 50_000]);
+        for turn in 1.. {
+            match io.read(&mut buf).await.unwrap() {
+                0 => break,
+                n => all.extend_from_slice(&buf[..n]),
+            }
+            if turn % 16 == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+        }
+        assert!(all == pattern(len), "{} of {len} bytes, or others", all.len());
+        io.write_all(b"all").await.unwrap();
+        drop(io);
+        assert_eq!(joined(peer).await, b"all");
+    });
+}
+
+#[test]
 fn large_transfers_arrive_whole_in_both_directions_though_the_peer_is_slow() {
     const LEN: usize = 9 * 1024 * 1024 + 17;
     on_ring(|| async {
