@@ -7,7 +7,7 @@ use crate::resource::cluster::Cluster;
 use crate::resource::endpoint::LoadAssignment;
 use crate::resource::http_filter::HttpFilterKind;
 use crate::resource::listener::Listener;
-use crate::resource::route::{RouteConfig, ScopedRoute};
+use crate::resource::route::{RouteConfig, ScopedRoutes};
 use crate::resource::secret::Secret;
 use crate::value::{Name, Runtime};
 
@@ -26,8 +26,8 @@ pub struct Snapshot {
     pub clusters: ByName<Arc<ClusterEntry>>,
     /// RDS tables by name. Inline tables live in their connection manager.
     pub routes: ByName<Arc<RouteConfig>>,
-    /// Scoped routes by the connection manager's scope configuration name.
-    pub scopes: ByName<Arc<Vec<Arc<ScopedRoute>>>>,
+    /// Scoped routes that came by SRDS.
+    pub scopes: Arc<ScopedRoutes>,
     /// `<table>/<host>` that was asked for on demand and that the server does not have.
     pub absent_hosts: Arc<BTreeSet<Name>>,
     pub secrets: ByName<Arc<Secret>>,

@@ -59,10 +59,9 @@ pub fn table<'a>(source: &'a RouteSource, snapshot: &'a Snapshot, headers: &Head
         RouteSource::Scoped { key, scopes, .. } => {
             let scopes = match scopes {
                 ScopeSource::Inline(scopes) => scopes,
-                ScopeSource::Srds { resource_prefix, .. } => snapshot.scopes.get(resource_prefix)?.as_ref(),
+                ScopeSource::Srds { .. } => &snapshot.scopes,
             };
-            let wanted = scope_key(key, headers)?;
-            let scope = scopes.iter().find(|s| s.key == wanted)?;
+            let scope = scopes.get(&scope_key(key, headers)?)?;
             match &scope.inline {
                 Some(table) => Some(table),
                 None => snapshot.route_config(&scope.route_config_name),

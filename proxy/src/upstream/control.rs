@@ -23,7 +23,7 @@ use super::breaker::Overflow;
 use super::host::{Health, HostState};
 use super::outlier::{At, Judged, When};
 use super::shared::{Registry, SharedCluster};
-use super::stats::{MembershipStats, OutlierStats};
+use super::stats::{MembershipStats, OutlierStats, UpdateStats};
 use super::{discovery, health};
 use crate::codec::Local;
 use crate::telemetry::stats::Scope;
@@ -53,6 +53,7 @@ pub struct Context {
     secrets: RefCell<ByName<Arc<Secret>>>,
     secrets_version: Cell<u64>,
     outlier_stats: RefCell<HashMap<Name, Arc<OutlierStats>>>,
+    updates: Arc<UpdateStats>,
 }
 
 impl Context {
@@ -111,7 +112,9 @@ pub struct Control {
 impl Control {
     /// Called on the control thread, inside its `LocalSet`. Its tasks end when it is dropped.
     pub fn new(registry: Arc<Registry>, local: Local) -> Rc<Control> {
+        let updates = registry.stats.shard(Scope::Fixed("cluster_manager"));
         let context = Context {
+            updates,
             local,
             registry,
             secrets: RefCell::default(),
@@ -164,7 +167,6 @@ impl Control {
             match running.get(&shared.name) {
                 Some(known) if Arc::ptr_eq(&known.shared, &shared) && Arc::ptr_eq(&known.config, &config) => {
                     known.gauge();
-                    known.count_update();
                     known.watch_staleness(&self.context);
                 }
                 known => {
@@ -211,15 +213,10 @@ impl Control {
         if let Some(outlier) = &config.outlier {
             tasks.push(Task::spawn(sweep(context.clone(), shared.clone(), outlier.clone())));
         }
-        tasks.push(Task::spawn(count_members(shared.clone(), stats.clone(), !config.health_checks.is_empty())));
+        stats.warming_state.set(0);
+        tasks.push(Task::spawn(count_members(context.clone(), shared.clone(), stats.clone())));
         let running = Running { shared, config, stats, stale: RefCell::default(), _tasks: tasks };
-        if matches!(running.config.discovery, Discovery::Eds { .. }) {
-            running.stats.update_attempt.inc();
-        }
         running.gauge();
-        if !running.shared.members().is_empty() {
-            running.count_update();
-        }
         running.watch_staleness(&self.context);
         running
     }
@@ -236,22 +233,16 @@ impl Control {
 }
 
 impl Running {
-    /// Hosts of EDS came with an update.
-    fn count_update(&self) {
-        if matches!(self.config.discovery, Discovery::Eds { .. }) {
-            self.stats.update_attempt.inc();
-            self.stats.update_success.inc();
-        }
-    }
-
     /// `endpoint_stale_after`: without another update by then the endpoints are gone.
     fn watch_staleness(&self, context: &Rc<Context>) {
         let assignment = self.shared.entry().endpoints.clone();
         let after = assignment.as_ref().and_then(|a| a.policy.endpoint_stale_after);
         *self.stale.borrow_mut() = after.zip(assignment).map(|(after, assignment)| {
-            let (context, shared) = (context.clone(), self.shared.clone());
+            let (context, shared, stats) = (context.clone(), self.shared.clone(), self.stats.clone());
+            stats.assignment_timeout_received.inc();
             Task::spawn(async move {
                 tokio::time::sleep(after).await;
+                stats.assignment_stale.inc();
                 tracing::warn!(cluster = %shared.name, "the endpoints were not updated within endpoint_stale_after and are removed");
                 let none = LoadAssignment { localities: Vec::new(), ..LoadAssignment::clone(&assignment) };
                 shared.set_members(Arc::new(none), context.local.clock.now());
@@ -291,10 +282,17 @@ impl Running {
 }
 
 /// Keeps the gauges of membership and health up to date.
-async fn count_members(shared: Arc<SharedCluster>, stats: Arc<MembershipStats>, checked: bool) {
+async fn count_members(context: Rc<Context>, shared: Arc<SharedCluster>, stats: Arc<MembershipStats>) {
+    let checked = !shared.entry().cluster.health_checks.is_empty();
     let mut changed = shared.subscribe();
+    // Of a cluster that goes on with another configuration.
+    let mut seen = if stats.membership_change.get() == 0 { [0, 0] } else { shared.changes() };
     loop {
         changed.mark_unchanged();
+        let changes = shared.changes();
+        stats.membership_change.add(changes[0] - seen[0]);
+        context.updates.cluster_updated.add(changes[1] - seen[1]);
+        seen = changes;
         let members = shared.members();
         let count = |health| members.iter().filter(|(_, _, h)| h.health() == health).count() as i64;
         stats.membership_total.set(members.len() as i64);

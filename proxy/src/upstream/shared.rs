@@ -56,6 +56,8 @@ pub struct SharedCluster {
     entry: ArcSwap<ClusterEntry>,
     members: ArcSwap<Membership>,
     generation: AtomicU64,
+    /// How often hosts have come or gone, and of that since the cluster was warm.
+    changes: [AtomicU64; 2],
     merging: Merging,
     pub breakers: Arc<Breakers>,
     pub detector: Detector,
@@ -219,6 +221,7 @@ impl SharedCluster {
             name,
             entry: ArcSwap::new(entry),
             generation: AtomicU64::new(1),
+            changes: Default::default(),
             merging: Merging::default(),
             breakers: Arc::default(),
             detector: Detector::default(),
@@ -244,6 +247,11 @@ impl SharedCluster {
     #[inline]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
+    }
+
+    /// How often hosts have come or gone, and of that since the cluster was warm.
+    pub fn changes(&self) -> [u64; 2] {
+        [0, 1].map(|at| self.changes[at].load(Ordering::Relaxed))
     }
 
     /// Tells workers at once that something has changed.
@@ -364,6 +372,7 @@ impl SharedCluster {
         let mut known: HashMap<&Address, &Arc<HostState>> = old.iter().map(|(_, _, s)| (&s.address, s)).collect();
         let mut fresh: HashMap<Address, Arc<HostState>> = HashMap::new();
         let mut hosts = Vec::with_capacity(assignment.localities.len());
+        let mut added = false;
         for locality in &assignment.localities {
             let mut states = Vec::with_capacity(locality.endpoints.len());
             for endpoint in &locality.endpoints {
@@ -372,7 +381,10 @@ impl SharedCluster {
                     Some(state) => state.clone(),
                     None => match fresh.get(&endpoint.address) {
                         Some(state) => state.clone(),
-                        None => self.new_host(&config, endpoint, now),
+                        None => {
+                            added = true;
+                            self.new_host(&config, endpoint, now)
+                        }
                     },
                 };
                 state.change_flags(eds, (flag::FROM_EDS | flag::PENDING_REMOVAL) & !eds);
@@ -386,6 +398,12 @@ impl SharedCluster {
             if !kept.iter().any(|(_, _, s)| s.address == gone.address) {
                 self.detector.forget(gone);
             }
+        }
+        let removed = old.iter().any(|(_, _, s)| !fresh.contains_key(&s.address));
+        if removed || added {
+            let warm = self.ready.borrow().is_ready();
+            self.changes[0].fetch_add(1, Ordering::Relaxed);
+            self.changes[1].fetch_add(u64::from(warm), Ordering::Relaxed);
         }
         let (assignment, hosts) = with_kept(assignment, hosts, kept);
         self.members.store(Arc::new(Membership { assignment, hosts }));

@@ -81,6 +81,16 @@ crate::stats_group! {
 }
 
 crate::stats_group! {
+    /// `cluster_manager.`, beside what is counted of CDS.
+    pub struct UpdateStats {
+        cluster_updated: Counter,
+        cluster_updated_via_merge: Counter,
+        update_merge_cancelled: Counter,
+        update_out_of_merge_window: Counter,
+    }
+}
+
+crate::stats_group! {
     /// Counted by the control thread, per cluster.
     pub struct MembershipStats {
         membership_total: Gauge,
@@ -94,6 +104,10 @@ crate::stats_group! {
         update_failure: Counter,
         update_empty: Counter,
         update_no_rebuild: Counter,
+        assignment_stale: Counter,
+        assignment_timeout_received: Counter,
+        assignment_use_cached: Counter,
+        warming_state: Gauge,
         hc_attempt: Counter = "health_check.attempt",
         hc_success: Counter = "health_check.success",
         hc_failure: Counter = "health_check.failure",

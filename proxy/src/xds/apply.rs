@@ -24,6 +24,7 @@ use super::channel::Channel;
 use super::filesystem;
 use super::manager::{Manager, StartError, clock};
 use super::state::{Accepted, Rejected};
+use super::stats::Outcome;
 use super::stream::Response;
 use crate::tls;
 
@@ -55,6 +56,8 @@ pub(super) struct Taken {
     pub(super) accepted: Vec<(Name, String)>,
     /// Name, and why not.
     pub(super) rejected: Vec<(String, String)>,
+    /// Something was not there before.
+    changed: bool,
     seen: BTreeSet<Name>,
 }
 
@@ -183,12 +186,14 @@ impl Manager {
         self.answered.insert(kind);
         self.note_answer(kind);
         let error = taken.error(kind);
-        if matches!(kind, ResourceKind::Cluster | ResourceKind::Listener) {
-            let stats = self.stats.subscription(kind, &Name::from(""), None);
-            match &error {
-                None => stats.succeeded(version),
-                Some(_) => stats.update_rejected.inc(),
-            }
+        if matches!(kind, ResourceKind::Cluster | ResourceKind::Listener | ResourceKind::ScopedRoute) {
+            self.count_whole(
+                kind,
+                match &error {
+                    None => Outcome::Accepted { version, changed: taken.changed },
+                    Some(_) => Outcome::Rejected,
+                },
+            );
         }
         match &error {
             None => self.resources.borrow_mut().set_version(kind, version),
@@ -218,11 +223,15 @@ impl Manager {
                 continue;
             }
             match self.take_one(kind, source, &name, &any, &item.version) {
-                Ok(()) => taken.accepted.push((name, item.version)),
+                Ok(changed) => {
+                    taken.changed |= changed;
+                    self.count_leaf(kind, &name, Outcome::Accepted { version: &item.version, changed });
+                    taken.accepted.push((name, item.version));
+                }
                 Err(reason) => {
                     self.assembler.handle_settled(kind, &name);
                     self.dirty = true;
-                    self.count_leaf(kind, &name, None);
+                    self.count_leaf(kind, &name, Outcome::Rejected);
                     let now = SystemTime::now();
                     let details = reason.clone();
                     let rejected = Rejected { version: item.version, details, last_update_attempt: now, raw: any };
@@ -246,6 +255,7 @@ impl Manager {
         self.assembler.is_needed(kind, name)
     }
 
+    /// Whether it was new.
     fn take_one(
         &mut self,
         kind: ResourceKind,
@@ -253,7 +263,7 @@ impl Manager {
         name: &Name,
         any: &Any,
         version: &str,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let same = self.resources.borrow().is_accepted(kind, name, any);
         // Content that is there already still ends a wait, which may warm what waited.
         let waiting = self.assembler.warming(ResourceKind::Cluster) + self.assembler.warming(ResourceKind::Listener);
@@ -284,12 +294,11 @@ impl Manager {
                 resource => self.assembler.handle_resource(resource, source),
             }
         }
-        self.count_leaf(kind, name, Some(version));
         let is_static = *source == Source::Static;
         let accepted =
             Accepted { version: version.to_owned(), last_updated: SystemTime::now(), raw: any.clone(), is_static };
         self.resources.borrow_mut().accept(kind, name, accepted);
-        Ok(())
+        Ok(!same)
     }
 
     /// What needs more than the resource itself to judge.
@@ -302,6 +311,7 @@ impl Manager {
             }
             Resource::Cluster(cluster) => self.check_needs(&cascade::of_cluster(cluster, source)),
             Resource::Route(table) => self.check_clusters(table),
+            Resource::ScopedRoute(scope) => self.assembler.admits(scope).map_err(|taken| taken.to_string()),
             _ => Ok(()),
         }
     }
@@ -390,28 +400,10 @@ impl Manager {
     }
 
     /// Counts an update of a resource that has a subscription of its own.
-    fn count_leaf(&mut self, kind: ResourceKind, name: &Name, accepted: Option<&str>) {
-        use ResourceKind::{Endpoints, Route, Runtime, Secret};
-        if !matches!(kind, Route | Secret | Endpoints | Runtime) {
-            return;
+    fn count_leaf(&mut self, kind: ResourceKind, name: &Name, outcome: Outcome<'_>) {
+        if !matches!(kind, ResourceKind::Cluster | ResourceKind::Listener | ResourceKind::ScopedRoute) {
+            self.count(kind, name, outcome);
         }
-        let prefixes = if kind == ResourceKind::Route { self.route_prefixes(name) } else { vec![Name::from("")] };
-        for prefix in prefixes {
-            self.stats.subscription(kind, name, Some(&prefix)).answered(kind, accepted);
-        }
-    }
-
-    /// The connection managers that use a route table, by their stat prefix.
-    fn route_prefixes(&self, table: &Name) -> Vec<Name> {
-        let mut prefixes = BTreeSet::new();
-        for listener in self.assembler.listeners() {
-            for hcm in cascade::connection_managers(listener) {
-                if matches!(&hcm.routes, RouteSource::Rds { name, .. } if name == table) {
-                    prefixes.insert(hcm.stat_prefix.clone());
-                }
-            }
-        }
-        prefixes.into_iter().collect()
     }
 
     fn renew(&mut self, kind: ResourceKind, name: &Name, ttl: Option<std::time::Duration>) {

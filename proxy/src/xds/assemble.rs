@@ -13,7 +13,7 @@ use sidemesh_config::resource::cluster::{Cluster, Discovery};
 use sidemesh_config::resource::endpoint::LoadAssignment;
 use sidemesh_config::resource::http_filter::HttpFilterKind;
 use sidemesh_config::resource::listener::Listener;
-use sidemesh_config::resource::route::{RouteConfig, ScopedRoute, VirtualHost};
+use sidemesh_config::resource::route::{KeyTaken, RouteConfig, ScopedRoute, ScopedRoutes, VirtualHost};
 use sidemesh_config::resource::secret::Secret;
 use sidemesh_config::resource::{Resource, ResourceKind};
 use sidemesh_config::snapshot::{ByName, ClusterEntry, Snapshot};
@@ -23,6 +23,7 @@ use super::cascade::{self, Need, Source};
 use super::hosts::Hosts;
 use super::leaf::Leaf;
 use super::runtime;
+use crate::telemetry::stats::Scope;
 
 /// A resource with what it needs.
 #[derive(Debug, Clone)]
@@ -69,6 +70,8 @@ pub struct Assembler {
     extensions: Leaf<HttpFilterKind>,
     hosts: Hosts,
     scopes: BTreeMap<Name, Arc<ScopedRoute>>,
+    /// The same, as requests look them up.
+    scopes_by_key: Arc<ScopedRoutes>,
     /// Whether the scoped routes have arrived: one pseudo-name stands for all.
     scopes_wait: Leaf<()>,
     runtime: runtime::Layers,
@@ -78,6 +81,8 @@ pub struct Assembler {
     roots: Vec<Need>,
     needs_changed: bool,
     wanted: Vec<Wanted>,
+    /// Where updates of what is needed are counted.
+    counted: BTreeMap<(ResourceKind, Name), Vec<Scope>>,
     entries: ByName<Arc<ClusterEntry>>,
 }
 
@@ -111,7 +116,12 @@ impl Assembler {
             Resource::Secret(s) => self.secrets.arrive(&s.name.clone(), s),
             Resource::ExtensionConfig(name, e) => self.extensions.arrive(&name, e),
             Resource::ScopedRoute(s) => {
-                self.scopes.insert(s.name.clone(), s);
+                let by_key = Arc::make_mut(&mut self.scopes_by_key);
+                if let Some(old) = self.scopes.insert(s.name.clone(), s.clone()) {
+                    by_key.remove(&old.key, &old.name);
+                }
+                // No two have one key: see `admits`.
+                let _ = by_key.insert(s);
                 self.needs_changed = true;
             }
             Resource::Runtime(name, r) => self.runtime.set(&name, r),
@@ -126,7 +136,10 @@ impl Assembler {
         match kind {
             ResourceKind::Cluster => self.clusters.remove(name).is_some(),
             ResourceKind::Listener => self.listeners.remove(name).is_some(),
-            ResourceKind::ScopedRoute => self.scopes.remove(name).is_some(),
+            ResourceKind::ScopedRoute => self.scopes.remove(name).is_some_and(|old| {
+                Arc::make_mut(&mut self.scopes_by_key).remove(&old.key, name);
+                true
+            }),
             ResourceKind::ExtensionConfig => self.extensions.remove(name),
             ResourceKind::Runtime => self.runtime.remove(name),
             ResourceKind::VirtualHost => self.hosts.remove(name),
@@ -195,6 +208,11 @@ impl Assembler {
 
     pub fn has_cluster(&self, name: &str) -> bool {
         self.clusters.contains_key(name)
+    }
+
+    /// How many scoped routes there are.
+    pub fn scopes(&self) -> usize {
+        self.scopes.len()
     }
 
     pub fn has_static_secret(&self, name: &str) -> bool {
@@ -268,9 +286,19 @@ impl Assembler {
         &self.wanted
     }
 
+    /// Where updates of a needed resource are counted.
+    pub fn counted(&self, kind: ResourceKind, name: &Name) -> Vec<Scope> {
+        self.counted.get(&(kind, name.clone())).cloned().unwrap_or_default()
+    }
+
     fn collect(&mut self, now: Instant) {
         let mut all: BTreeMap<(ResourceKind, Name), Need> = BTreeMap::new();
+        let mut counted: BTreeMap<(ResourceKind, Name), Vec<Scope>> = BTreeMap::new();
         let mut note = |need: &Need| {
+            let scopes = counted.entry((need.kind, need.name.clone())).or_default();
+            if !scopes.contains(&need.counted) {
+                scopes.push(need.counted.clone());
+            }
             all.entry((need.kind, need.name.clone())).or_insert_with(|| need.clone());
         };
         self.roots.iter().for_each(&mut note);
@@ -295,8 +323,12 @@ impl Assembler {
         self.extensions.need(of(ResourceKind::ExtensionConfig), now);
         self.scopes_wait.need(of(ResourceKind::ScopedRoute), now);
         let tables = self.routes.values();
-        let hosts = self.hosts.needs(tables.values());
+        let hosts = self.hosts.needs(tables.values(), |table| counted_with(&counted, table));
         self.hosts.need(&hosts, now);
+        for need in &hosts {
+            counted.insert((need.kind, need.name.clone()), vec![need.counted.clone()]);
+        }
+        self.counted = counted;
         all.extend(hosts.into_iter().map(|need| ((need.kind, need.name.clone()), need)));
         self.wanted.clear();
         for need in all.values().filter(|n| n.source != Source::Static) {
@@ -382,7 +414,7 @@ impl Assembler {
             listeners: self.listeners.iter().filter_map(|(n, s)| Some((n.clone(), active(s)?))).collect(),
             clusters: entries,
             routes,
-            scopes: self.scopes_by_prefix(),
+            scopes: self.scopes_by_key.clone(),
             absent_hosts: Arc::new(self.hosts.absent()),
             secrets,
             extension_configs: self.extensions.values(),
@@ -411,14 +443,25 @@ impl Assembler {
         }
     }
 
-    /// All scoped routes stand under the empty resource prefix.
-    fn scopes_by_prefix(&self) -> ByName<Arc<Vec<Arc<ScopedRoute>>>> {
-        let mut by_prefix = ByName::default();
-        if !self.scopes.is_empty() {
-            by_prefix.insert(Name::from(""), Arc::new(self.scopes.values().cloned().collect()));
+    /// Whether a scope's key is another's.
+    pub fn admits(&self, scope: &ScopedRoute) -> Result<(), KeyTaken> {
+        match self.scopes_by_key.get(&scope.key) {
+            Some(other) if other.name != scope.name => {
+                Err(KeyTaken { first: other.name.clone(), second: scope.name.clone() })
+            }
+            _ => Ok(()),
         }
-        by_prefix
     }
+}
+
+/// Virtual hosts are counted with the connection manager that uses their table.
+fn counted_with(counted: &BTreeMap<(ResourceKind, Name), Vec<Scope>>, table: &Name) -> Scope {
+    let prefix =
+        counted.get(&(ResourceKind::Route, table.clone())).into_iter().flatten().find_map(|scope| match scope {
+            Scope::Rds { prefix, .. } => Some(prefix.clone()),
+            _ => None,
+        });
+    Scope::HttpFilter { prefix: prefix.unwrap_or_else(|| "".into()), filter: format!("vhds.{table}").into() }
 }
 
 /// Puts a new version in the warming place; a version equal to the one in force ends the warming of another.
@@ -437,7 +480,8 @@ fn scoped_needs(held: &Held<Listener>, scopes: &BTreeMap<Name, Arc<ScopedRoute>>
     let mut needs = Vec::new();
     for hcm in cascade::connection_managers(&held.value) {
         if let RouteSource::Scoped { scopes: ScopeSource::Srds { .. }, rds: Some(rds), .. } = &hcm.routes {
-            needs.extend(scopes.values().filter_map(|s| cascade::of_scoped_route(s, rds, &held.source)));
+            let of = |s: &Arc<ScopedRoute>| cascade::of_scoped_route(s, rds, &held.source, &hcm.stat_prefix);
+            needs.extend(scopes.values().filter_map(of));
         }
     }
     needs

@@ -16,6 +16,8 @@ use sidemesh_config::resource::route::{RouteConfig, ScopedRoute};
 use sidemesh_config::resource::tls::{CommonTls, DownstreamTransport, UpstreamTransport};
 use sidemesh_config::value::{ConfigOrigin, ConfigSource, GrpcSource, Name};
 
+use crate::telemetry::stats::Scope;
+
 /// A channel that resources come by: `Own` of the API is resolved to the holder's.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Source {
@@ -54,6 +56,8 @@ pub struct Need {
     pub source: Source,
     /// How long to wait for it; zero waits for ever.
     pub timeout: Duration,
+    /// Where its updates are counted.
+    pub counted: Scope,
 }
 
 /// The timeout of what is not waited for; zero would be for ever.
@@ -66,7 +70,7 @@ struct Collector<'a> {
 }
 
 /// The virtual hosts of a table that come by VHDS: everything under the table's name, and those asked for.
-pub fn of_table(table: &RouteConfig, demanded: &BTreeSet<Name>) -> Vec<Need> {
+pub fn of_table(table: &RouteConfig, demanded: &BTreeSet<Name>, counted: &Scope) -> Vec<Need> {
     let Some(config) = &table.vhds else { return Vec::new() };
     let source = Source::of(config, &Source::Ads);
     let need = |name: &Name| Need {
@@ -74,6 +78,7 @@ pub fn of_table(table: &RouteConfig, demanded: &BTreeSet<Name>) -> Vec<Need> {
         name: name.clone(),
         source: source.clone(),
         timeout: config.initial_fetch_timeout,
+        counted: counted.clone(),
     };
     let under = demanded.iter().filter(|name| is_under(name, &table.name));
     std::iter::once(&table.name).chain(under).map(need).collect()
@@ -88,7 +93,7 @@ pub fn is_under(name: &str, table: &str) -> bool {
 pub fn of_cluster(cluster: &Cluster, own: &Source) -> Vec<Need> {
     let mut c = Collector { own, needs: Vec::new() };
     if let Discovery::Eds { service_name, source } = &cluster.discovery {
-        c.add(ResourceKind::Endpoints, service_name, source);
+        c.add(ResourceKind::Endpoints, service_name, source, Scope::Cluster(cluster.stat_name.clone()));
     }
     c.upstream_transport(&cluster.transport);
     for m in &cluster.transport_matches {
@@ -106,8 +111,8 @@ pub fn of_listener(listener: &Listener, own: &Source) -> Vec<Need> {
     c.needs
 }
 
-/// What a scoped route needs from the connection manager's `rds` source.
-pub fn of_scoped_route(route: &ScopedRoute, rds: &ConfigSource, own: &Source) -> Option<Need> {
+/// What a scoped route needs from the `rds` source of the connection manager with this `stat_prefix`.
+pub fn of_scoped_route(route: &ScopedRoute, rds: &ConfigSource, own: &Source, prefix: &Name) -> Option<Need> {
     if route.inline.is_some() {
         return None;
     }
@@ -116,6 +121,7 @@ pub fn of_scoped_route(route: &ScopedRoute, rds: &ConfigSource, own: &Source) ->
         name: route.route_config_name.clone(),
         source: Source::of(rds, own),
         timeout: rds.initial_fetch_timeout,
+        counted: Scope::Rds { prefix: prefix.clone(), route_config: route.route_config_name.clone() },
     })
 }
 
@@ -151,12 +157,12 @@ pub fn admits<'a>(
 }
 
 impl Collector<'_> {
-    fn add(&mut self, kind: ResourceKind, name: &Name, source: &ConfigSource) {
-        self.add_within(kind, name, source, source.initial_fetch_timeout);
+    fn add(&mut self, kind: ResourceKind, name: &Name, source: &ConfigSource, counted: Scope) {
+        let timeout = source.initial_fetch_timeout;
+        self.push(Need { kind, name: name.clone(), source: Source::of(source, self.own), timeout, counted });
     }
 
-    fn add_within(&mut self, kind: ResourceKind, name: &Name, source: &ConfigSource, timeout: Duration) {
-        let need = Need { kind, name: name.clone(), source: Source::of(source, self.own), timeout };
+    fn push(&mut self, need: Need) {
         if !self.needs.contains(&need) {
             self.needs.push(need);
         }
@@ -176,13 +182,17 @@ impl Collector<'_> {
     fn connection_manager(&mut self, hcm: &HttpConnectionManager) {
         match &hcm.routes {
             RouteSource::Inline(_) => {}
-            RouteSource::Rds { name, source } => self.add(ResourceKind::Route, name, source),
-            RouteSource::Scoped { scopes: ScopeSource::Srds { source, .. }, .. } => {
-                self.add(ResourceKind::ScopedRoute, &Name::from(""), source);
+            RouteSource::Rds { name, source } => {
+                let counted = Scope::Rds { prefix: hcm.stat_prefix.clone(), route_config: name.clone() };
+                self.add(ResourceKind::Route, name, source, counted);
+            }
+            RouteSource::Scoped { name, scopes: ScopeSource::Srds { source, .. }, .. } => {
+                let counted = Scope::ScopedRds { prefix: hcm.stat_prefix.clone(), scopes: name.clone() };
+                self.add(ResourceKind::ScopedRoute, &Name::from(""), source, counted);
             }
             RouteSource::Scoped { scopes: ScopeSource::Inline(scopes), rds: Some(rds), .. } => {
                 let own = self.own;
-                self.needs.extend(scopes.iter().filter_map(|s| of_scoped_route(s, rds, own)));
+                self.needs.extend(scopes.iter().filter_map(|s| of_scoped_route(s, rds, own, &hcm.stat_prefix)));
             }
             RouteSource::Scoped { .. } => {}
         }
@@ -192,8 +202,13 @@ impl Collector<'_> {
 
     fn http_filter(&mut self, filter: &HttpFilter) {
         if let HttpFilterKind::Discovered { name, source, without_warming, .. } = &filter.kind {
-            let timeout = if *without_warming { NO_WAIT } else { source.initial_fetch_timeout };
-            self.add_within(ResourceKind::ExtensionConfig, name, source, timeout);
+            self.push(Need {
+                kind: ResourceKind::ExtensionConfig,
+                name: name.clone(),
+                source: Source::of(source, self.own),
+                timeout: if *without_warming { NO_WAIT } else { source.initial_fetch_timeout },
+                counted: Scope::Filter(format!("extension_config_discovery.http_filter.{name}").into()),
+            });
         }
     }
 
@@ -207,14 +222,16 @@ impl Collector<'_> {
 
     fn tls(&mut self, tls: &CommonTls) {
         for secret in tls.certificate_secrets.iter().chain(&tls.validation_secret) {
+            let counted = Scope::Sds(secret.name.clone());
             match &secret.source {
-                Some(source) => self.add(ResourceKind::Secret, &secret.name, source),
+                Some(source) => self.add(ResourceKind::Secret, &secret.name, source, counted),
                 // Of the bootstrap, or this proxy's own identity.
                 None => self.needs.push(Need {
                     kind: ResourceKind::Secret,
                     name: secret.name.clone(),
                     source: Source::Static,
                     timeout: Duration::ZERO,
+                    counted,
                 }),
             }
         }

@@ -74,17 +74,24 @@ impl Channel {
         self.subscriptions.contains_key(&kind)
     }
 
-    /// Asks for `names` of `kind` from now on; `wildcard` for everything.
-    pub(super) fn want(&mut self, kind: ResourceKind, names: BTreeSet<Name>, wildcard: bool) {
+    /// Asks for `names` of `kind` from now on; `wildcard` for everything. Returns what was not asked for before.
+    pub(super) fn want(&mut self, kind: ResourceKind, names: BTreeSet<Name>, wildcard: bool) -> Vec<Name> {
+        let fresh = wildcard && !self.is_subscribed(kind);
         let variant = self.variant;
-        self.subscriptions.entry(kind).or_insert_with(|| Subscription::new(variant, wildcard)).set_names(names);
+        let subscription = self.subscriptions.entry(kind).or_insert_with(|| Subscription::new(variant, wildcard));
+        if fresh { subscription.asked() } else { subscription.set_names(names) }
+    }
+
+    /// What is asked for.
+    pub(super) fn asked(&self) -> Vec<(ResourceKind, Vec<Name>)> {
+        self.subscriptions.iter().map(|(kind, subscription)| (*kind, subscription.asked())).collect()
     }
 
     /// Gives up the names of every kind that is not in `kinds`.
     pub(super) fn only(&mut self, kinds: &BTreeSet<ResourceKind>) {
         for (kind, subscription) in &mut self.subscriptions {
             if !kinds.contains(kind) {
-                subscription.set_names(BTreeSet::new());
+                let _ = subscription.set_names(BTreeSet::new());
             }
         }
     }
@@ -103,22 +110,19 @@ impl Channel {
         self.connected = false;
     }
 
-    /// Sends what is to be sent, kind by kind in the order of `ResourceKind`; returns the kinds asked for.
-    pub(super) fn flush(&mut self, node: &Node) -> Vec<ResourceKind> {
-        let mut sent = Vec::new();
-        let Some(requests) = self.requests.clone() else { return sent };
+    /// Sends what is to be sent, kind by kind in the order of `ResourceKind`.
+    pub(super) fn flush(&mut self, node: &Node) {
+        let Some(requests) = self.requests.clone() else { return };
         let order: Vec<ResourceKind> = super::ORDER.into_iter().filter(|k| self.is_subscribed(*k)).collect();
         for kind in order {
             while let Some(request) = self.subscriptions.get_mut(&kind).and_then(Subscription::next_request) {
                 let node = (!self.node_sent || !self.node_on_first_only).then(|| node.clone());
                 self.node_sent = true;
                 if requests.send(encode(kind, request, node)).is_err() {
-                    return sent;
+                    return;
                 }
-                sent.push(kind);
             }
         }
-        sent
     }
 }
 

@@ -11,6 +11,7 @@ use sidemesh_config::value::Name;
 
 use super::cascade::{self, Need};
 use super::leaf::Leaf;
+use crate::telemetry::stats::Scope;
 
 /// Names that requests ask for; further ones are not asked for.
 const MAX_DEMANDED: usize = 10_000;
@@ -44,12 +45,16 @@ impl Hosts {
     }
 
     /// What the tables with VHDS need; demands for other tables are forgotten.
-    pub(super) fn needs<'a>(&mut self, tables: impl Iterator<Item = &'a Arc<RouteConfig>> + Clone) -> Vec<Need> {
+    pub(super) fn needs<'a>(
+        &mut self,
+        tables: impl Iterator<Item = &'a Arc<RouteConfig>> + Clone,
+        counted: impl Fn(&Name) -> Scope,
+    ) -> Vec<Need> {
         let with_vhds = tables.filter(|t| t.vhds.is_some());
         let is_of_a_table = |name: &Name| with_vhds.clone().any(|t| cascade::is_under(name, &t.name));
         self.demanded.retain(is_of_a_table);
         self.arrived.retain(|name, _| is_of_a_table(name));
-        with_vhds.clone().flat_map(|t| cascade::of_table(t, &self.demanded)).collect()
+        with_vhds.clone().flat_map(|t| cascade::of_table(t, &self.demanded, &counted(&t.name))).collect()
     }
 
     pub(super) fn need(&mut self, needs: &[Need], now: Instant) {
@@ -151,7 +156,7 @@ mod tests {
         assert!(hosts.demand(&"t/a.test".into()) && hosts.demand(&"t/b.test".into()));
         assert!(!hosts.demand(&"t/a.test".into()), "known");
         hosts.demand(&"other/a.test".into());
-        let needs = hosts.needs([&table].into_iter());
+        let needs = hosts.needs([&table].into_iter(), |_| Scope::Fixed("vhds"));
         let names: Vec<&str> = needs.iter().map(|n| &*n.name).collect();
         assert_eq!(names, ["t", "t/a.test", "t/b.test"], "nothing for a table that is not there");
         hosts.need(&needs, now);

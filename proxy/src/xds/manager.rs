@@ -26,7 +26,7 @@ use super::cascade::Source;
 use super::channel::Channel;
 use super::saved::{Restored, Saved};
 use super::state::Resources;
-use super::stats::Stats;
+use super::stats::{Outcome, Stats};
 use super::stream::{self, Connect, Event};
 use super::{filesystem, runtime};
 use crate::shutdown::{Phase, Shutdown};
@@ -260,6 +260,8 @@ impl Manager {
             }
             Event::Closed => {
                 self.channels[at].handle_closed();
+                let asked = self.channels[at].asked();
+                self.count_failed(asked);
                 let connected = self.channels.iter().any(|c| c.connected);
                 self.stats.control_plane.connected_state.set(i64::from(connected));
                 let lost = self.channels[at].source.clone();
@@ -273,12 +275,12 @@ impl Manager {
     fn handle_file(&mut self, id: u64, update: Result<filesystem::Update, String>) {
         let Some(channel) = self.channels.iter().find(|c| c.id == id) else { return };
         let source = channel.source.clone();
-        let Some(kind) = channel.kind else { return };
+        let (Some(kind), asked) = (channel.kind, channel.asked()) else { return };
         match update {
             Ok(update) => self.take_file(kind, &source, update),
             Err(reason) => {
                 tracing::error!(%reason, "a configuration file cannot be used; the last good one stays");
-                self.stats.subscription(kind, &Name::from(""), None).update_failure.inc();
+                self.count_failed(asked);
             }
         }
     }
@@ -286,7 +288,7 @@ impl Manager {
     fn handle_time(&mut self, now: Instant) {
         for (kind, name) in self.assembler.handle_time(now) {
             tracing::warn!(kind = kind.type_url(), %name, "did not arrive within initial_fetch_timeout; going on without it");
-            self.stats.subscription(kind, &name, None).init_fetch_timeout.inc();
+            self.count(kind, &name, Outcome::TimedOut);
             self.dirty = true;
         }
         self.expire(now);
@@ -295,11 +297,13 @@ impl Manager {
         match self.start {
             Start::Clusters(at) if late(at) && !self.answered.contains(&ResourceKind::Cluster) => {
                 tracing::warn!("no answer to CDS within initial_fetch_timeout; going on without it");
+                self.count_whole(ResourceKind::Cluster, Outcome::TimedOut);
                 self.fall_back(now);
                 self.answered.insert(ResourceKind::Cluster);
             }
             Start::Listeners(at) if late(at) && !self.answered.contains(&ResourceKind::Listener) => {
                 tracing::warn!("no answer to LDS within initial_fetch_timeout; going on without it");
+                self.count_whole(ResourceKind::Listener, Outcome::TimedOut);
                 self.fall_back(now);
                 self.answered.insert(ResourceKind::Listener);
             }
@@ -327,11 +331,7 @@ impl Manager {
             self.note_change(now);
         }
         for channel in &mut self.channels {
-            for kind in channel.flush(&self.node) {
-                if matches!(kind, ResourceKind::Cluster | ResourceKind::Listener) {
-                    self.stats.subscription(kind, &Name::from(""), None).update_attempt.inc();
-                }
-            }
+            channel.flush(&self.node);
         }
     }
 
@@ -382,14 +382,17 @@ impl Manager {
         let listeners_open = matches!(self.start, Start::Listeners(_) | Start::Done);
         for (kind, config) in self.roots().into_iter().filter(|(k, _)| listeners_open || *k != ResourceKind::Listener) {
             let at = self.channel(kind, &Source::of(&config, &Source::Ads));
-            self.channels[at].want(kind, BTreeSet::new(), true);
+            let fresh = self.channels[at].want(kind, BTreeSet::new(), true);
             asked.push((self.channels[at].id, kind));
+            self.note_asked(at, kind, &fresh);
         }
         for wanted in self.assembler.wanted().to_vec() {
             let at = self.channel(wanted.kind, &wanted.source);
             let wildcard = wanted.kind == ResourceKind::ScopedRoute;
-            self.channels[at].want(wanted.kind, if wildcard { BTreeSet::new() } else { wanted.names }, wildcard);
+            let names = if wildcard { BTreeSet::new() } else { wanted.names };
+            let fresh = self.channels[at].want(wanted.kind, names, wildcard);
             asked.push((self.channels[at].id, wanted.kind));
+            self.note_asked(at, wanted.kind, &fresh);
         }
         self.channels.retain_mut(|channel| {
             let kinds: BTreeSet<ResourceKind> =
@@ -397,6 +400,13 @@ impl Manager {
             channel.only(&kinds);
             channel.kind.is_none() || !kinds.is_empty()
         });
+    }
+
+    /// A file is no attempt before it is read.
+    fn note_asked(&mut self, channel: usize, kind: ResourceKind, names: &[Name]) {
+        if !matches!(self.channels[channel].source, Source::Path { .. }) {
+            self.count_asked(kind, names);
+        }
     }
 
     /// What is asked for whole, and where: clusters and listeners.
@@ -413,7 +423,7 @@ impl Manager {
         for Restored { kind, source, versions } in held.into_iter().filter(|h| !h.versions.is_empty()) {
             let at = self.channel(kind, &source);
             if kind == ResourceKind::Listener {
-                self.channels[at].want(kind, BTreeSet::new(), true);
+                let _ = self.channels[at].want(kind, BTreeSet::new(), true);
             }
             self.channels[at].subscription(kind).into_iter().for_each(|s| s.hold(versions.clone()));
         }

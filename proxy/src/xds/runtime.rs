@@ -8,6 +8,7 @@ use sidemesh_config::resource::ResourceKind;
 use sidemesh_config::value::{Name, Runtime, RuntimeValue};
 
 use super::cascade::{Need, Source};
+use crate::telemetry::stats::Scope;
 
 /// The runtime key by which a management server tells its revision.
 const REVISION_KEY: &str = "sidemesh.revision";
@@ -106,6 +107,7 @@ pub(super) fn layers(bootstrap: &Bootstrap) -> (Layers, Vec<Need>) {
                     name: resource.clone(),
                     source: Source::of(source, &Source::Ads),
                     timeout: source.initial_fetch_timeout,
+                    counted: Scope::Fixed("runtime"),
                 });
             }
         }

@@ -1,6 +1,6 @@
 //! What is counted of configuration updates, under Envoy's names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,6 +8,7 @@ use sidemesh_config::resource::ResourceKind;
 use sidemesh_config::value::Name;
 use xxhash_rust::xxh64::xxh64;
 
+use super::manager::Manager;
 use crate::stats_group;
 use crate::telemetry::stats::{Registry, Scope};
 
@@ -29,10 +30,6 @@ stats_group! {
         cluster_added: Counter,
         cluster_modified: Counter,
         cluster_removed: Counter,
-        cluster_updated: Counter,
-        cluster_updated_via_merge: Counter,
-        update_merge_cancelled: Counter,
-        update_out_of_merge_window: Counter,
         active_clusters: Gauge,
         warming_clusters: Gauge,
     }
@@ -70,7 +67,7 @@ stats_group! {
 }
 
 stats_group! {
-    /// What is counted besides of what is taken as a whole: route tables, secrets, filters' configurations.
+    /// Of what is taken as a whole: clusters, route tables, scopes.
     pub struct ReloadStats {
         config_reload: Counter,
         config_reload_time_ms: Gauge,
@@ -83,54 +80,141 @@ stats_group! {
     }
 }
 
+stats_group! {
+    pub struct ScopesStats {
+        update_empty: Counter,
+        all_scopes: Gauge,
+        active_scopes: Gauge,
+        on_demand_scopes: Gauge,
+    }
+}
+
+stats_group! {
+    pub struct HostsStats {
+        config_reload: Counter,
+        update_empty: Counter,
+    }
+}
+
+stats_group! {
+    pub struct SecretStats {
+        key_rotation_failed: Counter,
+    }
+}
+
+stats_group! {
+    pub struct ExtensionStats {
+        config_reload: Counter,
+        config_fail: Counter,
+        config_conflict: Counter,
+    }
+}
+
+stats_group! {
+    /// Beside what a cluster counts of its members.
+    pub struct EndpointsStats {
+        update_no_rebuild: Counter,
+    }
+}
+
+/// What a kind of resource has besides [`SubscriptionStats`].
+#[derive(Clone)]
+enum Besides {
+    Nothing,
+    Clusters(Arc<ReloadStats>),
+    Routes(Arc<ReloadStats>, #[expect(dead_code, reason = "kept to be shown")] Arc<EmptyStats>),
+    Scopes(Arc<ReloadStats>, Arc<ScopesStats>),
+    Hosts(Arc<HostsStats>),
+    Secrets(#[expect(dead_code, reason = "kept to be shown")] Arc<SecretStats>),
+    Extensions(Arc<ExtensionStats>),
+    Endpoints(Arc<EndpointsStats>),
+}
+
+/// What became of an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome<'a> {
+    /// Taken at this version; whether it brought anything new.
+    Accepted {
+        version: &'a str,
+        changed: bool,
+    },
+    Rejected,
+    /// The stream broke, or the file could not be read.
+    Failed,
+    /// It did not come within `initial_fetch_timeout`.
+    TimedOut,
+}
+
 /// The counters of one subscription.
 #[derive(Clone)]
 pub(super) struct Subscribed {
     stats: Arc<SubscriptionStats>,
-    reload: Option<Arc<ReloadStats>>,
-    _empty: Option<Arc<EmptyStats>>,
-}
-
-impl std::ops::Deref for Subscribed {
-    type Target = SubscriptionStats;
-
-    fn deref(&self) -> &SubscriptionStats {
-        &self.stats
-    }
+    besides: Besides,
 }
 
 impl Subscribed {
-    /// One resource of a subscription of its own came, and was taken with a version or refused.
-    pub(super) fn answered(&self, kind: ResourceKind, accepted: Option<&str>) {
-        match accepted {
-            // The cluster counts what its members made of it.
-            Some(version) if kind == ResourceKind::Endpoints => self.took(version),
-            Some(version) => {
-                self.update_attempt.inc();
-                self.succeeded(version);
+    fn new(registry: &Registry, kind: ResourceKind, scope: &Scope) -> Self {
+        let at = || scope.clone();
+        let besides = match kind {
+            ResourceKind::Listener | ResourceKind::Runtime => Besides::Nothing,
+            ResourceKind::Cluster => Besides::Clusters(registry.shard(at())),
+            ResourceKind::Route => Besides::Routes(registry.shard(at()), registry.shard(at())),
+            ResourceKind::ScopedRoute => Besides::Scopes(registry.shard(at()), registry.shard(at())),
+            ResourceKind::VirtualHost => Besides::Hosts(registry.shard(at())),
+            ResourceKind::Secret => Besides::Secrets(registry.shard(at())),
+            ResourceKind::ExtensionConfig => Besides::Extensions(registry.shard(at())),
+            ResourceKind::Endpoints => Besides::Endpoints(registry.shard(at())),
+        };
+        Subscribed { stats: registry.shard(at()), besides }
+    }
+
+    /// It is asked for.
+    pub(super) fn asked(&self) {
+        self.stats.update_attempt.inc();
+    }
+
+    /// An attempt is over, and with it the next one begins.
+    pub(super) fn answered(&self, outcome: Outcome<'_>) {
+        let stats = &self.stats;
+        stats.update_attempt.inc();
+        match outcome {
+            Outcome::Accepted { version, changed } => {
+                stats.update_success.inc();
+                self.took(version, changed);
             }
-            None => {
-                self.update_attempt.inc();
-                self.update_rejected.inc();
-            }
+            Outcome::Rejected => stats.update_rejected.inc(),
+            Outcome::Failed => stats.update_failure.inc(),
+            Outcome::TimedOut => stats.init_fetch_timeout.inc(),
+        }
+        if let (Besides::Extensions(stats), Outcome::Rejected | Outcome::TimedOut) = (&self.besides, outcome) {
+            stats.config_fail.inc();
         }
     }
 
-    /// An update was taken.
-    pub(super) fn succeeded(&self, version: &str) {
-        self.update_success.inc();
-        self.took(version);
+    fn took(&self, version: &str, changed: bool) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+        self.stats.update_time.set(now);
+        self.stats.update_duration.record(0.0);
+        self.stats.version.set(xxh64(version.as_bytes(), 0) as i64);
+        self.stats.version_text.set(version);
+        match &self.besides {
+            Besides::Clusters(stats) | Besides::Routes(stats, _) | Besides::Scopes(stats, _) if changed => {
+                stats.config_reload.inc();
+                stats.config_reload_time_ms.set(now);
+            }
+            Besides::Hosts(stats) if changed => stats.config_reload.inc(),
+            Besides::Extensions(stats) if changed => stats.config_reload.inc(),
+            Besides::Endpoints(stats) if !changed => stats.update_no_rebuild.inc(),
+            _ => {}
+        }
     }
 
-    fn took(&self, version: &str) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-        self.update_time.set(now);
-        self.update_duration.record(0.0);
-        self.version.set(xxh64(version.as_bytes(), 0) as i64);
-        self.version_text.set(version);
-        if let Some(reload) = &self.reload {
-            reload.config_reload.inc();
-            reload.config_reload_time_ms.set(now);
+    /// How many scopes there are.
+    pub(super) fn scopes(&self, count: usize) {
+        if let Besides::Scopes(_, stats) = &self.besides {
+            stats.all_scopes.set(count as i64);
+            stats.active_scopes.set(count as i64);
+            stats.on_demand_scopes.set(0);
         }
     }
 }
@@ -155,45 +239,61 @@ impl Stats {
         }
     }
 
-    /// The counters of a kind's subscription; of RDS, SDS and EDS there is one per name.
-    pub(super) fn subscription(&mut self, kind: ResourceKind, name: &Name, prefix: Option<&Name>) -> Subscribed {
-        let scope = match kind {
-            ResourceKind::Cluster => Scope::Fixed("cluster_manager.cds"),
-            ResourceKind::Listener => Scope::Fixed("listener_manager.lds"),
-            ResourceKind::Runtime => Scope::Fixed("runtime"),
-            ResourceKind::Route => {
-                Scope::Rds { prefix: prefix.cloned().unwrap_or_else(|| Name::from("")), route_config: name.clone() }
-            }
-            ResourceKind::Secret => Scope::Sds(name.clone()),
-            // Beside what the cluster counts of its members.
-            ResourceKind::Endpoints => Scope::Cluster(name.clone()),
-            ResourceKind::ScopedRoute => Scope::Fixed("scoped_rds"),
-            ResourceKind::VirtualHost => Scope::Fixed("vhds"),
-            ResourceKind::ExtensionConfig => {
-                Scope::Filter(Name::from(format!("extension_config_discovery.http_filter.{name}")))
-            }
-        };
+    /// The counters of a subscription.
+    pub(super) fn subscription(&mut self, kind: ResourceKind, scope: &Scope) -> &Subscribed {
         let registry = &self.registry;
-        let reloads = !matches!(kind, ResourceKind::Listener | ResourceKind::Endpoints | ResourceKind::Runtime);
-        let empties = reloads && kind != ResourceKind::Cluster;
-        let leaf = matches!(kind, ResourceKind::Route | ResourceKind::Secret | ResourceKind::Runtime);
-        let made = |scope: &Scope| {
-            let stats: Arc<SubscriptionStats> = registry.shard(scope.clone());
-            if leaf {
-                // The request that asked for it.
-                stats.update_attempt.inc();
-            }
-            Subscribed {
-                stats,
-                reload: reloads.then(|| registry.shard(scope.clone())),
-                _empty: empties.then(|| registry.shard(scope.clone())),
-            }
-        };
-        self.subscriptions.entry(scope).or_insert_with_key(made).clone()
+        self.subscriptions.entry(scope.clone()).or_insert_with_key(|scope| Subscribed::new(registry, kind, scope))
     }
 
     /// Lets go of what is counted of a cluster's endpoints.
     pub(super) fn forget_cluster(&mut self, name: &str) {
         self.subscriptions.remove(&Scope::Cluster(name.into()));
+    }
+}
+
+impl Manager {
+    /// Where updates of a resource are counted; of clusters and listeners all together.
+    fn counted(&self, kind: ResourceKind, name: &Name) -> Vec<Scope> {
+        match kind {
+            ResourceKind::Cluster => vec![Scope::Fixed("cluster_manager.cds")],
+            ResourceKind::Listener => vec![Scope::Fixed("listener_manager.lds")],
+            _ => self.assembler.counted(kind, name),
+        }
+    }
+
+    /// Counts what became of an attempt to get a resource.
+    pub(super) fn count(&mut self, kind: ResourceKind, name: &Name, outcome: Outcome<'_>) {
+        for scope in self.counted(kind, name) {
+            self.stats.subscription(kind, &scope).answered(outcome);
+        }
+    }
+
+    /// Counts that resources are asked for by a stream.
+    pub(super) fn count_asked(&mut self, kind: ResourceKind, names: &[Name]) {
+        let scopes: BTreeSet<Scope> = names.iter().flat_map(|name| self.counted(kind, name)).collect();
+        for scope in scopes {
+            self.stats.subscription(kind, &scope).asked();
+        }
+    }
+
+    /// Counts for everything asked for by a channel that it gave no answer.
+    pub(super) fn count_failed(&mut self, asked: Vec<(ResourceKind, Vec<Name>)>) {
+        for (kind, names) in asked {
+            let scopes: BTreeSet<Scope> = names.iter().flat_map(|name| self.counted(kind, name)).collect();
+            for scope in scopes {
+                self.stats.subscription(kind, &scope).answered(Outcome::Failed);
+            }
+        }
+    }
+
+    /// Counts an update of a kind that is taken as a whole.
+    pub(super) fn count_whole(&mut self, kind: ResourceKind, outcome: Outcome<'_>) {
+        self.count(kind, &Name::from(""), outcome);
+        if kind == ResourceKind::ScopedRoute {
+            let count = self.assembler.scopes();
+            for scope in self.counted(kind, &Name::from("")) {
+                self.stats.subscription(kind, &scope).scopes(count);
+            }
+        }
     }
 }

@@ -74,12 +74,20 @@ impl Subscription {
         }
     }
 
-    /// The names wanted from now on. Versions of what is no longer wanted are forgotten.
-    pub fn set_names(&mut self, names: BTreeSet<Name>) {
-        if !self.wildcard && names != self.names {
-            self.versions.retain(|name, _| names.contains(name));
-            self.names = names;
+    /// The names wanted from now on; returns those that were not wanted before. Versions of what is no longer wanted are forgotten.
+    pub fn set_names(&mut self, names: BTreeSet<Name>) -> Vec<Name> {
+        if self.wildcard || names == self.names {
+            return Vec::new();
         }
+        self.versions.retain(|name, _| names.contains(name));
+        let fresh = names.difference(&self.names).cloned().collect();
+        self.names = names;
+        fresh
+    }
+
+    /// What is asked for; the empty name stands for everything.
+    pub fn asked(&self) -> Vec<Name> {
+        if self.wildcard { vec![Name::from("")] } else { self.names.iter().cloned().collect() }
     }
 
     /// Resources are held at these versions though this subscription never brought them.

@@ -19,7 +19,7 @@ use crate::resource::cluster::{CommonHttpOptions, HeaderCase, Http2Options};
 use crate::resource::core::HeaderEdits;
 use crate::resource::http_filter::HttpFilter;
 use crate::resource::http_filter::header_mutation::Mutation;
-use crate::resource::route::{RouteConfig, ScopedRoute, UpgradeConfig};
+use crate::resource::route::{RouteConfig, ScopedRoutes, UpgradeConfig};
 use crate::value::{Cidr, ConfigSource, DataSource, Fraction, GrpcService, Name};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -108,13 +108,13 @@ pub enum CodecType {
 pub enum RouteSource {
     Inline(Arc<RouteConfig>),
     Rds { name: Name, source: ConfigSource },
-    Scoped { key: Vec<ScopeKeyPart>, scopes: ScopeSource, rds: Option<ConfigSource> },
+    Scoped { name: Name, key: Vec<ScopeKeyPart>, scopes: ScopeSource, rds: Option<ConfigSource> },
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum ScopeSource {
-    Inline(Vec<Arc<ScopedRoute>>),
-    Srds { resource_prefix: Name, source: ConfigSource },
+    Inline(Arc<ScopedRoutes>),
+    Srds { source: ConfigSource },
 }
 
 /// `ScopedRoutes.ScopeKeyBuilder.FragmentBuilder.HeaderValueExtractor`.

@@ -30,6 +30,8 @@ pub enum Scope {
     Tcp(Name),
     /// `http.PREFIX.rds.ROUTE_CONFIG.`
     Rds { prefix: Name, route_config: Name },
+    /// `http.PREFIX.scoped_rds.SCOPES.`
+    ScopedRds { prefix: Name, scopes: Name },
     /// `sds.NAME.`
     Sds(Name),
     /// A filter's own prefix, e.g. `rl.http_local_rate_limit` or `http.ingress.rbac.`, given without the last dot.
@@ -56,6 +58,7 @@ impl Scope {
             Scope::ListenerHttp { address, prefix } => format!("listener.{address}.http.{prefix}."),
             Scope::Tcp(p) => format!("tcp.{p}."),
             Scope::Rds { prefix, route_config } => format!("http.{prefix}.rds.{route_config}."),
+            Scope::ScopedRds { prefix, scopes } => format!("http.{prefix}.scoped_rds.{scopes}."),
             Scope::Sds(n) => format!("sds.{n}."),
             Scope::Filter(p) => format!("{p}."),
         }
@@ -97,6 +100,10 @@ impl Scope {
             Scope::Rds { prefix, route_config } => (
                 "http_rds".to_owned(),
                 vec![("envoy_rds_route_config", route_config), ("envoy_http_conn_manager_prefix", prefix)],
+            ),
+            Scope::ScopedRds { prefix, scopes } => (
+                "http_scoped_rds".to_owned(),
+                vec![("envoy_scoped_rds_config", scopes), ("envoy_http_conn_manager_prefix", prefix)],
             ),
             Scope::Sds(n) => (format!("sds_{}", sanitize(n)), vec![]),
             Scope::Filter(p) => (sanitize(p), vec![]),

@@ -6,8 +6,7 @@ use sidemesh_proto::envoy::extensions::filters::network::http_connection_manager
 
 use super::{RouteSource, ScopeExtract, ScopeKeyPart, ScopeSource};
 use crate::rejection::{Rejection, Within};
-use crate::resource::route;
-use crate::value::name;
+use crate::resource::route::{self, ScopedRoutes};
 use crate::wire;
 
 pub(super) fn route_source(hcm: &pb::HttpConnectionManager) -> Result<RouteSource, Rejection> {
@@ -46,20 +45,29 @@ fn scoped_source(scoped: &pb::ScopedRoutes) -> Result<RouteSource, Rejection> {
             let scopes = wire::each(&list.scoped_route_configurations, "scoped_route_configurations", |s| {
                 route::parse_scoped(s).map(Arc::new)
             });
-            ScopeSource::Inline(scopes.within("scoped_route_configurations_list")?)
+            let mut by_key = ScopedRoutes::default();
+            for scope in scopes.within("scoped_route_configurations_list")? {
+                by_key.insert(scope).map_err(|taken| {
+                    Rejection::invalid(
+                        "scoped_route_configurations_list.scoped_route_configurations",
+                        taken.to_string(),
+                    )
+                })?;
+            }
+            ScopeSource::Inline(Arc::new(by_key))
         }
         Some(ConfigSpecifier::ScopedRds(srds)) => {
             let source = wire::required(&srds.scoped_rds_config_source, "scoped_rds_config_source");
             let source =
                 source.and_then(|s| wire::config_source(s, "scoped_rds_config_source")).within("scoped_rds")?;
-            ScopeSource::Srds { resource_prefix: name(&srds.srds_resources_locator), source }
+            ScopeSource::Srds { source }
         }
         None => {
             return Err(Rejection::invalid("", "needs scoped_route_configurations_list or scoped_rds"));
         }
     };
     let rds = scoped.rds_config_source.as_ref().map(|s| wire::config_source(s, "rds_config_source")).transpose()?;
-    Ok(RouteSource::Scoped { key, scopes, rds })
+    Ok(RouteSource::Scoped { name: scoped.name.as_str().into(), key, scopes, rds })
 }
 
 fn key_part(fragment: &pb::scoped_routes::scope_key_builder::FragmentBuilder) -> Result<ScopeKeyPart, Rejection> {

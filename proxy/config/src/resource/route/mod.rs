@@ -7,6 +7,7 @@ mod internal_redirect;
 mod parse;
 mod policy;
 mod rate_limit;
+mod scoped;
 mod select;
 pub mod virtual_cluster;
 #[cfg(test)]
@@ -22,9 +23,10 @@ pub use answer::{DirectResponse, Redirect, RedirectPath};
 pub use index::RouteIndex;
 pub use internal_redirect::{InternalRedirect, RedirectPredicate};
 pub(crate) use parse::match_template;
-pub use parse::{parse, parse_scoped, parse_virtual_host, route_match};
+pub use parse::{parse, parse_virtual_host, route_match};
 pub use policy::{custom_tags, retry_policy, upgrade_config};
 pub use rate_limit::rate_limits;
+pub use scoped::{KeyTaken, ScopedRoute, ScopedRoutes, parse_scoped};
 pub use select::{Explanation, Mismatch};
 
 use crate::format::Format;
@@ -463,14 +465,4 @@ pub enum RateLimitAction {
     HeaderValueMatch { key: Name, value: Name, expect: bool, headers: Vec<HeaderMatcher> },
     QueryParameterValueMatch { key: Name, value: Name, expect: bool, query: Vec<QueryMatcher> },
     Metadata { key: Name, filter: Name, path: Vec<Name>, default: Name, dynamic: bool, skip_if_absent: bool },
-}
-
-/// `ScopedRouteConfiguration`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ScopedRoute {
-    pub name: Name,
-    pub route_config_name: Name,
-    pub inline: Option<Arc<RouteConfig>>,
-    /// String fragments of the key, in order.
-    pub key: Vec<String>,
 }

@@ -1,6 +1,5 @@
 //! `route.v3.RouteConfiguration` → [`RouteConfig`]: tables, virtual hosts, routes and their matches.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use sidemesh_proto::envoy::config::core::v3 as core;
@@ -9,8 +8,8 @@ use sidemesh_proto::envoy::extensions::path::r#match::uri_template::v3 as uri_te
 use sidemesh_proto::google;
 
 use super::{
-    Decorator, RequireTls, Route, RouteAction, RouteConfig, RouteIndex, RouteMatch, ScopedRoute, TlsMatch, VirtualHost,
-    action, answer, policy, rate_limits, virtual_cluster,
+    Decorator, RequireTls, Route, RouteAction, RouteConfig, RouteIndex, RouteMatch, TlsMatch, VirtualHost, action,
+    answer, policy, rate_limits, virtual_cluster,
 };
 use crate::matcher::domain::DomainIndex;
 use crate::matcher::parse as matcher;
@@ -98,15 +97,10 @@ impl RouteConfig {
     }
 }
 
-/// Names and domains are unique within a table.
+/// Domains are unique within a table; names need not be.
 fn index_domains(hosts: &[Arc<VirtualHost>]) -> Result<DomainIndex, Rejection> {
-    let mut names = HashSet::new();
     let mut index = DomainIndex::default();
     for (i, host) in hosts.iter().enumerate() {
-        if !names.insert(&host.name) {
-            let reason = format!("`{}` is taken; virtual hosts need unique names", host.name);
-            return Err(Rejection::invalid("name", reason)).within_index("virtual_hosts", i);
-        }
         for (j, domain) in host.domains.iter().enumerate() {
             index
                 .insert(domain, i)
@@ -285,32 +279,4 @@ pub(crate) fn match_template(extension: &core::TypedExtensionConfig) -> Result<U
     let any = required(&extension.typed_config, "typed_config")?;
     let config: uri_template::UriTemplateMatchConfig = wire::unpack(any, "typed_config")?;
     UriTemplate::new(&config.path_template).map_err(|e| Rejection::invalid("typed_config.path_template", e))
-}
-
-/// A scope: its key, and the route table it names or holds.
-pub fn parse_scoped(scope: &pb::ScopedRouteConfiguration) -> Result<ScopedRoute, Rejection> {
-    use pb::scoped_route_configuration::key::fragment::Type;
-    let inline = match &scope.route_configuration {
-        Some(config) => Some(Arc::new(parse(config).within("route_configuration")?)),
-        None => None,
-    };
-    let route_config_name: Name = name(&scope.route_configuration_name);
-    if inline.is_some() != route_config_name.is_empty() {
-        let reason = "give either route_configuration_name or route_configuration";
-        return Err(Rejection::invalid("route_configuration_name", reason));
-    }
-    let fragments = &required(&scope.key, "key")?.fragments;
-    if fragments.is_empty() {
-        return Err(Rejection::invalid("key.fragments", "must hold at least one fragment"));
-    }
-    let key = fragments.iter().enumerate().map(|(i, f)| match &f.r#type {
-        Some(Type::StringKey(key)) => Ok(key.clone()),
-        None => Err(Rejection::invalid(format!("key.fragments[{i}].string_key"), "is required")),
-    });
-    Ok(ScopedRoute {
-        name: non_empty(&scope.name, "name")?,
-        route_config_name,
-        inline,
-        key: key.collect::<Result<_, _>>()?,
-    })
 }
