@@ -174,21 +174,24 @@ fn section(section: &Section, resources: &Resources, name: Option<&Regex>) -> Va
     let mut statics = Vec::new();
     let mut dynamics = Vec::new();
     let mut warming = Vec::new();
+    // What was refused and never taken comes last.
+    let mut refused = Vec::new();
     if section.kind == ResourceKind::Endpoints {
         statics.extend(static_endpoints(resources, name));
     }
     for (resource, entry) in resources.of(section.kind).filter(|(n, _)| name.is_none_or(|r| r.is_match(n))) {
         match &entry.accepted {
             Some(accepted) if accepted.is_static => statics.push(shown(section, accepted)),
+            None => refused.push(failed(json!({"name": &**resource}), entry)),
             _ if section.kind == ResourceKind::Listener => dynamics.push(listener(section, resource, entry)),
             Some(accepted) if entry.warming => {
                 warming.push(shown(section, accepted));
                 dynamics.extend(entry.serving.as_ref().map(|s| shown(section, s)));
             }
             Some(accepted) => dynamics.push(failed(shown(section, accepted), entry)),
-            None => dynamics.push(failed(json!({"name": &**resource}), entry)),
         }
     }
+    dynamics.extend(refused);
     let mut dump = Map::new();
     dump.insert("@type".to_owned(), json!(format!("{PREFIX}{}", section.message)));
     if let Some(version) = resources
@@ -249,7 +252,7 @@ fn complete(mut assignment: Value) -> Value {
     default(&mut assignment, "policy", json!({"overprovisioning_factor": 140}));
     for locality in assignment["endpoints"].as_array_mut().into_iter().flatten() {
         default(locality, "locality", json!({}));
-        default(locality, "load_balancing_weight", json!(1));
+        default(locality, "load_balancing_weight", json!(0));
         for endpoint in locality["lb_endpoints"].as_array_mut().into_iter().flatten() {
             default(endpoint, "health_status", json!("HEALTHY"));
             default(endpoint, "load_balancing_weight", json!(1));

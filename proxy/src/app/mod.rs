@@ -171,6 +171,7 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
     let closed = Rc::new(Cell::new(false));
     let stats: Arc<xds::ListenerManagerStats> = shared.stats.shard(Scope::Fixed("listener_manager"));
     stats.workers_started.set(1);
+    stats.workers_pinned.set(0);
     let installer = install::Installer {
         shared: shared.clone(),
         sockets: sockets.clone(),

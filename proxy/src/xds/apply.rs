@@ -163,8 +163,10 @@ impl Manager {
     fn take_whole(&mut self, kind: ResourceKind, source: &Source, items: Vec<Item>, version: &str) -> Option<String> {
         // Removal goes first, so that a new listener may take the address of one that goes.
         let there: BTreeSet<Name> = items.iter().map(Item::resource_name).collect();
+        let mut removed = false;
         for name in self.assembler.names_from(kind, source) {
             if !there.contains(&name) {
+                removed = true;
                 self.take_removed(kind, source, &name);
             }
         }
@@ -174,8 +176,9 @@ impl Manager {
         if kind == ResourceKind::Listener {
             self.release_ports();
         }
-        let taken = self.take(kind, source, items);
+        let mut taken = self.take(kind, source, items);
         if kind == ResourceKind::ScopedRoute {
+            taken.changed |= removed;
             self.assembler.handle_settled(kind, "");
         }
         self.conclude(kind, &taken, version)
@@ -476,7 +479,7 @@ fn singular(kind: ResourceKind) -> &'static str {
         ResourceKind::Cluster => "cluster",
         ResourceKind::Endpoints => "load assignment",
         ResourceKind::Route => "route configuration",
-        ResourceKind::ScopedRoute => "scoped route configuration",
+        ResourceKind::ScopedRoute => "scoped route",
         ResourceKind::VirtualHost => "virtual host",
         ResourceKind::Secret => "secret",
         ResourceKind::Runtime => "runtime layer",

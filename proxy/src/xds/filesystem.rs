@@ -1,7 +1,7 @@
 //! `path_config_source`: a file that holds one `DiscoveryResponse` as YAML, JSON or protobuf, read again when it is replaced.
 //!
-//! Replaced means moved into place (or written anew): the file's identity, size and change time are looked at once a
-//! second ([`POLL`]), which also sees a symbolic link being switched, as a mounted ConfigMap does it.
+//! Replaced means moved into place (or written anew): the file's identity, size and change time are looked at every
+//! [`POLL`], which also sees a symbolic link being switched, as a mounted ConfigMap does it.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::manager::Input;
 
 /// How often a file is looked at.
-const POLL: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(100);
 /// A larger file is refused.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 

@@ -48,6 +48,7 @@ stats_group! {
         total_listeners_active: Gauge,
         total_listeners_warming: Gauge,
         workers_started: Gauge,
+        workers_pinned: Gauge,
     }
 }
 

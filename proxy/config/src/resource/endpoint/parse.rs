@@ -3,6 +3,7 @@
 //! A locality that is listed twice at one priority becomes one entry, as in Envoy: the hosts of both, the weight of the last.
 //! Priorities may leave gaps; the gap is an empty priority.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use sidemesh_proto::envoy::config::endpoint::v3 as pb;
 
 use super::{AssignmentPolicy, Endpoint, HealthStatus, LoadAssignment, LocalityEndpoints};
 use crate::rejection::{Rejection, Within};
-use crate::value::{Address, Label, Locality};
+use crate::value::{Address, Fraction, Label, Locality};
 use crate::wire;
 
 /// `overprovisioning_factor` when it is not given, in percent.
@@ -28,7 +29,17 @@ pub enum HostNames {
 
 /// An EDS resource.
 pub fn parse(assignment: &pb::ClusterLoadAssignment) -> Result<LoadAssignment, Rejection> {
-    parse_with(assignment, HostNames::Refused)
+    let mut assignment = parse_with(assignment, HostNames::Refused)?;
+    keep_first(&mut assignment.localities);
+    Ok(assignment)
+}
+
+/// An address that EDS names twice is one endpoint, as it is named first (Envoy's rule).
+fn keep_first(localities: &mut [LocalityEndpoints]) {
+    let mut seen = HashSet::with_capacity(localities.iter().map(|l| l.endpoints.len()).sum());
+    for locality in localities {
+        locality.endpoints.retain(|endpoint| seen.insert(endpoint.address.clone()));
+    }
 }
 
 /// An EDS resource, or the `load_assignment` of a cluster.
@@ -165,6 +176,12 @@ fn assignment_policy(policy: &pb::cluster_load_assignment::Policy) -> Result<Ass
         let percentage = wire::required(&d.drop_percentage, "drop_percentage")?;
         Ok((category, wire::fraction(percentage, "drop_percentage")?))
     })?;
+    let share = |(_, f): &(_, Fraction)| f64::from(f.numerator) / f64::from(f.denominator);
+    let dropped: f64 = drop_overloads.iter().map(share).sum();
+    if dropped > 1.0 {
+        let reason = format!("the percentages add up to {:.0}, which is more than 100", dropped * 100.0);
+        return Err(Rejection::invalid("drop_overloads", reason));
+    }
     let endpoint_stale_after: Option<Duration> =
         policy.endpoint_stale_after.as_ref().map(|d| wire::positive_duration(d, "endpoint_stale_after")).transpose()?;
     Ok(AssignmentPolicy {

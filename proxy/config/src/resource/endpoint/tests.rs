@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 use sidemesh_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
-use super::{HostNames, LoadAssignment, parse_with};
+use super::{HostNames, LoadAssignment, parse, parse_with};
 
 fn read(value: Value, names: HostNames) -> Result<LoadAssignment, String> {
     let message =
@@ -42,6 +42,11 @@ fn refusals_name_the_field() {
         assert_eq!(read(value, HostNames::Refused).expect_err("must be refused"), expected);
     };
     refused(json!({}), "cluster_name: invalid: must not be empty");
+    let drop = |percent: u32| json!({"category": "load", "drop_percentage": {"numerator": percent}});
+    refused(
+        json!({"cluster_name": "c", "policy": {"drop_overloads": [drop(60), drop(50)]}}),
+        "policy.drop_overloads: invalid: the percentages add up to 110, which is more than 100",
+    );
     refused(
         json!({ "cluster_name": "c", "endpoints": [{ "lb_endpoints": [host("10.0.0.1"), host("a.test")] }] }),
         "endpoints[0].lb_endpoints[1].endpoint.address.socket_address.address: invalid: `a.test` is no IP address; \
@@ -63,5 +68,27 @@ fn refusals_name_the_field() {
     assert!(
         read(json!({ "cluster_name": "c", "endpoints": [{ "lb_endpoints": [host("a.test")] }] }), HostNames::Allowed)
             .is_ok()
+    );
+}
+
+#[test]
+fn an_address_counts_once_in_eds() {
+    let locality = |zone: &str, ports: &[u16]| {
+        let endpoints: Vec<Value> = ports
+            .iter()
+            .map(|port| json!({"endpoint": {"address": {"socket_address": {"address": "10.0.0.1", "port_value": port}}}}))
+            .collect();
+        json!({"locality": {"zone": zone}, "lb_endpoints": endpoints})
+    };
+    let value = json!({"cluster_name": "c", "endpoints": [locality("a", &[1, 2, 1]), locality("b", &[2, 3])]});
+    let wire: ClusterLoadAssignment =
+        sidemesh_proto::json::parse("envoy.config.endpoint.v3.ClusterLoadAssignment", &value).expect("well-formed");
+    let sizes =
+        |assignment: LoadAssignment| assignment.localities.iter().map(|l| l.endpoints.len()).collect::<Vec<_>>();
+    assert_eq!(sizes(parse(&wire).expect("valid")), [2, 1]);
+    assert_eq!(
+        sizes(parse_with(&wire, HostNames::Refused).expect("valid")),
+        [3, 2],
+        "a cluster's own list stays as it is"
     );
 }
