@@ -23,6 +23,8 @@ mod record;
 pub mod reply;
 mod request_id;
 pub mod route;
+#[cfg(test)]
+mod sizes;
 mod sources;
 mod stats;
 mod tally;

@@ -6,25 +6,25 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use http::HeaderMap;
 use sidemesh_config::resource::cluster::{Cluster as Config, Discovery, LbPolicy};
-use sidemesh_config::resource::endpoint::Endpoint;
 use sidemesh_config::resource::route::{Priority, RetryPolicy};
 use sidemesh_config::resource::tls::UpstreamTls;
 use sidemesh_config::snapshot::{ByName, ClusterEntry, Snapshot};
 use sidemesh_config::value::{Address, Name};
 
 use super::aggregate::Aggregate;
-use super::balancer::{self, Balancer, Chance, Members};
+use super::balancer::{self, Balancer, Chance};
 use super::breaker;
 use super::error::PickError;
-use super::host::{Health, Host};
+use super::host::Host;
 use super::named::Session;
 use super::outlier::{At, Outcome, Verdict, When};
 use super::pool::HostPools;
+use super::rebuild;
 use super::shared::{Membership, Registry, SharedCluster};
 use super::stats::{ClusterStats, OutlierStats, SizeStats, TimeStats};
 use super::transport::{Settings, is_same_transport};
@@ -72,19 +72,22 @@ pub struct Cluster {
     pub(super) breakers: breaker::Handle,
     /// Generation of the newest snapshot seen.
     seen: Cell<u64>,
-    view: RefCell<View>,
+    pub(super) view: RefCell<View>,
+    /// A task makes the view anew: see [`super::rebuild`].
+    pub(super) rebuilding: Cell<bool>,
+    pub(super) me: Weak<Cluster>,
     pub(super) settings: RefCell<Rc<Settings>>,
-    pools: RefCell<HashMap<Address, Rc<HostPools>>>,
+    pub(super) pools: RefCell<HashMap<Address, Rc<HostPools>>>,
     pub(super) originals: RefCell<HashMap<SocketAddr, Rc<Host>>>,
     pub(super) aggregate: RefCell<Aggregate>,
     secrets: RefCell<ByName<Arc<sidemesh_config::resource::secret::Secret>>>,
     clients: RefCell<Vec<(Arc<UpstreamTls>, Option<Rc<tls::Client>>)>>,
 }
 
-struct View {
-    generation: u64,
-    members: Arc<Membership>,
-    balancer: Rc<Balancer>,
+pub(super) struct View {
+    pub(super) generation: u64,
+    pub(super) members: Arc<Membership>,
+    pub(super) balancer: Rc<Balancer>,
 }
 
 impl Cluster {
@@ -98,11 +101,13 @@ impl Cluster {
         let stats = registry.stats.shard::<ClusterStats>(Scope::Cluster(config.stat_name.clone()));
         let members = shared.members();
         let generation = shared.generation();
-        let hosts = build(&members, worker.index, &HashMap::new());
+        let hosts = rebuild::hosts(&members, worker.index);
         let policy = members.assignment.policy.clone();
         let balancer = Rc::new(Balancer::new(config.clone(), policy, hosts, registry.own_zones()));
-        Rc::new(Cluster {
+        Rc::new_cyclic(|me| Cluster {
             view: RefCell::new(View { generation, members, balancer }),
+            rebuilding: Cell::new(false),
+            me: me.clone(),
             settings: RefCell::new(Rc::new(Settings::new(&config))),
             entry: RefCell::new(Rc::new(entry)),
             config: RefCell::new(Rc::new(config)),
@@ -212,69 +217,6 @@ impl Cluster {
         };
         self.clients.borrow_mut().push((config.clone(), client.clone()));
         client
-    }
-
-    /// The hosts as they are now.
-    pub(super) fn balancer(&self) -> Rc<Balancer> {
-        {
-            let view = self.view.borrow();
-            if view.generation == self.shared.generation() {
-                return view.balancer.clone();
-            }
-        }
-        self.rebuild(true);
-        self.view.borrow().balancer.clone()
-    }
-
-    fn rebuild(&self, keep_hosts: bool) {
-        let generation = self.shared.generation();
-        let members = self.shared.members();
-        let config = self.config();
-        let mut view = self.view.borrow_mut();
-        let hosts = if keep_hosts && Arc::ptr_eq(&members, &view.members) {
-            view.balancer.members().to_vec()
-        } else {
-            let old = view.balancer.members().iter().flat_map(|m| &m.hosts).map(|h| (h.address(), h));
-            let old = if keep_hosts { old.collect() } else { HashMap::new() };
-            build(&members, self.worker.index, &old)
-        };
-        let policy = members.assignment.policy.clone();
-        let balancer = Rc::new(Balancer::new(Arc::clone(&config), policy, hosts, self.registry.own_zones()));
-        let changed = !Arc::ptr_eq(&members, &view.members);
-        *view = View { generation, members, balancer };
-        drop(view);
-        self.let_go(&config, changed);
-    }
-
-    /// Closes the idle connections of hosts that have left or failed.
-    fn let_go(&self, config: &Config, membership_changed: bool) {
-        if matches!(config.discovery, Discovery::OriginalDst(_)) || self.pools.borrow().is_empty() {
-            return;
-        }
-        let members = self.view.borrow().members.clone();
-        let all = membership_changed && config.lb_common.close_connections_on_host_set_change;
-        if !membership_changed && !config.close_connections_on_host_health_failure {
-            return;
-        }
-        let states: HashMap<&Address, _> = members.iter().map(|(_, _, s)| (&s.address, s)).collect();
-        let mut closing = Vec::new();
-        self.pools.borrow_mut().retain(|address, pools| match states.get(address) {
-            None => {
-                closing.push(pools.clone());
-                false
-            }
-            Some(host) => {
-                let failed = config.close_connections_on_host_health_failure && host.health() == Health::Unhealthy;
-                if all || failed {
-                    closing.push(pools.clone());
-                }
-                if failed {
-                    pools.failure.notify_waiters();
-                }
-                true
-            }
-        });
-        closing.iter().for_each(|p| p.close());
     }
 
     /// The connections to a host's address.
@@ -418,28 +360,4 @@ impl Cluster {
 
 pub(super) fn request<'a>(context: &PickContext<'a>) -> balancer::Request<'a> {
     balancer::Request { hash: context.hash, subset: context.subset, retry: context.retry, tried: context.tried }
-}
-
-/// Hosts for `members`; those that are the same as in `old` are kept.
-fn build(members: &Membership, worker: usize, old: &HashMap<&Address, &Rc<Host>>) -> Vec<Members> {
-    let localities = members.assignment.localities.iter().zip(&members.hosts);
-    localities
-        .map(|(l, states)| {
-            let locality = Rc::new(l.locality.clone());
-            let host = |(endpoint, state): (&Arc<Endpoint>, &Arc<super::host::HostState>)| {
-                let known = old.get(&state.address).filter(|h| {
-                    Arc::ptr_eq(h.state(), state)
-                        && h.priority() == l.priority
-                        && *h.locality() == l.locality
-                        && (Arc::ptr_eq(h.endpoint(), endpoint) || h.endpoint() == endpoint)
-                });
-                match known {
-                    Some(host) => Rc::clone(host),
-                    None => Rc::new(Host::new(endpoint.clone(), locality.clone(), l.priority, state.clone(), worker)),
-                }
-            };
-            let hosts = l.endpoints.iter().zip(states).map(host).collect();
-            Members { locality: locality.clone(), priority: l.priority, weight: l.weight.unwrap_or(0), hosts }
-        })
-        .collect()
 }

@@ -128,7 +128,10 @@ impl Control {
             loop {
                 tokio::time::sleep(GAUGES_EVERY).await;
                 let Some(control) = weak.upgrade() else { return };
-                control.running.borrow().values().for_each(Running::gauge);
+                control.running.borrow().values().for_each(|running| {
+                    running.gauge();
+                    running.shared.free_retired();
+                });
                 control.follow_siblings(&mut siblings);
             }
         });
@@ -294,16 +297,27 @@ async fn count_members(context: Rc<Context>, shared: Arc<SharedCluster>, stats: 
         context.updates.cluster_updated.add(changes[1] - seen[1]);
         seen = changes;
         let members = shared.members();
-        let count = |health| members.iter().filter(|(_, _, h)| h.health() == health).count() as i64;
-        stats.membership_total.set(members.len() as i64);
-        stats.membership_healthy.set(count(Health::Healthy));
-        stats.membership_degraded.set(count(Health::Degraded));
-        stats.membership_excluded.set(members.iter().filter(|(_, _, h)| h.is_excluded()).count() as i64);
-        stats.max_host_weight.set(members.iter().map(|(_, e, _)| i64::from(e.weight)).max().unwrap_or(0));
-        if checked {
-            stats.hc_healthy.set(count(Health::Healthy));
-            stats.hc_degraded.set(count(Health::Degraded));
+        let (mut healthy, mut degraded, mut excluded, mut max_weight) = (0, 0, 0, 0);
+        for (_, endpoint, host) in members.iter() {
+            match host.health() {
+                Health::Healthy => healthy += 1,
+                Health::Degraded => degraded += 1,
+                Health::Unhealthy => {}
+            }
+            excluded += i64::from(host.is_excluded());
+            max_weight = max_weight.max(i64::from(endpoint.weight));
         }
+        stats.membership_total.set(members.len() as i64);
+        stats.membership_healthy.set(healthy);
+        stats.membership_degraded.set(degraded);
+        stats.membership_excluded.set(excluded);
+        stats.max_host_weight.set(max_weight);
+        if checked {
+            stats.hc_healthy.set(healthy);
+            stats.hc_degraded.set(degraded);
+        }
+        // Held over the wait, it would keep the hosts of before.
+        drop(members);
         if changed.changed().await.is_err() {
             return;
         }

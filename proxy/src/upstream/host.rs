@@ -129,8 +129,8 @@ impl HostState {
 
     /// Sets and clears flags. Whether anything changed; the caller then tells the cluster.
     pub fn change_flags(&self, set: u32, clear: u32) -> bool {
-        let old = self.flags.fetch_update(Relaxed, Relaxed, |f| Some((f & !clear) | set)).unwrap_or_else(|f| f);
-        (old & !clear) | set != old
+        // Most often nothing does, and memory that workers read is not written.
+        self.flags.fetch_update(Relaxed, Relaxed, |f| Some((f & !clear) | set).filter(|new| *new != f)).is_ok()
     }
 
     /// From now on workers are to balance by the flags as they are.

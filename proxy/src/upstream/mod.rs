@@ -13,7 +13,7 @@
 
 mod aggregate;
 mod attempt;
-mod balancer;
+pub mod balancer;
 mod breaker;
 mod charge;
 mod cluster;
@@ -26,10 +26,12 @@ pub mod hash;
 mod health;
 mod host;
 mod info;
+mod members;
 mod named;
 mod outlier;
 mod pool;
 mod preconnect;
+mod rebuild;
 mod shared;
 mod stats;
 mod tcp;

@@ -4,26 +4,33 @@
 //! is reconciled, when a worker first meets a cluster, and for the admin pages; never per request. Workers compare a cluster's
 //! [`generation`](SharedCluster::generation) and make their view anew when it moved.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
 use sidemesh_config::resource::cluster::{Cluster as Config, Discovery};
-use sidemesh_config::resource::endpoint::{AssignmentPolicy, Endpoint, LoadAssignment, LocalityEndpoints};
+use sidemesh_config::resource::endpoint::{Endpoint, LoadAssignment};
 use sidemesh_config::snapshot::{ByName, ClusterEntry, Snapshot};
 use sidemesh_config::value::{Address, Locality, Name};
 use tokio::sync::{Notify, watch};
 
 use super::breaker::Breakers;
 use super::host::{Health, HostState, eds_flags, flag};
+pub use super::members::Membership;
+use super::members::{Known, keep_healthy, with_kept};
 use super::outlier::{Detector, EventLog};
 use crate::telemetry::stats;
 
 /// Hosts of ORIGINAL_DST clusters kept per cluster; requests to further destinations are refused until idle ones are cleaned up.
 pub const MAX_ORIGINAL_DESTINATIONS: usize = 65_536;
+
+/// Hosts from which on the control thread frees a membership that was replaced.
+const RETIRED_APART: usize = 1024;
 
 /// This proxy's own place, for zone-aware routing.
 #[derive(Debug, Clone)]
@@ -66,6 +73,8 @@ pub struct SharedCluster {
     changed: watch::Sender<()>,
     /// A connection has been made to one of its hosts.
     traffic: AtomicBool,
+    /// Large memberships of before, until no worker uses them.
+    retired: Mutex<Vec<Arc<Membership>>>,
     workers: usize,
     epoch: Instant,
 }
@@ -91,38 +100,6 @@ pub(super) struct Ready {
 impl Ready {
     pub(super) fn is_ready(self) -> bool {
         self.discovered && self.checked
-    }
-}
-
-/// Who belongs to a cluster now: the endpoints, resolved, and their states in the same order.
-#[derive(Debug)]
-pub struct Membership {
-    pub assignment: Arc<LoadAssignment>,
-    pub hosts: Vec<Vec<Arc<HostState>>>,
-}
-
-impl Membership {
-    fn none(cluster: &Name) -> Self {
-        let policy = AssignmentPolicy { overprovisioning_factor: 140, ..AssignmentPolicy::default() };
-        let assignment = LoadAssignment { cluster: cluster.clone(), localities: Vec::new(), policy };
-        Membership { assignment: Arc::new(assignment), hosts: Vec::new() }
-    }
-
-    /// Every host with its endpoint and locality.
-    pub fn iter(&self) -> impl Iterator<Item = (&LocalityEndpoints, &Arc<Endpoint>, &Arc<HostState>)> {
-        self.assignment
-            .localities
-            .iter()
-            .zip(&self.hosts)
-            .flat_map(|(l, states)| l.endpoints.iter().zip(states).map(move |(e, s)| (l, e, s)))
-    }
-
-    pub fn len(&self) -> usize {
-        self.hosts.iter().map(Vec::len).sum()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -229,6 +206,7 @@ impl SharedCluster {
             ready: watch::Sender::default(),
             changed: watch::Sender::default(),
             traffic: AtomicBool::new(false),
+            retired: Mutex::default(),
             workers,
             epoch,
         }
@@ -369,46 +347,66 @@ impl SharedCluster {
     pub fn set_members(&self, assignment: Arc<LoadAssignment>, now: Instant) {
         let config = self.entry().cluster.clone();
         let old = self.members();
-        let mut known: HashMap<&Address, &Arc<HostState>> = old.iter().map(|(_, _, s)| (&s.address, s)).collect();
-        let mut fresh: HashMap<Address, Arc<HostState>> = HashMap::new();
+        let count = old.len() + assignment.localities.iter().map(|l| l.endpoints.len()).sum::<usize>();
+        let mut known: HashMap<&Address, Known<'_>, RandomState> = HashMap::default();
+        known.reserve(count.div_ceil(2));
+        known.extend(old.iter().map(|(_, _, s)| (&s.address, Known::Old(s))));
         let mut hosts = Vec::with_capacity(assignment.localities.len());
         let mut added = false;
         for locality in &assignment.localities {
             let mut states = Vec::with_capacity(locality.endpoints.len());
             for endpoint in &locality.endpoints {
                 let eds = eds_flags(endpoint.health);
-                let state = match known.remove(&endpoint.address) {
-                    Some(state) => state.clone(),
-                    None => match fresh.get(&endpoint.address) {
-                        Some(state) => state.clone(),
-                        None => {
-                            added = true;
-                            self.new_host(&config, endpoint, now)
-                        }
-                    },
+                let state = match known.entry(&endpoint.address) {
+                    Entry::Occupied(mut found) => {
+                        let state = found.get().state().clone();
+                        found.insert(Known::Named(state.clone()));
+                        state
+                    }
+                    Entry::Vacant(free) => {
+                        added = true;
+                        let state = self.new_host(&config, endpoint, now);
+                        free.insert(Known::Named(state.clone()));
+                        state
+                    }
                 };
                 state.change_flags(eds, (flag::FROM_EDS | flag::PENDING_REMOVAL) & !eds);
-                fresh.insert(endpoint.address.clone(), state.clone());
                 states.push(state);
             }
             hosts.push(states);
         }
-        let kept = keep_healthy(&config, &old, &fresh);
-        for (_, _, gone) in old.iter().filter(|(_, _, s)| !fresh.contains_key(&s.address)) {
-            if !kept.iter().any(|(_, _, s)| s.address == gone.address) {
+        let left = |address: &Address| matches!(known.get(address), Some(Known::Old(_)));
+        let kept = keep_healthy(&config, &old, left);
+        let stay: HashSet<*const HostState, RandomState> = kept.iter().map(|(_, _, s)| Arc::as_ptr(s)).collect();
+        let mut removed = false;
+        for (_, _, gone) in old.iter().filter(|(_, _, s)| left(&s.address)) {
+            removed = true;
+            if !stay.contains(&Arc::as_ptr(gone)) {
                 self.detector.forget(gone);
             }
         }
-        let removed = old.iter().any(|(_, _, s)| !fresh.contains_key(&s.address));
         if removed || added {
             let warm = self.ready.borrow().is_ready();
             self.changes[0].fetch_add(1, Ordering::Relaxed);
             self.changes[1].fetch_add(u64::from(warm), Ordering::Relaxed);
         }
-        let (assignment, hosts) = with_kept(assignment, hosts, kept);
+        let (assignment, hosts) = with_kept(assignment.clone(), hosts, kept);
+        drop(known);
         self.members.store(Arc::new(Membership { assignment, hosts }));
+        if old.len() > RETIRED_APART {
+            self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(old);
+        }
         // What discovery says is never put off.
         self.tell(self.millis(now));
+    }
+
+    /// Frees the large memberships that no worker uses any more. For the control thread: a worker that freed one would do nothing
+    /// else for some ten milliseconds.
+    pub(super) fn free_retired(&self) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let unused = retired.extract_if(.., |m| Arc::strong_count(m) == 1).collect::<Vec<_>>();
+        drop(retired);
+        drop(unused);
     }
 
     fn new_host(&self, config: &Config, endpoint: &Endpoint, now: Instant) -> Arc<HostState> {
@@ -450,48 +448,4 @@ impl SharedCluster {
     pub fn originals(&self) -> Vec<Arc<HostState>> {
         self.original.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
-}
-
-type Kept = Vec<(Locality, Arc<Endpoint>, Arc<HostState>)>;
-
-/// Hosts that discovery no longer names, but that pass their health checks: they stay until one fails.
-fn keep_healthy(config: &Config, old: &Membership, fresh: &HashMap<Address, Arc<HostState>>) -> Kept {
-    if config.health_checks.is_empty() || config.ignore_health_on_host_removal {
-        return Vec::new();
-    }
-    old.iter()
-        .filter(|(_, e, s)| {
-            let passes = s.flags() & flag::FAILED_ACTIVE_HC == 0 && !e.disable_active_health_check;
-            passes && !fresh.contains_key(&s.address)
-        })
-        .map(|(l, e, s)| {
-            s.change_flags(flag::PENDING_REMOVAL, 0);
-            (l.locality.clone(), e.clone(), s.clone())
-        })
-        .collect()
-}
-
-fn with_kept(
-    assignment: Arc<LoadAssignment>,
-    mut hosts: Vec<Vec<Arc<HostState>>>,
-    kept: Kept,
-) -> (Arc<LoadAssignment>, Vec<Vec<Arc<HostState>>>) {
-    if kept.is_empty() {
-        return (assignment, hosts);
-    }
-    let mut assignment = LoadAssignment::clone(&assignment);
-    for (locality, endpoint, state) in kept {
-        let at = match assignment.localities.iter().position(|l| l.locality == locality) {
-            Some(at) => at,
-            None => {
-                let fresh = LocalityEndpoints { locality, endpoints: Vec::new(), weight: None, priority: 0 };
-                assignment.localities.push(fresh);
-                hosts.push(Vec::new());
-                assignment.localities.len() - 1
-            }
-        };
-        assignment.localities[at].endpoints.push(endpoint);
-        hosts[at].push(state);
-    }
-    (Arc::new(assignment), hosts)
 }

@@ -10,19 +10,19 @@
 //! snapshot in force) is asked of the [`Host`].
 
 mod apply;
-mod assemble;
-mod cascade;
+pub mod assemble;
+pub mod cascade;
 mod channel;
 mod filesystem;
 mod hosts;
 mod leaf;
 mod manager;
-mod runtime;
+pub mod runtime;
 mod saved;
 pub mod state;
 mod stats;
 mod stream;
-mod subscription;
+pub mod subscription;
 
 use sidemesh_config::resource::ResourceKind;
 

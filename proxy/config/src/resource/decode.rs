@@ -9,7 +9,6 @@ use std::sync::Arc;
 use prost::Message;
 use sidemesh_proto::envoy::config::cluster::v3::Cluster as WireCluster;
 use sidemesh_proto::envoy::config::core::v3::TypedExtensionConfig;
-use sidemesh_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use sidemesh_proto::envoy::config::listener::v3::Listener as WireListener;
 use sidemesh_proto::envoy::config::route::v3 as wire_route;
 use sidemesh_proto::envoy::extensions::transport_sockets::tls::v3::Secret as WireSecret;
@@ -163,9 +162,7 @@ fn validated(kind: ResourceKind, bytes: &[u8]) -> Result<Resource, Rejection> {
     Ok(match kind {
         ResourceKind::Listener => Resource::Listener(Arc::new(listener::parse(&message::<WireListener>(bytes)?)?)),
         ResourceKind::Cluster => Resource::Cluster(Arc::new(cluster::parse(&message::<WireCluster>(bytes)?)?)),
-        ResourceKind::Endpoints => {
-            Resource::Endpoints(Arc::new(endpoint::parse(&message::<ClusterLoadAssignment>(bytes)?)?))
-        }
+        ResourceKind::Endpoints => Resource::Endpoints(Arc::new(endpoint::parse_encoded(bytes)?)),
         ResourceKind::Route => {
             let wire_config = message::<wire_route::RouteConfiguration>(bytes)?;
             wire::non_empty(&wire_config.name, "name")?;

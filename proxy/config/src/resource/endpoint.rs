@@ -7,7 +7,7 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use parse::{HostNames, parse, parse_with};
+pub use parse::{HostNames, parse_encoded, parse_with};
 
 use crate::value::{Address, Fraction, Label, Locality, Metadata, Name};
 

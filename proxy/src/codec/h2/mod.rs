@@ -21,7 +21,7 @@ mod output;
 mod event;
 mod flood;
 mod head;
-mod hpack;
+pub mod hpack;
 mod frame;
 mod reason;
 #[cfg(test)]

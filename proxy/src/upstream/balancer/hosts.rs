@@ -6,12 +6,15 @@ use std::rc::Rc;
 use sidemesh_config::value::Locality;
 
 use super::edf::Edf;
+use super::pace::Pace;
 use crate::upstream::host::{Health, Host};
 
 /// Hosts that are balanced among each other, with the state of the algorithm that does it.
 #[derive(Debug, Default)]
 pub struct Group {
     pub hosts: Vec<Rc<Host>>,
+    /// Whether weights differ: told as hosts are put in, as requests ask for it.
+    uneven: bool,
     pub(super) turn: RefCell<Turn>,
 }
 
@@ -26,13 +29,18 @@ pub(super) enum Turn {
 }
 
 impl Group {
-    pub fn new(hosts: Vec<Rc<Host>>) -> Self {
-        Group { hosts, turn: RefCell::default() }
+    fn with_capacity(hosts: usize) -> Self {
+        Group { hosts: Vec::with_capacity(hosts), ..Group::default() }
+    }
+
+    fn push(&mut self, host: &Rc<Host>) {
+        self.uneven |= self.hosts.first().is_some_and(|first| first.weight() != host.weight());
+        self.hosts.push(host.clone());
     }
 
     /// Whether every host has the same weight.
     pub fn is_even(&self) -> bool {
-        self.hosts.windows(2).all(|pair| pair[0].weight() == pair[1].weight())
+        !self.uneven
     }
 }
 
@@ -70,34 +78,48 @@ pub struct Members {
 impl HostSet {
     /// The hosts of `members` by priority, without gaps: priorities that nobody has are empty sets. `own` (this proxy's locality)
     /// comes first in its priority, as zone-aware routing expects.
-    pub fn by_priority(members: &[Members], own: Option<&Locality>) -> Vec<HostSet> {
+    pub async fn by_priority(members: &[Members], own: Option<&Locality>, pace: &mut Pace) -> Vec<HostSet> {
         let levels = members.iter().map(|m| m.priority + 1).max().unwrap_or(1);
-        (0..levels)
-            .map(|priority| {
-                let mut of_level: Vec<_> = members.iter().filter(|m| m.priority == priority).collect();
-                of_level.sort_by_key(|m| own.is_none_or(|own| *m.locality != *own));
-                HostSet::new(&of_level)
-            })
-            .collect()
+        let mut sets = Vec::with_capacity(levels as usize);
+        for priority in 0..levels {
+            let mut of_level: Vec<_> = members.iter().filter(|m| m.priority == priority).collect();
+            of_level.sort_by_key(|m| own.is_none_or(|own| *m.locality != *own));
+            sets.push(HostSet::new(&of_level, pace).await);
+        }
+        sets
     }
 
-    fn new(members: &[&Members]) -> HostSet {
-        let localities: Vec<_> = members.iter().map(|m| LocalityHosts::new(m)).collect();
-        let gather = |of: fn(&LocalityHosts) -> &Group| {
-            Group::new(localities.iter().flat_map(|l| of(l).hosts.iter().cloned()).collect())
-        };
-        HostSet {
-            all: gather(|l| &l.all),
-            healthy: gather(|l| &l.healthy),
-            degraded: gather(|l| &l.degraded),
-            excluded: localities.iter().map(|l| l.excluded).sum(),
-            // With one locality there is nothing to choose: its lists would only repeat the ones above.
-            localities: if localities.len() > 1 {
-                localities
-            } else {
-                localities.into_iter().map(LocalityHosts::hollow).collect()
-            },
+    async fn new(members: &[&Members], pace: &mut Pace) -> HostSet {
+        let count = members.iter().map(|m| m.hosts.len()).sum();
+        let mut set =
+            HostSet { all: Group::with_capacity(count), healthy: Group::with_capacity(count), ..HostSet::default() };
+        // With one locality there is nothing to choose: its lists would only repeat those of the whole.
+        let several = members.len() > 1;
+        for m in members {
+            let mut locality = LocalityHosts::empty(m);
+            for host in &m.hosts {
+                pace.step().await;
+                set.take(host);
+                if several {
+                    locality.take(host);
+                }
+            }
+            locality.excluded = if several { locality.excluded } else { set.excluded };
+            set.localities.push(locality);
         }
+        set.healthy.hosts.shrink_to_fit();
+        set
+    }
+
+    fn take(&mut self, host: &Rc<Host>) {
+        let HostSet { all, healthy, degraded, excluded, .. } = self;
+        sort_in(host, all, healthy, degraded, excluded);
+    }
+
+    /// Every list of hosts in it.
+    pub(super) fn into_lists(self) -> impl Iterator<Item = Vec<Rc<Host>>> {
+        let of_localities = self.localities.into_iter().flat_map(|l| [l.all, l.healthy, l.degraded]);
+        [self.all, self.healthy, self.degraded].into_iter().chain(of_localities).map(|group| group.hosts)
     }
 
     /// Hosts that count when healthy ones are compared with all.
@@ -107,22 +129,34 @@ impl HostSet {
 }
 
 impl LocalityHosts {
-    fn new(members: &Members) -> Self {
-        let of = |health: Health| {
-            let excluded_too = |h: &&Rc<Host>| h.state().shown_health() == health && !h.state().shown_excluded();
-            Group::new(members.hosts.iter().filter(excluded_too).cloned().collect())
-        };
+    fn empty(members: &Members) -> Self {
         LocalityHosts {
             locality: members.locality.clone(),
             weight: members.weight,
-            all: Group::new(members.hosts.clone()),
-            healthy: of(Health::Healthy),
-            degraded: of(Health::Degraded),
-            excluded: members.hosts.iter().filter(|h| h.state().shown_excluded()).count(),
+            all: Group::default(),
+            healthy: Group::default(),
+            degraded: Group::default(),
+            excluded: 0,
         }
     }
 
-    fn hollow(self) -> Self {
-        LocalityHosts { all: Group::default(), healthy: Group::default(), degraded: Group::default(), ..self }
+    fn take(&mut self, host: &Rc<Host>) {
+        let LocalityHosts { all, healthy, degraded, excluded, .. } = self;
+        sort_in(host, all, healthy, degraded, excluded);
+    }
+}
+
+/// Puts a host into the lists it belongs to.
+fn sort_in(host: &Rc<Host>, all: &mut Group, healthy: &mut Group, degraded: &mut Group, excluded: &mut usize) {
+    all.push(host);
+    let state = host.state();
+    if state.shown_excluded() {
+        *excluded += 1;
+        return;
+    }
+    match state.shown_health() {
+        Health::Healthy => healthy.push(host),
+        Health::Degraded => degraded.push(host),
+        Health::Unhealthy => {}
     }
 }

@@ -10,6 +10,7 @@ mod hosts;
 mod least_request;
 mod load;
 mod maglev;
+mod pace;
 mod pick_first;
 mod random;
 mod reported;
@@ -36,6 +37,7 @@ use super::host::{Health, Host};
 use crate::clock::Random;
 pub use hosts::{Group, HostSet, Members};
 pub use load::{Availability, LoadPolicy, PriorityLoad};
+pub use pace::{Pace, at_once};
 pub use reported::{LoadReport, weight_of_report};
 pub use subset::{Labels, Via};
 pub use zone::ZoneUse;
@@ -105,7 +107,18 @@ struct Level {
 
 impl Balancer {
     pub fn new(config: Arc<Config>, policy: AssignmentPolicy, members: Vec<Members>, own: Option<OwnZones>) -> Self {
-        let whole = View::new(&config, &policy, &members, own.as_ref());
+        at_once(|mut pace| async move { Self::paced(config, policy, members, own, &mut pace).await })
+    }
+
+    /// The same at a pace.
+    pub async fn paced(
+        config: Arc<Config>,
+        policy: AssignmentPolicy,
+        members: Vec<Members>,
+        own: Option<OwnZones>,
+        pace: &mut Pace,
+    ) -> Self {
+        let whole = View::new(&config, &policy, &members, own.as_ref(), pace).await;
         Balancer { config, policy, members, own, whole, subsets: RefCell::default(), by_address: OnceCell::new() }
     }
 
@@ -117,6 +130,17 @@ impl Balancer {
     /// The members this view was made of.
     pub fn members(&self) -> &[Members] {
         &self.members
+    }
+
+    /// Gives up its hosts at a pace: a worker that is the last to hold them would free them all in one go.
+    pub async fn let_go(self, pace: &mut Pace) {
+        let sets = self.whole.levels.into_iter().map(|level| level.set);
+        let members = self.members.into_iter().map(|m| m.hosts);
+        let lists = sets.flat_map(HostSet::into_lists).chain(members);
+        for host in lists.flatten() {
+            drop(host);
+            pace.step().await;
+        }
     }
 
     #[cfg(test)]
@@ -336,7 +360,12 @@ impl Balancer {
             members.push(Members { hosts, weight, ..m.clone() });
         }
         let any = members.iter().any(|m| !m.hosts.is_empty());
-        any.then(|| View::new(&self.config, &self.policy, &members, self.own.as_ref()))
+        any.then(|| {
+            let view = |mut pace| async move {
+                View::new(&self.config, &self.policy, &members, self.own.as_ref(), &mut pace).await
+            };
+            at_once(view)
+        })
     }
 }
 
@@ -349,9 +378,15 @@ fn scaled(weight: u32, part: usize, whole: usize) -> u32 {
 }
 
 impl View {
-    fn new(config: &Config, policy: &AssignmentPolicy, members: &[Members], own: Option<&OwnZones>) -> View {
+    async fn new(
+        config: &Config,
+        policy: &AssignmentPolicy,
+        members: &[Members],
+        own: Option<&OwnZones>,
+        pace: &mut Pace,
+    ) -> View {
         let local = own.and_then(|zones| zones.first()).map(|(locality, _)| locality);
-        let sets = HostSet::by_priority(members, local);
+        let sets = HostSet::by_priority(members, local, pace).await;
         let load = PriorityLoad::of(
             &sets.iter().collect::<Vec<_>>(),
             LoadPolicy {

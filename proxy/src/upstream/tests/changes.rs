@@ -78,3 +78,50 @@ fn connections_are_made_ahead() {
         assert_eq!(world.stat("c", "upstream_cx_active"), 4);
     });
 }
+
+/// Endpoints 10.0.0.0 and on, with a hole before the last `moved`.
+fn many(count: u32, moved: u32) -> serde_json::Value {
+    let address = |i: u32| {
+        let i = if i >= count - moved { i + 10_000 } else { i };
+        json!({ "socket_address": { "address": format!("10.0.{}.{}", i / 256, i % 256), "port_value": 80 } })
+    };
+    let endpoints: Vec<_> = (0..count).map(|i| json!({ "endpoint": { "address": address(i) } })).collect();
+    json!({ "name": "c", "load_assignment": { "cluster_name": "c", "endpoints": [{ "lb_endpoints": endpoints }] } })
+}
+
+#[test]
+fn a_large_cluster_changes_in_slices_and_requests_go_on_meanwhile() {
+    run(async {
+        let world = World::new();
+        let cluster = world.apply(&many(6000, 0));
+        let stays = cluster.pick(&PickContext::default()).expect("a host");
+        let shared = world.registry.get("c").expect("the cluster is known");
+        let before = std::sync::Arc::downgrade(&shared.members());
+        let next = match &crate::upstream::tests::config(&many(6000, 5999)).discovery {
+            sidemesh_config::resource::cluster::Discovery::Static(assignment) => assignment.clone(),
+            other => panic!("{other:?}"),
+        };
+        shared.set_members(next, tokio::time::Instant::now().into_std());
+        let is_new = |host: &crate::upstream::Host| {
+            let text = host.address().to_string();
+            text == "10.0.0.0:80" || text.split('.').nth(2).and_then(|n| n.parse::<u32>().ok()) >= Some(39)
+        };
+        assert!(stays.address().to_string() == "10.0.0.0:80" || !is_new(&stays));
+        let host = cluster.pick(&PickContext::default()).expect("a host");
+        assert!(host.address().to_string() == "10.0.0.0:80" || !is_new(&host), "the view of before, at once");
+        let mut turns = 0;
+        while !is_new(&cluster.pick(&PickContext::default()).expect("a host")) {
+            turns += 1;
+            assert!(turns < 1000, "the view is never made anew");
+            tokio::task::yield_now().await;
+        }
+        assert!(turns > 5, "in {turns} turns only: a worker has done nothing else in them");
+        for _ in 0..50 {
+            assert!(is_new(&cluster.pick(&PickContext::default()).expect("a host")));
+        }
+        assert_eq!(cluster.health(), (6000, 6000));
+        drop((stays, host));
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert!(before.upgrade().is_none(), "nobody uses the hosts of before, and they are still there");
+    });
+}

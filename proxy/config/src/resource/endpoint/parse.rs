@@ -7,8 +7,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message;
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::config::endpoint::v3 as pb;
+use sidemesh_proto::wire as encoding;
 
 use super::{AssignmentPolicy, Endpoint, HealthStatus, LoadAssignment, LocalityEndpoints};
 use crate::rejection::{Rejection, Within};
@@ -20,6 +22,10 @@ const DEFAULT_OVERPROVISIONING_FACTOR: u32 = 140;
 /// The highest priority number that the API allows.
 const MAX_PRIORITY: u32 = 128;
 
+/// Field numbers of `ClusterLoadAssignment.endpoints` and `LocalityLbEndpoints.lb_endpoints`.
+const ENDPOINTS: u32 = 2;
+const LB_ENDPOINTS: u32 = 2;
+
 /// Whether an endpoint's address may be a name that DNS resolves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostNames {
@@ -27,9 +33,18 @@ pub enum HostNames {
     Allowed,
 }
 
-/// An EDS resource.
-pub fn parse(assignment: &pb::ClusterLoadAssignment) -> Result<LoadAssignment, Rejection> {
-    let mut assignment = parse_with(assignment, HostNames::Refused)?;
+/// An EDS resource as it came. Each endpoint is decoded and validated before the next: the messages of all of them would be twenty
+/// times the size of what is kept.
+pub fn parse_encoded(bytes: &[u8]) -> Result<LoadAssignment, Rejection> {
+    let (groups, rest) = apart(bytes, ENDPOINTS)?;
+    let mut localities = Vec::with_capacity(groups.len());
+    for (i, bytes) in groups.into_iter().enumerate() {
+        let (encoded, rest) = apart(bytes, LB_ENDPOINTS)?;
+        let one = |bytes: &&[u8]| lb_endpoint(&message(bytes)?, HostNames::Refused).map(Arc::new);
+        let endpoints = wire::each(&encoded, "lb_endpoints", one).within_index("endpoints", i)?;
+        localities.push(locality_endpoints(&message(&rest)?, endpoints).within_index("endpoints", i)?);
+    }
+    let mut assignment = load_assignment(&message(&rest)?, localities)?;
     keep_first(&mut assignment.localities);
     Ok(assignment)
 }
@@ -42,15 +57,43 @@ fn keep_first(localities: &mut [LocalityEndpoints]) {
     }
 }
 
-/// An EDS resource, or the `load_assignment` of a cluster.
+/// The values of field `number` of a message, and the rest of it.
+fn apart(mut bytes: &[u8], number: u32) -> Result<(Vec<&[u8]>, Vec<u8>), Rejection> {
+    let (mut values, mut rest) = (Vec::new(), Vec::new());
+    while !bytes.is_empty() {
+        let before = bytes;
+        match encoding::next(&mut bytes).map_err(|e| Rejection::malformed("", e.to_string()))? {
+            (found, encoding::Value::Bytes(value)) if found == number => values.push(value),
+            _ => rest.extend_from_slice(&before[..before.len() - bytes.len()]),
+        }
+    }
+    Ok((values, rest))
+}
+
+fn message<T: Message + Default>(bytes: &[u8]) -> Result<T, Rejection> {
+    T::decode(bytes).map_err(|e| Rejection::malformed("", e.to_string()))
+}
+
+/// The `load_assignment` of a cluster.
 pub fn parse_with(assignment: &pb::ClusterLoadAssignment, names: HostNames) -> Result<LoadAssignment, Rejection> {
+    let group = |group: &pb::LocalityLbEndpoints| {
+        let one = |e: &pb::LbEndpoint| lb_endpoint(e, names).map(Arc::new);
+        locality_endpoints(group, wire::each(&group.lb_endpoints, "lb_endpoints", one)?)
+    };
+    load_assignment(assignment, wire::each(&assignment.endpoints, "endpoints", group)?)
+}
+
+/// All but the endpoints is in `assignment`.
+fn load_assignment(
+    assignment: &pb::ClusterLoadAssignment,
+    groups: Vec<LocalityEndpoints>,
+) -> Result<LoadAssignment, Rejection> {
     let cluster = wire::non_empty(&assignment.cluster_name, "cluster_name")?;
     if !assignment.named_endpoints.is_empty() {
         return Err(Rejection::unsupported("named_endpoints", "list the endpoints in lb_endpoints"));
     }
-    let mut localities: Vec<LocalityEndpoints> = Vec::with_capacity(assignment.endpoints.len());
-    for (i, group) in assignment.endpoints.iter().enumerate() {
-        let group = locality_endpoints(group, names).within_index("endpoints", i)?;
+    let mut localities: Vec<LocalityEndpoints> = Vec::with_capacity(groups.len());
+    for group in groups {
         match localities.iter_mut().find(|l| l.priority == group.priority && l.locality == group.locality) {
             Some(same) => {
                 same.endpoints.extend(group.endpoints);
@@ -69,7 +112,11 @@ pub fn parse_with(assignment: &pb::ClusterLoadAssignment, names: HostNames) -> R
     Ok(LoadAssignment { cluster, localities, policy })
 }
 
-fn locality_endpoints(group: &pb::LocalityLbEndpoints, names: HostNames) -> Result<LocalityEndpoints, Rejection> {
+/// All but the endpoints is in `group`.
+fn locality_endpoints(
+    group: &pb::LocalityLbEndpoints,
+    endpoints: Vec<Arc<Endpoint>>,
+) -> Result<LocalityEndpoints, Rejection> {
     if group.lb_config.is_some() {
         return Err(Rejection::unsupported("lb_config", "list the endpoints in lb_endpoints"));
     }
@@ -78,7 +125,7 @@ fn locality_endpoints(group: &pb::LocalityLbEndpoints, names: HostNames) -> Resu
     }
     Ok(LocalityEndpoints {
         locality: group.locality.as_ref().map_or_else(Locality::default, wire::locality),
-        endpoints: wire::each(&group.lb_endpoints, "lb_endpoints", |e| lb_endpoint(e, names).map(Arc::new))?,
+        endpoints,
         weight: at_least_one(wire::uint32(&group.load_balancing_weight), "load_balancing_weight")?,
         priority: group.priority,
     })

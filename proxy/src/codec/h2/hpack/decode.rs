@@ -4,7 +4,7 @@ use super::{DEFAULT_TABLE_BYTES, ENTRY_OVERHEAD, Field, Name, huffman};
 
 /// The block cannot be decoded, and none after it: the tables of the two ends are out of step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::codec::h2) enum Error {
+pub enum Error {
     #[error("the block ends inside a field")]
     Truncated,
     #[error("a number is too large")]
@@ -19,7 +19,7 @@ pub(in crate::codec::h2) enum Error {
 
 /// The receiving side of one connection's compression.
 #[derive(Debug)]
-pub(in crate::codec::h2) struct Decoder {
+pub struct Decoder {
     table: Dynamic,
     /// The largest table the peer may use.
     limit: u32,
@@ -53,13 +53,13 @@ impl Default for Decoder {
 
 impl Decoder {
     /// The table that our acknowledged SETTINGS allow.
-    pub(in crate::codec::h2) fn set_limit(&mut self, limit: u32) {
+    pub fn set_limit(&mut self, limit: u32) {
         self.limit = limit;
         self.shrink = self.size > limit;
     }
 
     /// Decodes a whole block; `each` gets the fields in their order.
-    pub(in crate::codec::h2) fn decode(&mut self, block: &[u8], mut each: impl FnMut(Field)) -> Result<(), Error> {
+    pub fn decode(&mut self, block: &[u8], mut each: impl FnMut(Field)) -> Result<(), Error> {
         let mut input = Input(block);
         let mut at_start = true;
         while let Some(&first) = input.0.first() {

@@ -18,7 +18,7 @@ const MAX_TABLE_BYTES: u32 = 64 * 1024;
 
 /// The sending side of one connection's compression.
 #[derive(Debug)]
-pub(in crate::codec::h2) struct Encoder {
+pub struct Encoder {
     table: Table,
     /// What this side is willing to keep.
     most: u32,
@@ -53,7 +53,7 @@ fn keep(name: &HeaderName, value: &HeaderValue) -> Keep {
 
 impl Encoder {
     /// With a table of at most `most` bytes.
-    pub(in crate::codec::h2) fn new(most: u32) -> Self {
+    pub fn new(most: u32) -> Self {
         let most = most.min(MAX_TABLE_BYTES);
         let size = most.min(DEFAULT_TABLE_BYTES);
         let resized = (size < DEFAULT_TABLE_BYTES).then_some((size, size));
@@ -61,7 +61,7 @@ impl Encoder {
     }
 
     /// The peer's SETTINGS_HEADER_TABLE_SIZE.
-    pub(in crate::codec::h2) fn set_limit(&mut self, limit: u32) {
+    pub fn set_limit(&mut self, limit: u32) {
         let size = limit.min(self.most);
         if size as usize == self.table.limit {
             return;
@@ -72,7 +72,7 @@ impl Encoder {
     }
 
     /// To be called before the fields of a block.
-    pub(in crate::codec::h2) fn begin(&mut self, out: &mut BytesMut) {
+    pub fn begin(&mut self, out: &mut BytesMut) {
         if let Some((least, size)) = self.resized.take() {
             if least < size {
                 put_integer(0b0010_0000, 5, least, out);
@@ -81,7 +81,7 @@ impl Encoder {
         }
     }
 
-    pub(in crate::codec::h2) fn method(&mut self, method: &Method, out: &mut BytesMut) {
+    pub fn method(&mut self, method: &Method, out: &mut BytesMut) {
         match *method {
             Method::GET => out.put_u8(0x82),
             Method::POST => out.put_u8(0x83),
@@ -89,12 +89,12 @@ impl Encoder {
         }
     }
 
-    pub(in crate::codec::h2) fn scheme(&mut self, https: bool, out: &mut BytesMut) {
+    pub fn scheme(&mut self, https: bool, out: &mut BytesMut) {
         out.put_u8(if https { 0x87 } else { 0x86 });
     }
 
     /// Paths are many: they are not kept.
-    pub(in crate::codec::h2) fn path(&mut self, path: &[u8], out: &mut BytesMut) {
+    pub fn path(&mut self, path: &[u8], out: &mut BytesMut) {
         if path == b"/" {
             return out.put_u8(0x84);
         }
@@ -102,7 +102,7 @@ impl Encoder {
         put_string(path, out);
     }
 
-    pub(in crate::codec::h2) fn status(&mut self, status: StatusCode, out: &mut BytesMut) {
+    pub fn status(&mut self, status: StatusCode, out: &mut BytesMut) {
         let index = match status.as_u16() {
             200 => 8,
             204 => 9,
@@ -116,7 +116,7 @@ impl Encoder {
         out.put_u8(0x80 | index);
     }
 
-    pub(in crate::codec::h2) fn pseudo(&mut self, name: Pseudo, value: &[u8], out: &mut BytesMut) {
+    pub fn pseudo(&mut self, name: Pseudo, value: &[u8], out: &mut BytesMut) {
         let static_name = match name {
             Pseudo::Authority => Some(1),
             Pseudo::Method => Some(2),
@@ -133,7 +133,7 @@ impl Encoder {
         }
     }
 
-    pub(in crate::codec::h2) fn header(&mut self, name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) {
+    pub fn header(&mut self, name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) {
         let keep = keep(name, value);
         let key = Key::Header(name);
         if keep == Keep::Field {

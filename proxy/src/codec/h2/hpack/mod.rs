@@ -12,17 +12,17 @@ mod tests;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
-pub(super) use decode::Decoder;
-pub(super) use encode::Encoder;
+pub use decode::{Decoder, Error};
+pub use encode::Encoder;
 
 /// The size of both tables until something else is agreed on (RFC 9113, section 6.5.2).
-pub(super) const DEFAULT_TABLE_BYTES: u32 = 4096;
+pub const DEFAULT_TABLE_BYTES: u32 = 4096;
 /// What an entry counts beside its name and value (RFC 7541, section 4.1).
 const ENTRY_OVERHEAD: usize = 32;
 
 /// The pseudo-headers (RFC 9113, section 8.3; RFC 8441).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Pseudo {
+pub enum Pseudo {
     Method,
     Scheme,
     Authority,
@@ -46,7 +46,7 @@ impl Pseudo {
 
 /// One line of a header list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Field {
+pub enum Field {
     Pseudo(Pseudo, Bytes),
     Header(HeaderName, HeaderValue),
     /// It has a name or a value that HTTP does not allow. Compression does not mind; the message that has it is malformed.
@@ -55,7 +55,7 @@ pub(super) enum Field {
 
 /// Whose value a field is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Name {
+pub enum Name {
     Pseudo(Pseudo),
     Header(HeaderName),
     /// No name; it has so many bytes.
@@ -116,7 +116,7 @@ impl Field {
     }
 
     /// Bytes of name and value, as far as they are kept.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::codec::h2) fn len(&self) -> usize {
         match self {
             Self::Pseudo(name, value) => name.as_str().len() + value.len(),
             Self::Header(name, value) => name.as_str().len() + value.len(),
