@@ -102,8 +102,13 @@ pub async fn send(
     timeout: Duration,
 ) -> Result<Collected, CallError> {
     let unreachable = |e: String| CallError::Unreachable(e);
+    let started = x.now();
+    let host = cluster.pick(&PickContext::default()).map_err(|e| {
+        cluster.charge_own(503, None);
+        unreachable(e.to_string())
+    })?;
+    let info = AttemptInfo::default();
     let exchange = async {
-        let host = cluster.pick(&PickContext::default()).map_err(|e| unreachable(e.to_string()))?;
         let options = AttemptOptions {
             priority: Priority::Default,
             send: SendOptions { informational: None, upgrade: None, scheme: Scheme::Http },
@@ -111,13 +116,20 @@ pub async fn send(
             protocol: Some(Protocol::Http2),
             connection: None,
         };
-        let info = AttemptInfo::default();
-        let response =
-            cluster.request(&host, &head, body, options, &info).await.map_err(|e| unreachable(e.to_string()))?;
-        cluster.charge_response(response.status().as_u16(), None);
+        let response = cluster.request(&host, &head, body, options, &info).await.map_err(|e| {
+            cluster.charge_own(503, None);
+            unreachable(e.to_string())
+        })?;
+        cluster.charge_own(response.status().as_u16(), Some(x.now().saturating_duration_since(started)));
         collect(response).await.map_err(|e| unreachable(e.to_string()))
     };
-    x.manager.worker.local.timers.timeout(timeout, exchange).await.map_err(|_| CallError::Timeout)?
+    let Ok(result) = x.manager.worker.local.timers.timeout(timeout, exchange).await else {
+        cluster.stats().upstream_rq_timeout.inc();
+        cluster.charge_own(504, None);
+        cluster.on_timeout(&host, info.connection().and_then(|c| c.protocol));
+        return Err(CallError::Timeout);
+    };
+    result
 }
 
 async fn collect(response: Response<Body>) -> Result<Collected, Error> {
