@@ -23,7 +23,7 @@ use super::breaker::Overflow;
 use super::host::{Health, HostState};
 use super::outlier::{At, Judged, When};
 use super::shared::{Registry, SharedCluster};
-use super::stats::{MembershipStats, OutlierStats};
+use super::stats::{HealthStats, MatchStats, MembershipStats, OutlierStats, RemainingStats};
 use super::{discovery, health};
 use crate::codec::Local;
 use crate::telemetry::stats::Scope;
@@ -53,6 +53,7 @@ pub struct Context {
     secrets: RefCell<ByName<Arc<Secret>>>,
     secrets_version: Cell<u64>,
     outlier_stats: RefCell<HashMap<Name, Arc<OutlierStats>>>,
+    match_stats: RefCell<HashMap<(Name, Name), Arc<MatchStats>>>,
 }
 
 impl Context {
@@ -97,6 +98,8 @@ struct Running {
     shared: Arc<SharedCluster>,
     config: Arc<Config>,
     stats: Arc<MembershipStats>,
+    /// By priority, where the configuration asks for them.
+    remaining: Vec<(Priority, Arc<RemainingStats>)>,
     /// Removes endpoints that are not updated in time.
     stale: RefCell<Option<Task>>,
     _tasks: Vec<Task>,
@@ -117,6 +120,7 @@ impl Control {
             secrets: RefCell::default(),
             secrets_version: Cell::new(0),
             outlier_stats: RefCell::default(),
+            match_stats: RefCell::default(),
         };
         let control = Rc::new(Control { context: Rc::new(context), running: RefCell::default() });
         let weak = Rc::downgrade(&control);
@@ -157,6 +161,7 @@ impl Control {
         let mut running = self.running.borrow_mut();
         for gone in &done.removed {
             running.remove(&gone.name);
+            self.context.match_stats.borrow_mut().retain(|(cluster, _), _| *cluster != gone.entry().cluster.stat_name);
             self.context.outlier_stats.borrow_mut().remove(&gone.name);
         }
         for shared in done.changed {
@@ -164,7 +169,7 @@ impl Control {
             match running.get(&shared.name) {
                 Some(known) if Arc::ptr_eq(&known.shared, &shared) && Arc::ptr_eq(&known.config, &config) => {
                     known.gauge();
-                    known.count_update();
+                    known.count_matches(&self.context);
                     known.watch_staleness(&self.context);
                 }
                 known => {
@@ -178,8 +183,9 @@ impl Control {
 
     fn start(&self, shared: Arc<SharedCluster>, config: Arc<Config>, stats: Option<Arc<MembershipStats>>) -> Running {
         let context = &self.context;
-        let scope = Scope::Cluster(config.stat_name.clone());
-        let stats = stats.unwrap_or_else(|| context.registry.stats.shard(scope));
+        let scope = || Scope::Cluster(config.stat_name.clone());
+        let stats = stats.unwrap_or_else(|| context.registry.stats.shard(scope()));
+        shared.begin_anew();
         let mut tasks = Vec::new();
         match &config.discovery {
             Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => {
@@ -201,9 +207,11 @@ impl Control {
             }
             _ => shared.discovered(),
         }
-        match config.health_checks.first() {
-            Some(check) => {
-                tasks.push(Task::spawn(health::run(context.clone(), shared.clone(), check.clone(), stats.clone())));
+        let health: Option<Arc<HealthStats>> =
+            config.health_checks.first().map(|_| context.registry.stats.shard(scope()));
+        match config.health_checks.first().zip(health.clone()) {
+            Some((check, stats)) => {
+                tasks.push(Task::spawn(health::run(context.clone(), shared.clone(), check.clone(), stats)));
             }
             None => shared.unchecked(),
         }
@@ -211,15 +219,14 @@ impl Control {
         if let Some(outlier) = &config.outlier {
             tasks.push(Task::spawn(sweep(context.clone(), shared.clone(), outlier.clone())));
         }
-        tasks.push(Task::spawn(count_members(shared.clone(), stats.clone(), !config.health_checks.is_empty())));
-        let running = Running { shared, config, stats, stale: RefCell::default(), _tasks: tasks };
+        tasks.push(Task::spawn(count_members(shared.clone(), stats.clone(), health)));
+        let remaining = remaining(context, &config);
+        let running = Running { shared, config, stats, remaining, stale: RefCell::default(), _tasks: tasks };
         if matches!(running.config.discovery, Discovery::Eds { .. }) {
             running.stats.update_attempt.inc();
         }
         running.gauge();
-        if !running.shared.members().is_empty() {
-            running.count_update();
-        }
+        running.count_matches(&self.context);
         running.watch_staleness(&self.context);
         running
     }
@@ -236,11 +243,19 @@ impl Control {
 }
 
 impl Running {
-    /// Hosts of EDS came with an update.
-    fn count_update(&self) {
-        if matches!(self.config.discovery, Discovery::Eds { .. }) {
-            self.stats.update_attempt.inc();
-            self.stats.update_success.inc();
+    /// Which transport the endpoints of an update get.
+    fn count_matches(&self, context: &Context) {
+        let mut counts: HashMap<&str, u64> = HashMap::from([("default", 0)]);
+        counts.extend(self.config.transport_matches.iter().map(|m| (&*m.name, 0)));
+        for (_, endpoint, _) in self.shared.members().iter() {
+            *counts.entry(self.config.transport_match(endpoint).map_or("default", |m| &m.name)).or_default() += 1;
+        }
+        for (name, count) in counts {
+            let scope = Scope::ClusterPart { cluster: self.config.stat_name.clone(), part: Name::from(name) };
+            let key = (self.config.stat_name.clone(), Name::from(name));
+            let mut known = context.match_stats.borrow_mut();
+            let stats = known.entry(key).or_insert_with(|| context.registry.stats.shard(scope));
+            stats.total_match_count.add(count);
         }
     }
 
@@ -274,37 +289,47 @@ impl Running {
         stats.high_rq_open.set(open(Priority::High, Requests));
         stats.high_rq_pending_open.set(open(Priority::High, Pending));
         stats.high_rq_retry_open.set(open(Priority::High, Retries));
-        let left = |priority, which| breakers.remaining(limits, priority, which).into();
-        if limits.default.track_remaining {
-            stats.remaining_cx.set(left(Priority::Default, Connections));
-            stats.remaining_rq.set(left(Priority::Default, Requests));
-            stats.remaining_pending.set(left(Priority::Default, Pending));
-            stats.remaining_retries.set(left(Priority::Default, Retries));
-        }
-        if limits.high.track_remaining {
-            stats.high_remaining_cx.set(left(Priority::High, Connections));
-            stats.high_remaining_rq.set(left(Priority::High, Requests));
-            stats.high_remaining_pending.set(left(Priority::High, Pending));
-            stats.high_remaining_retries.set(left(Priority::High, Retries));
+        for (priority, stats) in &self.remaining {
+            let left = |which| breakers.remaining(limits, *priority, which).into();
+            stats.remaining_cx.set(left(Connections));
+            stats.remaining_rq.set(left(Requests));
+            stats.remaining_pending.set(left(Pending));
+            stats.remaining_retries.set(left(Retries));
         }
     }
 }
 
+/// What is left of the limits, of the priorities that are to show it.
+fn remaining(context: &Context, config: &Config) -> Vec<(Priority, Arc<RemainingStats>)> {
+    let limits = &config.circuit_breakers;
+    let all = [(Priority::Default, &limits.default, "default"), (Priority::High, &limits.high, "high")];
+    let tracked = all.into_iter().filter(|(_, limits, _)| limits.track_remaining);
+    let shard = |name: &str| {
+        let part = Name::from(format!("circuit_breakers.{name}"));
+        context.registry.stats.shard(Scope::ClusterPart { cluster: config.stat_name.clone(), part })
+    };
+    tracked.map(|(priority, _, name)| (priority, shard(name))).collect()
+}
+
 /// Keeps the gauges of membership and health up to date.
-async fn count_members(shared: Arc<SharedCluster>, stats: Arc<MembershipStats>, checked: bool) {
+async fn count_members(shared: Arc<SharedCluster>, stats: Arc<MembershipStats>, health: Option<Arc<HealthStats>>) {
     let mut changed = shared.subscribe();
     loop {
         changed.mark_unchanged();
         let members = shared.members();
         let count = |health| members.iter().filter(|(_, _, h)| h.health() == health).count() as i64;
+        stats.membership_change.add(shared.take_changes());
         stats.membership_total.set(members.len() as i64);
         stats.membership_healthy.set(count(Health::Healthy));
         stats.membership_degraded.set(count(Health::Degraded));
         stats.membership_excluded.set(members.iter().filter(|(_, _, h)| h.is_excluded()).count() as i64);
-        stats.max_host_weight.set(members.iter().map(|(_, e, _)| i64::from(e.weight)).max().unwrap_or(0));
-        if checked {
-            stats.hc_healthy.set(count(Health::Healthy));
-            stats.hc_degraded.set(count(Health::Degraded));
+        if !matches!(shared.entry().cluster.discovery, Discovery::Static(_)) {
+            let weights = members.iter().map(|(_, e, _)| i64::from(e.weight));
+            stats.max_host_weight.set(weights.max().unwrap_or(1));
+        }
+        if let Some(stats) = &health {
+            stats.healthy.set(count(Health::Healthy));
+            stats.degraded.set(count(Health::Degraded));
         }
         if changed.changed().await.is_err() {
             return;

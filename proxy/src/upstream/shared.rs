@@ -4,7 +4,7 @@
 //! is reconciled, when a worker first meets a cluster, and for the admin pages; never per request. Workers compare a cluster's
 //! [`generation`](SharedCluster::generation) and make their view anew when it moved.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,6 +64,8 @@ pub struct SharedCluster {
     changed: watch::Sender<()>,
     /// A connection has been made to one of its hosts.
     traffic: AtomicBool,
+    /// Changes of a priority's hosts that nobody has counted yet.
+    changes: AtomicU64,
     workers: usize,
     epoch: Instant,
 }
@@ -121,6 +123,14 @@ impl Membership {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many priorities have other hosts than before.
+    fn changes(&self, old: &Membership) -> u64 {
+        let place = |(l, _, s): (&LocalityEndpoints, &Arc<Endpoint>, &Arc<HostState>)| (l.priority, Arc::as_ptr(s));
+        let (new, old): (HashSet<_>, HashSet<_>) = (self.iter().map(place).collect(), old.iter().map(place).collect());
+        let changed: HashSet<u32> = new.symmetric_difference(&old).map(|(priority, _)| *priority).collect();
+        changed.len() as u64
     }
 }
 
@@ -226,6 +236,7 @@ impl SharedCluster {
             ready: watch::Sender::default(),
             changed: watch::Sender::default(),
             traffic: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
             workers,
             epoch,
         }
@@ -317,6 +328,18 @@ impl SharedCluster {
         self.ready.send_if_modified(|r| !std::mem::replace(&mut r.checked, true));
     }
 
+    /// The changes of hosts since this was asked last, of one priority each.
+    pub(super) fn take_changes(&self) -> u64 {
+        self.changes.swap(0, Ordering::Relaxed)
+    }
+
+    /// A cluster that is made anew begins with its hosts.
+    pub(super) fn begin_anew(&self) {
+        let members = self.members();
+        let none = Membership::none(&self.name);
+        self.changes.store(members.changes(&none), Ordering::Relaxed);
+    }
+
     /// Whether any connection to it was ever made.
     pub fn has_traffic(&self) -> bool {
         self.traffic.load(Ordering::Relaxed)
@@ -388,7 +411,9 @@ impl SharedCluster {
             }
         }
         let (assignment, hosts) = with_kept(assignment, hosts, kept);
-        self.members.store(Arc::new(Membership { assignment, hosts }));
+        let members = Membership { assignment, hosts };
+        self.changes.fetch_add(members.changes(&old), Ordering::Relaxed);
+        self.members.store(Arc::new(members));
         // What discovery says is never put off.
         self.tell(self.millis(now));
     }

@@ -285,6 +285,11 @@ impl Manager {
             }
         }
         self.count_leaf(kind, name, Some(version));
+        if same && kind == ResourceKind::Endpoints {
+            for cluster in self.assembler.stat_names(name) {
+                self.stats.subscription(kind, &cluster, None).unchanged();
+            }
+        }
         let is_static = *source == Source::Static;
         let accepted =
             Accepted { version: version.to_owned(), last_updated: SystemTime::now(), raw: any.clone(), is_static };
@@ -395,9 +400,15 @@ impl Manager {
         if !matches!(kind, Route | Secret | Endpoints | Runtime) {
             return;
         }
+        if kind == ResourceKind::Endpoints {
+            for cluster in self.assembler.stat_names(name) {
+                self.stats.subscription(kind, &cluster, None).answered(accepted);
+            }
+            return;
+        }
         let prefixes = if kind == ResourceKind::Route { self.route_prefixes(name) } else { vec![Name::from("")] };
         for prefix in prefixes {
-            self.stats.subscription(kind, name, Some(&prefix)).answered(kind, accepted);
+            self.stats.subscription(kind, name, Some(&prefix)).answered(accepted);
         }
     }
 

@@ -193,6 +193,13 @@ impl Assembler {
         self.clusters.iter().filter(|(_, s)| s.active.is_some()).map(|(n, _)| n.clone()).collect()
     }
 
+    /// The names in statistics of the clusters that take their endpoints under `service`.
+    pub fn stat_names(&self, service: &str) -> Vec<Name> {
+        let newest = self.clusters.values().filter_map(|s| Some(&s.newest()?.value));
+        let asks = |c: &&Arc<Cluster>| matches!(&c.discovery, Discovery::Eds { service_name, .. } if **service_name == *service);
+        newest.filter(asks).map(|c| c.stat_name.clone()).collect()
+    }
+
     pub fn has_cluster(&self, name: &str) -> bool {
         self.clusters.contains_key(name)
     }

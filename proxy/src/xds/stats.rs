@@ -78,6 +78,13 @@ stats_group! {
 }
 
 stats_group! {
+    /// Of endpoints.
+    pub struct RebuildStats {
+        update_no_rebuild: Counter,
+    }
+}
+
+stats_group! {
     pub struct EmptyStats {
         update_empty: Counter,
     }
@@ -89,6 +96,7 @@ pub(super) struct Subscribed {
     stats: Arc<SubscriptionStats>,
     reload: Option<Arc<ReloadStats>>,
     _empty: Option<Arc<EmptyStats>>,
+    rebuild: Option<Arc<RebuildStats>>,
 }
 
 impl std::ops::Deref for Subscribed {
@@ -101,10 +109,8 @@ impl std::ops::Deref for Subscribed {
 
 impl Subscribed {
     /// One resource of a subscription of its own came, and was taken with a version or refused.
-    pub(super) fn answered(&self, kind: ResourceKind, accepted: Option<&str>) {
+    pub(super) fn answered(&self, accepted: Option<&str>) {
         match accepted {
-            // The cluster counts what its members made of it.
-            Some(version) if kind == ResourceKind::Endpoints => self.took(version),
             Some(version) => {
                 self.update_attempt.inc();
                 self.succeeded(version);
@@ -114,6 +120,11 @@ impl Subscribed {
                 self.update_rejected.inc();
             }
         }
+    }
+
+    /// An update brought what was there already.
+    pub(super) fn unchanged(&self) {
+        self.rebuild.iter().for_each(|stats| stats.update_no_rebuild.inc());
     }
 
     /// An update was taken.
@@ -186,6 +197,7 @@ impl Stats {
             Subscribed {
                 stats,
                 reload: reloads.then(|| registry.shard(scope.clone())),
+                rebuild: (kind == ResourceKind::Endpoints).then(|| registry.shard(scope.clone())),
                 _empty: empties.then(|| registry.shard(scope.clone())),
             }
         };
