@@ -305,7 +305,10 @@ async fn take_body(x: &Exchange, wanted: &RequestBody) -> Result<(), LocalReply>
     }
     upload.keep(wanted.max_request_bytes as usize);
     match poll_fn(|cx| upload.poll_fill(cx)).await {
-        Err(crate::body::Error::TooLarge(_)) if !wanted.allow_partial_message => Err(buffer::too_large(x)),
+        Err(crate::body::Error::TooLarge(_)) if !wanted.allow_partial_message => {
+            x.manager.stats.downstream_rq_too_large.inc();
+            Err(buffer::too_large(x))
+        }
         _ => Ok(()),
     }
 }

@@ -8,6 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, TE};
 use http::{Method, Request, Response};
 use prost::Message;
+use sidemesh_config::format;
 use sidemesh_config::resource::route::Priority;
 use sidemesh_config::value::GrpcService;
 
@@ -58,11 +59,15 @@ pub async fn call<Q: Message, A: Message + Default>(
     if let Ok(value) = HeaderValue::try_from(format!("{millis}m")) {
         head.headers.insert(GRPC_TIMEOUT, value);
     }
-    if let Some(id) = x.parts.headers.get(X_REQUEST_ID) {
-        head.headers.insert(X_REQUEST_ID, id.clone());
-    }
-    for (name, value) in &service.initial_metadata {
-        if let Ok(value) = HeaderValue::from_str(value) {
+    head.headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    head.headers.insert(X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, HeaderValue::from(timeout.as_millis() as u64));
+    for (name, text) in &service.initial_metadata {
+        // A text with operators is read anew for each call: few have any, and what is no format stands as it is.
+        let value = match text.contains('%').then(|| format::parse(text)) {
+            Some(Ok(format)) => HeaderValue::try_from(x.format(&format)),
+            _ => HeaderValue::try_from(&**text),
+        };
+        if let Ok(value) = value {
             head.headers.append(name.clone(), value);
         }
     }

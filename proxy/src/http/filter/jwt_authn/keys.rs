@@ -122,16 +122,16 @@ impl KeyStore {
 
     /// A token that was verified before, and the keys that did it.
     pub fn cached(&self, at: usize, token: &str) -> Option<(Rc<Token>, Arc<KeySet>)> {
-        if self.providers[at].cache_size.is_none() {
-            self.stats.jwt_cache_miss.inc();
-            return None;
-        }
-        let found = self.slots[at].tokens.borrow().tokens.get(token).cloned();
-        match found.is_some() {
+        self.providers[at].cache_size?;
+        self.slots[at].tokens.borrow().tokens.get(token).cloned()
+    }
+
+    /// Counts a token for which there are keys.
+    pub fn count(&self, cached: bool) {
+        match cached {
             true => self.stats.jwt_cache_hit.inc(),
             false => self.stats.jwt_cache_miss.inc(),
         }
-        found
     }
 
     pub fn remember(&self, at: usize, text: &str, token: &Rc<Token>, keys: &Arc<KeySet>) {
