@@ -36,6 +36,13 @@ fn text(cluster: &ClusterView, via_api: bool, page: &mut String) {
         let _ = writeln!(page, "{name}::{key}::{value}");
     };
     line("observability_name", &cluster.entry.cluster.stat_name);
+    if cluster.entry.cluster.outlier.is_some() {
+        let [external, local] = cluster.success_rates;
+        for (origin, (average, threshold)) in [("", external.unzip()), ("local_origin_", local.unzip())] {
+            line(&format!("outlier::{origin}success_rate_average"), &rate(average));
+            line(&format!("outlier::{origin}success_rate_ejection_threshold"), &rate(threshold));
+        }
+    }
     for (priority, view) in [("default", &cluster.default), ("high", &cluster.high)] {
         line(&format!("{priority}_priority::max_connections"), &view.limits.max_connections);
         line(&format!("{priority}_priority::max_pending_requests"), &view.limits.max_pending_requests);

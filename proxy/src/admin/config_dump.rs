@@ -124,6 +124,13 @@ pub fn answer(handle: &Handle, query: &Query) -> Answer {
             }
         }
     };
+    // A mask that fits nothing leaves the types alone.
+    if let Some(mask) = query.get("mask")
+        && configs.iter().all(|config| config.as_object().is_none_or(|fields| fields.keys().all(|k| k == "@type")))
+    {
+        let reason = format!("FieldMask {mask} could not be successfully applied to any configs.");
+        return Answer::refused(StatusCode::BAD_REQUEST, reason);
+    }
     Answer::json(&json!({"configs": configs}))
 }
 

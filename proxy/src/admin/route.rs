@@ -67,6 +67,9 @@ struct Endpoint {
     answer: fn(&Handle, &Query) -> Answer,
 }
 
+/// The answer of what would begin, clear or end the tracking of lookups.
+const UNTRACKED: &str = "Lookups by name are not tracked: there is nothing to do.\n";
+
 const ENDPOINTS: [Endpoint; 29] = [
     Endpoint { path: "/", help: "this page", changes: false, answer: |_, _| home() },
     Endpoint { path: "/certs", help: "certificates in use", changes: false, answer: |h, _| certs::answer(h) },
@@ -86,11 +89,7 @@ const ENDPOINTS: [Endpoint; 29] = [
         path: "/contention",
         help: "lock contention: not measured",
         changes: false,
-        answer: |_, _| {
-            Answer::text(
-                "Mutex contention tracing is not enabled. To enable, run Envoy with flag --enable-mutex-tracing.",
-            )
-        },
+        answer: |_, _| Answer::text("Lock contention is not measured: no lock is taken while a request is served.\n"),
     },
     Endpoint { path: "/drain_listeners", help: "stop accepting connections", changes: true, answer: |h, _| drain(h) },
     Endpoint { path: "/healthcheck/fail", help: "fail health checks", changes: true, answer: |h, _| health(h, true) },
@@ -154,26 +153,26 @@ const ENDPOINTS: [Endpoint; 29] = [
         help: "lookups of statistics by name: not tracked",
         changes: false,
         answer: |_, _| {
-            Answer::text("Lookup tracking is not enabled. Use /stats/recentlookups/enable to enable.\n\ntotal: 0\n")
+            Answer::text("Lookups by name are not tracked: statistics are looked up when they are made.\n\ntotal: 0\n")
         },
     },
     Endpoint {
         path: "/stats/recentlookups/clear",
         help: "nothing is tracked",
         changes: true,
-        answer: |_, _| Answer::text("OK\n"),
+        answer: |_, _| Answer::text(UNTRACKED),
     },
     Endpoint {
         path: "/stats/recentlookups/disable",
         help: "nothing is tracked",
         changes: true,
-        answer: |_, _| Answer::text("OK\n"),
+        answer: |_, _| Answer::text(UNTRACKED),
     },
     Endpoint {
         path: "/stats/recentlookups/enable",
         help: "nothing is tracked",
         changes: true,
-        answer: |_, _| Answer::text("OK\n"),
+        answer: |_, _| Answer::text(UNTRACKED),
     },
     Endpoint {
         path: "/cpuprofiler",

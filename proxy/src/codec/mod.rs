@@ -95,6 +95,18 @@ impl Protocol {
 pub trait Release<C> {
     /// Called exactly once per exchange: with the connection when it can carry another, with `None` when it is closed or broken.
     fn release(&self, connection: Option<C>);
+
+    /// Called before the release of a connection that cannot carry another exchange, where it is known why.
+    fn closing(&self, _why: Closing) {}
+}
+
+/// Why a connection ends with its exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closing {
+    /// The exchange is complete; the peer has said that it is the last.
+    Announced,
+    /// The peer has closed or reset it.
+    ByPeer,
 }
 
 /// What goes with a request sent upstream.

@@ -86,6 +86,8 @@ pub struct Exchange {
     pub counted: super::tally::Counted,
     /// There was no head: what is answered is no request.
     pub headless: bool,
+    /// It came as gRPC-Web: what is answered here is HTTP, which the filter translates.
+    pub grpc_web: bool,
     /// Internal redirects followed so far.
     pub redirects: u32,
     /// The routes they led from and to, where a predicate asks.
@@ -146,6 +148,7 @@ impl Exchange {
             chain: None,
             counted: Default::default(),
             headless: false,
+            grpc_web: false,
             redirects: 0,
             redirected: Vec::new(),
             done: false,

@@ -35,7 +35,10 @@ impl Handler for Connection {
             x.upload = Some(Upload::new(body, self.manager.worker.local.clock.clone()));
         }
         async move {
-            let answer = answer(&mut x).await;
+            let mut answer = answer(&mut x).await;
+            if x.grpc_web {
+                answer = Box::pin(filter::whole_if_foreign(answer)).await;
+            }
             finish::respond(x, answer)
         }
     }
@@ -65,6 +68,9 @@ async fn answer(x: &mut Exchange) -> Answer {
         match route_and_act(x).await {
             // An internal redirect: the request it has become takes the same way from here.
             Answer::Again(response) => {
+                // What is logged of it names, as in Envoy, where it leads.
+                select_route(x);
+                x.info.upstream.cluster_stat_name = None;
                 record::redirected(x, response.status().as_u16());
                 if let Some(refused) = normalize_path(x) {
                     return refused;

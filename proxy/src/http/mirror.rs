@@ -122,7 +122,7 @@ async fn send(cluster: Rc<Cluster>, head: http::request::Parts, upload: Option<R
         let status = response.status().as_u16();
         let mut body = response.into_body();
         while let Some(Ok(_)) = body.next().await {}
-        cluster.charge_response(status, None);
+        cluster.charge_own(status, None);
         cluster.stats().internal_rq.record(status, None);
     }
 }

@@ -233,7 +233,7 @@ pub fn render_reply(x: &mut Exchange, reply: LocalReply) -> Response<Body> {
     }
     let content_type = map(x, &mut response, reply.body);
     let body = std::mem::take(&mut x.local_body);
-    if x.is_grpc() {
+    if x.is_grpc() && !x.grpc_web {
         make_grpc(&mut response, x.info.status, reply.grpc_status, &body);
         x.info.status = response.status().as_u16();
         x.local_body = body;

@@ -165,6 +165,19 @@ impl Upload {
         let _ = self.poll_source(cx);
     }
 
+    /// Takes all that has come already, for a request that is answered without its upstream: it may be complete.
+    pub fn poll_arrived(&self, cx: &mut Context<'_>) {
+        let limit = {
+            let mut state = self.state.borrow_mut();
+            state.limit = state.limit.max(AHEAD_BYTES);
+            state.limit
+        };
+        while self.state.borrow().end.is_none()
+            && self.kept_bytes() < limit
+            && matches!(self.poll_source(cx), Poll::Ready(Some(_)))
+        {}
+    }
+
     /// At most `limit` bytes of what is kept so far.
     pub fn kept(&self, limit: usize) -> Bytes {
         let state = self.state.borrow();

@@ -1,5 +1,7 @@
 //! What is counted of TLS handshakes, of a listener and of a cluster alike (`….ssl.`, Envoy's names).
 
+use sidemesh_config::format::TlsPart;
+
 use crate::stats_group;
 use crate::tls::{Error, Failure, PeerInfo};
 
@@ -13,6 +15,9 @@ stats_group! {
         fail_verify_error: Counter = "ssl.fail_verify_error",
         fail_verify_san: Counter = "ssl.fail_verify_san",
         fail_verify_cert_hash: Counter = "ssl.fail_verify_cert_hash",
+        ciphers: Named = "ssl.ciphers",
+        curves: Named = "ssl.curves",
+        versions: Named = "ssl.versions",
     }
 }
 
@@ -20,6 +25,13 @@ impl TlsStats {
     /// A handshake is over.
     pub fn completed(&self, peer: &PeerInfo) {
         self.handshake.inc();
+        for (counts, part) in
+            [(&self.ciphers, TlsPart::Cipher), (&self.curves, TlsPart::Group), (&self.versions, TlsPart::Version)]
+        {
+            if let Some(name) = peer.part(part) {
+                counts.inc(&name);
+            }
+        }
         if peer.resumed() {
             self.session_reused.inc();
         }

@@ -24,6 +24,8 @@ pub enum Error {
     Handshake(rustls::Error),
     #[error("{0}")]
     Io(Arc<str>),
+    #[error("TLS_error: the peer closed the connection during the handshake")]
+    Closed,
 }
 
 impl Error {
@@ -71,9 +73,7 @@ impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
             Some(tls) => Error::Handshake(tls.clone()),
-            None if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Error::Io(Arc::from("TLS_error: the peer closed the connection during the handshake"))
-            }
+            None if error.kind() == io::ErrorKind::UnexpectedEof => Error::Closed,
             None => Error::Io(Arc::from(error.to_string())),
         }
     }

@@ -99,6 +99,9 @@ impl Cluster {
                     return Err(overflow.into());
                 }
             };
+        if self.settings.borrow().limits.requests.is_some_and(|max| lease.requests() + 1 == max) {
+            self.stats().upstream_cx_max_requests.inc();
+        }
         self.judge(host, Outcome::Connected);
         let exchange = Exchange::new(permit, host.clone(), self.clone());
         info.set_connection(lease.guard().facts());
@@ -354,6 +357,7 @@ impl Cluster {
 
     /// Counts a connection that could not be made.
     fn count_undialled(&self, host: &Host, mode: Option<Mode>, error: &AttemptError) {
+        host.counters().cx_total.inc();
         host.counters().cx_connect_fail.inc();
         let stats = self.stats();
         stats.upstream_cx_total.inc();

@@ -67,7 +67,7 @@ impl Cluster {
         let was_failed = host.state().flags() & flag::FAILED_ACTIVE_HC != 0;
         if host.state().change_flags(flag::FAILED_ACTIVE_HC | flag::EXCLUDED_IMMEDIATE_HC, 0) {
             if !was_failed {
-                self.stats().hc_passive_failure.inc();
+                self.health_stats().passive_failure.inc();
             }
             self.shared.touch_health(self.now());
         }
@@ -113,6 +113,12 @@ impl Cluster {
         if let Some(took) = took {
             self.stats().upstream_rq_time.record_duration(took);
         }
+    }
+
+    /// Counts how a request of this proxy's own went (to a service that a filter asks, of a mirror): as a caller within the mesh.
+    pub fn charge_own(&self, status: u16, took: Option<Duration>) {
+        self.charge_response(status, took);
+        self.stats().internal_rq.record(status, took);
     }
 
     /// Leave for one more retry, under the cluster's limit. Counts either outcome.

@@ -26,7 +26,7 @@ use super::outlier::{At, Outcome, Verdict, When};
 use super::pool::HostPools;
 use super::rebuild;
 use super::shared::{Membership, Registry, SharedCluster};
-use super::stats::{ClusterStats, OutlierStats, SizeStats, TimeStats};
+use super::stats::{ClusterStats, HealthStats, OutlierStats, SizeStats, TimeStats};
 use super::transport::{Settings, is_same_transport};
 use crate::telemetry::http::Http2Stats;
 use crate::telemetry::stats::Scope;
@@ -65,6 +65,7 @@ pub struct Cluster {
     outlier_stats: OnceCell<Arc<OutlierStats>>,
     tls_stats: OnceCell<Arc<TlsStats>>,
     http2_stats: OnceCell<Arc<Http2Stats>>,
+    health_stats: OnceCell<Arc<HealthStats>>,
     pub(super) sizes: OnceCell<Arc<SizeStats>>,
     pub(super) times: OnceCell<Arc<TimeStats>>,
     entry: RefCell<Rc<Arc<ClusterEntry>>>,
@@ -115,6 +116,7 @@ impl Cluster {
             outlier_stats: OnceCell::new(),
             tls_stats: OnceCell::new(),
             http2_stats: OnceCell::new(),
+            health_stats: OnceCell::new(),
             sizes: OnceCell::new(),
             times: OnceCell::new(),
             seen: Cell::new(0),
@@ -152,6 +154,12 @@ impl Cluster {
     pub(super) fn tls_stats(&self) -> &TlsStats {
         let scope = || Scope::Cluster(self.config.borrow().stat_name.clone());
         self.tls_stats.get_or_init(|| self.registry.stats.shard(scope()))
+    }
+
+    /// Of a cluster with health checks: what its traffic says of its hosts.
+    pub(super) fn health_stats(&self) -> &HealthStats {
+        let scope = || Scope::Cluster(self.config.borrow().stat_name.clone());
+        self.health_stats.get_or_init(|| self.registry.stats.shard(scope()))
     }
 
     /// Of a cluster that speaks HTTP/2: what happens on its connections.

@@ -23,7 +23,7 @@ use super::breaker::Overflow;
 use super::host::{Health, HostState};
 use super::outlier::{At, Judged, When};
 use super::shared::{Registry, SharedCluster};
-use super::stats::{MembershipStats, OutlierStats, UpdateStats};
+use super::stats::{HealthStats, MatchStats, MembershipStats, OutlierStats, RemainingStats, UpdateStats};
 use super::{discovery, health};
 use crate::codec::Local;
 use crate::telemetry::stats::Scope;
@@ -54,6 +54,7 @@ pub struct Context {
     secrets_version: Cell<u64>,
     outlier_stats: RefCell<HashMap<Name, Arc<OutlierStats>>>,
     updates: Arc<UpdateStats>,
+    match_stats: RefCell<HashMap<(Name, Name), Arc<MatchStats>>>,
 }
 
 impl Context {
@@ -98,6 +99,8 @@ struct Running {
     shared: Arc<SharedCluster>,
     config: Arc<Config>,
     stats: Arc<MembershipStats>,
+    /// By priority, where the configuration asks for them.
+    remaining: Vec<(Priority, Arc<RemainingStats>)>,
     /// Removes endpoints that are not updated in time.
     stale: RefCell<Option<Task>>,
     _tasks: Vec<Task>,
@@ -120,6 +123,7 @@ impl Control {
             secrets: RefCell::default(),
             secrets_version: Cell::new(0),
             outlier_stats: RefCell::default(),
+            match_stats: RefCell::default(),
         };
         let control = Rc::new(Control { context: Rc::new(context), running: RefCell::default() });
         let weak = Rc::downgrade(&control);
@@ -163,6 +167,7 @@ impl Control {
         let mut running = self.running.borrow_mut();
         for gone in &done.removed {
             running.remove(&gone.name);
+            self.context.match_stats.borrow_mut().retain(|(cluster, _), _| *cluster != gone.entry().cluster.stat_name);
             self.context.outlier_stats.borrow_mut().remove(&gone.name);
         }
         for shared in done.changed {
@@ -170,6 +175,7 @@ impl Control {
             match running.get(&shared.name) {
                 Some(known) if Arc::ptr_eq(&known.shared, &shared) && Arc::ptr_eq(&known.config, &config) => {
                     known.gauge();
+                    known.count_matches(&self.context);
                     known.watch_staleness(&self.context);
                 }
                 known => {
@@ -183,8 +189,9 @@ impl Control {
 
     fn start(&self, shared: Arc<SharedCluster>, config: Arc<Config>, stats: Option<Arc<MembershipStats>>) -> Running {
         let context = &self.context;
-        let scope = Scope::Cluster(config.stat_name.clone());
-        let stats = stats.unwrap_or_else(|| context.registry.stats.shard(scope));
+        let scope = || Scope::Cluster(config.stat_name.clone());
+        let stats = stats.unwrap_or_else(|| context.registry.stats.shard(scope()));
+        shared.begin_anew();
         let mut tasks = Vec::new();
         match &config.discovery {
             Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => {
@@ -206,9 +213,11 @@ impl Control {
             }
             _ => shared.discovered(),
         }
-        match config.health_checks.first() {
-            Some(check) => {
-                tasks.push(Task::spawn(health::run(context.clone(), shared.clone(), check.clone(), stats.clone())));
+        let health: Option<Arc<HealthStats>> =
+            config.health_checks.first().map(|_| context.registry.stats.shard(scope()));
+        match config.health_checks.first().zip(health.clone()) {
+            Some((check, stats)) => {
+                tasks.push(Task::spawn(health::run(context.clone(), shared.clone(), check.clone(), stats)));
             }
             None => shared.unchecked(),
         }
@@ -217,9 +226,11 @@ impl Control {
             tasks.push(Task::spawn(sweep(context.clone(), shared.clone(), outlier.clone())));
         }
         stats.warming_state.set(0);
-        tasks.push(Task::spawn(count_members(context.clone(), shared.clone(), stats.clone())));
-        let running = Running { shared, config, stats, stale: RefCell::default(), _tasks: tasks };
+        tasks.push(Task::spawn(count_members(context.clone(), shared.clone(), stats.clone(), health)));
+        let remaining = remaining(context, &config);
+        let running = Running { shared, config, stats, remaining, stale: RefCell::default(), _tasks: tasks };
         running.gauge();
+        running.count_matches(&self.context);
         running.watch_staleness(&self.context);
         running
     }
@@ -236,6 +247,22 @@ impl Control {
 }
 
 impl Running {
+    /// Which transport the endpoints of an update get.
+    fn count_matches(&self, context: &Context) {
+        let mut counts: HashMap<&str, u64> = HashMap::from([("default", 0)]);
+        counts.extend(self.config.transport_matches.iter().map(|m| (&*m.name, 0)));
+        for (_, endpoint, _) in self.shared.members().iter() {
+            *counts.entry(self.config.transport_match(endpoint).map_or("default", |m| &m.name)).or_default() += 1;
+        }
+        for (name, count) in counts {
+            let scope = Scope::ClusterPart { cluster: self.config.stat_name.clone(), part: Name::from(name) };
+            let key = (self.config.stat_name.clone(), Name::from(name));
+            let mut known = context.match_stats.borrow_mut();
+            let stats = known.entry(key).or_insert_with(|| context.registry.stats.shard(scope));
+            stats.total_match_count.add(count);
+        }
+    }
+
     /// `endpoint_stale_after`: without another update by then the endpoints are gone.
     fn watch_staleness(&self, context: &Rc<Context>) {
         let assignment = self.shared.entry().endpoints.clone();
@@ -268,34 +295,42 @@ impl Running {
         stats.high_rq_open.set(open(Priority::High, Requests));
         stats.high_rq_pending_open.set(open(Priority::High, Pending));
         stats.high_rq_retry_open.set(open(Priority::High, Retries));
-        let left = |priority, which| breakers.remaining(limits, priority, which).into();
-        if limits.default.track_remaining {
-            stats.remaining_cx.set(left(Priority::Default, Connections));
-            stats.remaining_rq.set(left(Priority::Default, Requests));
-            stats.remaining_pending.set(left(Priority::Default, Pending));
-            stats.remaining_retries.set(left(Priority::Default, Retries));
-        }
-        if limits.high.track_remaining {
-            stats.high_remaining_cx.set(left(Priority::High, Connections));
-            stats.high_remaining_rq.set(left(Priority::High, Requests));
-            stats.high_remaining_pending.set(left(Priority::High, Pending));
-            stats.high_remaining_retries.set(left(Priority::High, Retries));
+        for (priority, stats) in &self.remaining {
+            let left = |which| breakers.remaining(limits, *priority, which).into();
+            stats.remaining_cx.set(left(Connections));
+            stats.remaining_rq.set(left(Requests));
+            stats.remaining_pending.set(left(Pending));
+            stats.remaining_retries.set(left(Retries));
         }
     }
 }
 
+/// What is left of the limits, of the priorities that are to show it.
+fn remaining(context: &Context, config: &Config) -> Vec<(Priority, Arc<RemainingStats>)> {
+    let limits = &config.circuit_breakers;
+    let all = [(Priority::Default, &limits.default, "default"), (Priority::High, &limits.high, "high")];
+    let tracked = all.into_iter().filter(|(_, limits, _)| limits.track_remaining);
+    let shard = |name: &str| {
+        let part = Name::from(format!("circuit_breakers.{name}"));
+        context.registry.stats.shard(Scope::ClusterPart { cluster: config.stat_name.clone(), part })
+    };
+    tracked.map(|(priority, _, name)| (priority, shard(name))).collect()
+}
+
 /// Keeps the gauges of membership and health up to date.
-async fn count_members(context: Rc<Context>, shared: Arc<SharedCluster>, stats: Arc<MembershipStats>) {
-    let checked = !shared.entry().cluster.health_checks.is_empty();
+async fn count_members(
+    context: Rc<Context>,
+    shared: Arc<SharedCluster>,
+    stats: Arc<MembershipStats>,
+    health: Option<Arc<HealthStats>>,
+) {
+    let weighs = !matches!(shared.entry().cluster.discovery, Discovery::Static(_));
     let mut changed = shared.subscribe();
-    // Of a cluster that goes on with another configuration.
-    let mut seen = if stats.membership_change.get() == 0 { [0, 0] } else { shared.changes() };
     loop {
         changed.mark_unchanged();
-        let changes = shared.changes();
-        stats.membership_change.add(changes[0] - seen[0]);
-        context.updates.cluster_updated.add(changes[1] - seen[1]);
-        seen = changes;
+        let (changes, updates) = shared.take_changes();
+        stats.membership_change.add(changes);
+        context.updates.cluster_updated.add(updates);
         let members = shared.members();
         let (mut healthy, mut degraded, mut excluded, mut max_weight) = (0, 0, 0, 0);
         for (_, endpoint, host) in members.iter() {
@@ -311,10 +346,12 @@ async fn count_members(context: Rc<Context>, shared: Arc<SharedCluster>, stats: 
         stats.membership_healthy.set(healthy);
         stats.membership_degraded.set(degraded);
         stats.membership_excluded.set(excluded);
-        stats.max_host_weight.set(max_weight);
-        if checked {
-            stats.hc_healthy.set(healthy);
-            stats.hc_degraded.set(degraded);
+        if weighs {
+            stats.max_host_weight.set(max_weight.max(1));
+        }
+        if let Some(stats) = &health {
+            stats.healthy.set(healthy);
+            stats.degraded.set(degraded);
         }
         // Held over the wait, it would keep the hosts of before.
         drop(members);

@@ -96,7 +96,11 @@ impl Dial<'_> {
             }
             Err(error) => {
                 self.tls_stats.inspect(|stats| stats.failed(&error));
-                Err(AttemptError::Tls(error.to_string().into()))
+                match error {
+                    // As in Envoy: a peer that only closes has given no reason.
+                    tls::Error::Closed => Err(AttemptError::Tls("".into())),
+                    error => Err(AttemptError::Tls(error.to_string().into())),
+                }
             }
         }
     }

@@ -103,7 +103,7 @@ impl AttemptError {
     /// What follows "transport failure reason: ".
     pub fn detail(&self) -> Option<&str> {
         match self {
-            Self::Connect(text) | Self::Tls(text) => Some(text),
+            Self::Connect(text) | Self::Tls(text) => Some(text).filter(|text| !text.is_empty()).map(|text| &**text),
             _ => None,
         }
     }

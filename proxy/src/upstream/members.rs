@@ -1,5 +1,6 @@
 //! Who belongs to a cluster, and who stays when discovery names others.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sidemesh_config::resource::cluster::Cluster as Config;
@@ -35,6 +36,12 @@ impl Membership {
         self.hosts.iter().map(Vec::len).sum()
     }
 
+    /// How many priorities have hosts.
+    pub(super) fn priorities(&self) -> usize {
+        let used = self.assignment.localities.iter().filter(|l| !l.endpoints.is_empty());
+        used.map(|l| l.priority).collect::<BTreeSet<_>>().len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -42,15 +49,15 @@ impl Membership {
 
 /// A host while the endpoints are replaced.
 pub(super) enum Known<'a> {
-    /// It was a member, and has not been named so far.
-    Old(&'a Arc<HostState>),
+    /// It was a member, of this priority, and has not been named so far.
+    Old(u32, &'a Arc<HostState>),
     Named(Arc<HostState>),
 }
 
 impl Known<'_> {
     pub(super) fn state(&self) -> &Arc<HostState> {
         match self {
-            Known::Old(state) => state,
+            Known::Old(_, state) => state,
             Known::Named(state) => state,
         }
     }

@@ -5,7 +5,7 @@
 //! [`generation`](SharedCluster::generation) and make their view anew when it moved.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,8 +63,9 @@ pub struct SharedCluster {
     entry: ArcSwap<ClusterEntry>,
     members: ArcSwap<Membership>,
     generation: AtomicU64,
-    /// How often hosts have come or gone, and of that since the cluster was warm.
-    changes: [AtomicU64; 2],
+    /// Changes of a priority's hosts that nobody has counted yet, and of these the ones of a warm cluster.
+    changes: AtomicU64,
+    updates: AtomicU64,
     merging: Merging,
     pub breakers: Arc<Breakers>,
     pub detector: Detector,
@@ -198,7 +199,8 @@ impl SharedCluster {
             name,
             entry: ArcSwap::new(entry),
             generation: AtomicU64::new(1),
-            changes: Default::default(),
+            changes: AtomicU64::new(0),
+            updates: AtomicU64::new(0),
             merging: Merging::default(),
             breakers: Arc::default(),
             detector: Detector::default(),
@@ -225,11 +227,6 @@ impl SharedCluster {
     #[inline]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
-    }
-
-    /// How often hosts have come or gone, and of that since the cluster was warm.
-    pub fn changes(&self) -> [u64; 2] {
-        [0, 1].map(|at| self.changes[at].load(Ordering::Relaxed))
     }
 
     /// Tells workers at once that something has changed.
@@ -303,6 +300,23 @@ impl SharedCluster {
         self.ready.send_if_modified(|r| !std::mem::replace(&mut r.checked, true));
     }
 
+    /// The changes of hosts since this was asked last, of one priority each; and of these the ones of a warm cluster.
+    pub(super) fn take_changes(&self) -> (u64, u64) {
+        (self.changes.swap(0, Ordering::Relaxed), self.updates.swap(0, Ordering::Relaxed))
+    }
+
+    fn note_changes(&self, priorities: usize) {
+        self.changes.fetch_add(priorities as u64, Ordering::Relaxed);
+        if self.ready.borrow().is_ready() {
+            self.updates.fetch_add(priorities as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// A cluster that is made anew begins with its hosts.
+    pub(super) fn begin_anew(&self) {
+        self.changes.store(self.members().priorities() as u64, Ordering::Relaxed);
+    }
+
     /// Whether any connection to it was ever made.
     pub fn has_traffic(&self) -> bool {
         self.traffic.load(Ordering::Relaxed)
@@ -350,21 +364,26 @@ impl SharedCluster {
         let count = old.len() + assignment.localities.iter().map(|l| l.endpoints.len()).sum::<usize>();
         let mut known: HashMap<&Address, Known<'_>, RandomState> = HashMap::default();
         known.reserve(count.div_ceil(2));
-        known.extend(old.iter().map(|(_, _, s)| (&s.address, Known::Old(s))));
+        known.extend(old.iter().map(|(l, _, s)| (&s.address, Known::Old(l.priority, s))));
         let mut hosts = Vec::with_capacity(assignment.localities.len());
-        let mut added = false;
+        let mut changed = BTreeSet::new();
         for locality in &assignment.localities {
             let mut states = Vec::with_capacity(locality.endpoints.len());
             for endpoint in &locality.endpoints {
                 let eds = eds_flags(endpoint.health);
                 let state = match known.entry(&endpoint.address) {
                     Entry::Occupied(mut found) => {
+                        if let Known::Old(before, _) = found.get()
+                            && *before != locality.priority
+                        {
+                            changed.extend([*before, locality.priority]);
+                        }
                         let state = found.get().state().clone();
                         found.insert(Known::Named(state.clone()));
                         state
                     }
                     Entry::Vacant(free) => {
-                        added = true;
+                        changed.insert(locality.priority);
                         let state = self.new_host(&config, endpoint, now);
                         free.insert(Known::Named(state.clone()));
                         state
@@ -375,21 +394,16 @@ impl SharedCluster {
             }
             hosts.push(states);
         }
-        let left = |address: &Address| matches!(known.get(address), Some(Known::Old(_)));
+        let left = |address: &Address| matches!(known.get(address), Some(Known::Old(..)));
         let kept = keep_healthy(&config, &old, left);
         let stay: HashSet<*const HostState, RandomState> = kept.iter().map(|(_, _, s)| Arc::as_ptr(s)).collect();
-        let mut removed = false;
-        for (_, _, gone) in old.iter().filter(|(_, _, s)| left(&s.address)) {
-            removed = true;
+        for (locality, _, gone) in old.iter().filter(|(_, _, s)| left(&s.address)) {
             if !stay.contains(&Arc::as_ptr(gone)) {
+                changed.insert(locality.priority);
                 self.detector.forget(gone);
             }
         }
-        if removed || added {
-            let warm = self.ready.borrow().is_ready();
-            self.changes[0].fetch_add(1, Ordering::Relaxed);
-            self.changes[1].fetch_add(u64::from(warm), Ordering::Relaxed);
-        }
+        self.note_changes(changed.len());
         let (assignment, hosts) = with_kept(assignment.clone(), hosts, kept);
         drop(known);
         self.members.store(Arc::new(Membership { assignment, hosts }));

@@ -27,6 +27,13 @@ crate::stats_group! {
         upstream_cx_max_requests: Counter,
         upstream_cx_max_duration_reached: Counter,
         upstream_cx_none_healthy: Counter,
+        upstream_cx_pool_overflow: Counter,
+        upstream_cx_http3_total: Counter,
+        upstream_cx_connect_with_0_rtt: Counter,
+        upstream_flow_control_paused_reading_total: Counter,
+        upstream_flow_control_resumed_reading_total: Counter,
+        upstream_flow_control_backed_up_total: Counter,
+        upstream_flow_control_drained_total: Counter,
         upstream_cx_protocol_error: Counter,
         upstream_cx_rx_bytes_total: Counter,
         upstream_cx_tx_bytes_total: Counter,
@@ -65,7 +72,7 @@ crate::stats_group! {
         upstream_internal_redirect_succeeded_total: Counter,
         retry_or_shadow_abandoned: Counter,
         lb_healthy_panic: Counter,
-        hc_passive_failure: Counter = "health_check.passive_failure",
+        lb_recalculate_zone_structures: Counter,
         lb_subsets_selected: Counter,
         lb_subsets_fallback: Counter,
         lb_subsets_fallback_panic: Counter,
@@ -108,31 +115,47 @@ crate::stats_group! {
         assignment_timeout_received: Counter,
         assignment_use_cached: Counter,
         warming_state: Gauge,
-        hc_attempt: Counter = "health_check.attempt",
-        hc_success: Counter = "health_check.success",
-        hc_failure: Counter = "health_check.failure",
-        hc_network_failure: Counter = "health_check.network_failure",
-        hc_verify_cluster: Counter = "health_check.verify_cluster",
-        hc_healthy: Gauge = "health_check.healthy",
-        hc_degraded: Gauge = "health_check.degraded",
         cx_open: Gauge = "circuit_breakers.default.cx_open",
         rq_open: Gauge = "circuit_breakers.default.rq_open",
         rq_pending_open: Gauge = "circuit_breakers.default.rq_pending_open",
         rq_retry_open: Gauge = "circuit_breakers.default.rq_retry_open",
-        remaining_cx: Gauge = "circuit_breakers.default.remaining_cx",
-        remaining_rq: Gauge = "circuit_breakers.default.remaining_rq",
-        remaining_pending: Gauge = "circuit_breakers.default.remaining_pending",
-        remaining_retries: Gauge = "circuit_breakers.default.remaining_retries",
         cx_pool_open: Gauge = "circuit_breakers.default.cx_pool_open",
         high_cx_open: Gauge = "circuit_breakers.high.cx_open",
         high_rq_open: Gauge = "circuit_breakers.high.rq_open",
         high_rq_pending_open: Gauge = "circuit_breakers.high.rq_pending_open",
         high_rq_retry_open: Gauge = "circuit_breakers.high.rq_retry_open",
-        high_remaining_cx: Gauge = "circuit_breakers.high.remaining_cx",
-        high_remaining_rq: Gauge = "circuit_breakers.high.remaining_rq",
-        high_remaining_pending: Gauge = "circuit_breakers.high.remaining_pending",
-        high_remaining_retries: Gauge = "circuit_breakers.high.remaining_retries",
         high_cx_pool_open: Gauge = "circuit_breakers.high.cx_pool_open",
+    }
+}
+
+crate::stats_group! {
+    /// Of a cluster with health checks.
+    pub struct HealthStats {
+        attempt: Counter = "health_check.attempt",
+        success: Counter = "health_check.success",
+        failure: Counter = "health_check.failure",
+        network_failure: Counter = "health_check.network_failure",
+        passive_failure: Counter = "health_check.passive_failure",
+        verify_cluster: Counter = "health_check.verify_cluster",
+        healthy: Gauge = "health_check.healthy",
+        degraded: Gauge = "health_check.degraded",
+    }
+}
+
+crate::stats_group! {
+    /// `track_remaining` of a priority's circuit breakers (`cluster.NAME.circuit_breakers.PRIORITY.`).
+    pub struct RemainingStats {
+        remaining_cx: Gauge,
+        remaining_rq: Gauge,
+        remaining_pending: Gauge,
+        remaining_retries: Gauge,
+    }
+}
+
+crate::stats_group! {
+    /// Endpoints that got a transport socket by its match, or the cluster's own (`cluster.NAME.MATCH.`, `cluster.NAME.default.`).
+    pub struct MatchStats {
+        total_match_count: Counter,
     }
 }
 
@@ -178,8 +201,8 @@ crate::stats_group! {
         detected_rate_local: Counter = "outlier_detection.ejections_detected_local_origin_success_rate",
         enforced_percentage: Counter = "outlier_detection.ejections_enforced_failure_percentage",
         detected_percentage: Counter = "outlier_detection.ejections_detected_failure_percentage",
-        enforced_percentage_local: Counter = "outlier_detection.ejections_enforced_failure_percentage_local_origin",
-        detected_percentage_local: Counter = "outlier_detection.ejections_detected_failure_percentage_local_origin",
+        enforced_percentage_local: Counter = "outlier_detection.ejections_enforced_local_origin_failure_percentage",
+        detected_percentage_local: Counter = "outlier_detection.ejections_detected_local_origin_failure_percentage",
     }
 }
 

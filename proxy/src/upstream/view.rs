@@ -16,6 +16,8 @@ use super::shared::{Registry, SharedCluster};
 /// A cluster as it is now.
 #[derive(Debug, Clone)]
 pub struct ClusterView {
+    /// Average success rate and ejection threshold of the last sweep that compared hosts, by answers and by local origin.
+    pub success_rates: [Option<(f64, f64)>; 2],
     pub name: Name,
     pub entry: Arc<ClusterEntry>,
     pub default: BreakerView,
@@ -116,6 +118,7 @@ impl SharedCluster {
         let originals = self.originals();
         hosts.extend(originals.iter().map(|state| HostView::new(state, None, Locality::default(), 0)));
         ClusterView {
+            success_rates: [self.detector.success_rates(false), self.detector.success_rates(true)],
             name: self.name.clone(),
             default: breakers(Priority::Default),
             high: breakers(Priority::High),

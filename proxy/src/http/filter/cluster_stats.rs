@@ -36,6 +36,6 @@ pub fn charge_cluster(x: &Exchange, status: u16) {
     if let Some(cluster) = x.info.cluster.as_deref()
         && let Some(cluster) = x.manager.upstream.cluster(&x.config, cluster)
     {
-        cluster.charge_response(status, None);
+        cluster.charge_own(status, None);
     }
 }

@@ -250,7 +250,7 @@ fn insert_vary(headers: &mut HeaderMap) {
     let present = headers
         .get_all(VARY)
         .iter()
-        .any(|v| v.to_str().is_ok_and(|v| v.to_ascii_lowercase().contains("accept-encoding") || v.trim() == "*"));
+        .any(|v| v.to_str().is_ok_and(|v| v.to_ascii_lowercase().contains("accept-encoding")));
     if !present {
         append_joined(headers, VARY, "Accept-Encoding", ", ");
     }

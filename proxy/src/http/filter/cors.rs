@@ -69,6 +69,10 @@ impl Policies {
 }
 
 pub fn on_request(stats: &CorsStats, at: u16, x: &mut Exchange, name: &str) -> Flow {
+    // As in Envoy: of redirects and direct responses nothing is said.
+    if x.selected.as_ref().and_then(|s| s.forward()).is_none() {
+        return Flow::Continue;
+    }
     let policies = Policies::of(x, name);
     let Some(first) = policies.0.first() else { return Flow::Continue };
     let enabled = first.enabled.value(&x.config.runtime).hit(x.random);

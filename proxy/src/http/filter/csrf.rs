@@ -50,10 +50,14 @@ pub fn on_request(own: &CsrfPolicy, stats: &CsrfStats, x: &mut Exchange, over: O
     Flow::Answer(LocalReply::new(StatusCode::FORBIDDEN, "csrf_origin_mismatch", "csrf.origin").body("Invalid origin"))
 }
 
-/// Host and port of `origin`, else of `referer`; an `origin` that is no URL (`null`) names none.
+/// Host and port of `origin`, else of `referer`; what is no URL is taken as it stands, but for `null`, which names none.
 fn source(x: &Exchange) -> Option<&str> {
     let text = |name| x.parts.headers.get(name).and_then(|v: &http::HeaderValue| v.to_str().ok());
     let url = text(ORIGIN).filter(|o| !o.is_empty()).or_else(|| text(REFERER))?;
-    let (_, rest) = url.split_once("://")?;
+    let rest = match url.split_once("://") {
+        Some((_, rest)) => rest,
+        None if url == "null" => return None,
+        None => return Some(url),
+    };
     rest.split(['/', '?', '#']).next().filter(|h| !h.is_empty())
 }

@@ -30,6 +30,22 @@ stats_group! {
     }
 }
 
+stats_group! {
+    /// One direction of a decompressor (`…request.`, `…response.`).
+    pub struct InflateStats {
+        decompressed: Counter,
+        not_decompressed: Counter,
+        total_uncompressed_bytes: Counter,
+        total_compressed_bytes: Counter,
+    }
+}
+
+/// What a coder does, and what its bytes are counted under.
+enum Tally {
+    Deflates(Arc<CodingStats>),
+    Inflates(Arc<InflateStats>),
+}
+
 enum Coder {
     Gzip(Box<GzEncoder<Vec<u8>>>),
     Brotli(Box<brotli::CompressorWriter<Vec<u8>>>),
@@ -51,11 +67,11 @@ pub fn compress(body: Body, library: CompressionLibrary, stats: Arc<CodingStats>
             )),
             CompressionLibrary::Zstd { level } => Coder::Zstd(zstd::stream::write::Encoder::new(Vec::new(), level)?),
         };
-    Ok(coded(body, coder, Some(stats)))
+    Ok(coded(body, coder, Tally::Deflates(stats)))
 }
 
-/// Decompresses `body`.
-pub fn decompress(body: Body, library: CompressionLibrary) -> io::Result<Body> {
+/// Decompresses `body`; its bytes are counted. As in Envoy: what cannot be decoded ends the output, not the message.
+pub fn decompress(body: Body, library: CompressionLibrary, stats: Arc<InflateStats>) -> io::Result<Body> {
     let coder = match library {
         CompressionLibrary::Gzip { .. } => Coder::Gunzip(Box::new(MultiGzDecoder::new(Vec::new()))),
         CompressionLibrary::Brotli { .. } => {
@@ -63,11 +79,11 @@ pub fn decompress(body: Body, library: CompressionLibrary) -> io::Result<Body> {
         }
         CompressionLibrary::Zstd { .. } => Coder::Unzstd(zstd::stream::write::Decoder::new(Vec::new())?),
     };
-    Ok(coded(body, coder, None))
+    Ok(coded(body, coder, Tally::Inflates(stats)))
 }
 
-fn coded(body: Body, coder: Coder, stats: Option<Arc<CodingStats>>) -> Body {
-    Body::boxed(Coded { body, coder: Some(coder), trailers: None, stats, read: 0, written: 0 })
+fn coded(body: Body, coder: Coder, tally: Tally) -> Body {
+    Body::boxed(Coded { body, coder: Some(coder), broken: false, trailers: None, tally, read: 0, written: 0 })
 }
 
 impl Coder {
@@ -105,6 +121,16 @@ impl Coder {
         }))
     }
 
+    /// What came out before an error.
+    fn rest(&mut self) -> Vec<u8> {
+        match self {
+            Coder::Gunzip(c) => std::mem::take(c.get_mut()),
+            Coder::Unbrotli(c) => std::mem::take(c.get_mut()),
+            Coder::Unzstd(c) => std::mem::take(c.get_mut()),
+            Coder::Gzip(_) | Coder::Brotli(_) | Coder::Zstd(_) => Vec::new(),
+        }
+    }
+
     /// What is left at the end.
     fn finish(self) -> io::Result<Vec<u8>> {
         match self {
@@ -128,21 +154,33 @@ struct Coded {
     body: Body,
     /// `None`: finished.
     coder: Option<Coder>,
+    /// What comes is no longer decoded, and left out.
+    broken: bool,
     trailers: Option<http::HeaderMap>,
-    /// Of a compressor; `None`: it inflates.
-    stats: Option<Arc<CodingStats>>,
+    tally: Tally,
     read: u64,
     written: u64,
 }
 
 impl Coded {
     fn step(&mut self, out: io::Result<Vec<u8>>) -> Result<Bytes, Error> {
-        let out = out.map_err(|_| Error::Malformed("content coding"))?;
+        let out = match (out, &self.tally) {
+            (Ok(out), _) => out,
+            (Err(_), Tally::Deflates(_)) => return Err(Error::Malformed("content coding")),
+            (Err(_), Tally::Inflates(_)) => {
+                self.broken = true;
+                self.coder.as_mut().map(Coder::rest).unwrap_or_default()
+            }
+        };
         self.written += out.len() as u64;
-        if let Some(stats) = &self.stats {
-            stats.total_compressed_bytes.add(out.len() as u64);
-        } else if self.written > FREE_BYTES + self.read.saturating_mul(MAX_INFLATE_RATIO) {
-            return Err(Error::TooLarge("the inflate ratio of 100"));
+        match &self.tally {
+            Tally::Deflates(stats) => stats.total_compressed_bytes.add(out.len() as u64),
+            Tally::Inflates(stats) => {
+                stats.total_uncompressed_bytes.add(out.len() as u64);
+                if self.written > FREE_BYTES + self.read.saturating_mul(MAX_INFLATE_RATIO) {
+                    return Err(Error::TooLarge("the inflate ratio of 100"));
+                }
+            }
         }
         Ok(Bytes::from(out))
     }
@@ -162,8 +200,12 @@ impl HttpBody for Coded {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
                         this.read += data.len() as u64;
-                        if let Some(stats) = &this.stats {
-                            stats.total_uncompressed_bytes.add(data.len() as u64);
+                        match &this.tally {
+                            Tally::Deflates(stats) => stats.total_uncompressed_bytes.add(data.len() as u64),
+                            Tally::Inflates(stats) => stats.total_compressed_bytes.add(data.len() as u64),
+                        }
+                        if this.broken {
+                            continue;
                         }
                         coder.push(&data)
                     }
@@ -173,6 +215,10 @@ impl HttpBody for Coded {
                     }
                 },
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None if this.broken => {
+                    this.coder = None;
+                    continue;
+                }
                 None => this.coder.take().map_or(Ok(Vec::new()), Coder::finish),
             };
             match this.step(out) {
@@ -205,7 +251,7 @@ mod tests {
             };
             let Ok(packed) = packed else { panic!("{library:?}: {packed:?}") };
             assert!(packed.len() < text.len() / 4, "{library:?}");
-            let back = match decompress(Body::full(packed), library) {
+            let back = match decompress(Body::full(packed), library, Arc::default()) {
                 Ok(body) => body.collect(1 << 20).await,
                 Err(e) => panic!("{library:?}: {e}"),
             };
@@ -220,7 +266,7 @@ mod tests {
             Ok(body) => body.collect(1 << 20).await.unwrap_or_default(),
             Err(e) => panic!("{e}"),
         };
-        let out = match decompress(Body::full(packed), library) {
+        let out = match decompress(Body::full(packed), library, Arc::default()) {
             Ok(body) => body.collect(64 << 20).await,
             Err(e) => panic!("{e}"),
         };

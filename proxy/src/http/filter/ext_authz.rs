@@ -19,7 +19,6 @@ use sidemesh_config::resource::http_filter::ext_authz::{
 use sidemesh_config::value::{Name, name};
 
 use super::cluster_stats::{ByCluster, charge_cluster};
-use super::grpc_call::CallError;
 use super::{Data, Exchange, Flow, buffer};
 use crate::body::Body;
 use crate::http::headers::{Changes, Evaluated};
@@ -46,6 +45,7 @@ stats_group! {
         failure_mode_allowed: Counter,
         invalid: Counter,
         ignored_dynamic_metadata: Counter,
+        filter_state_name_collision: Counter,
     }
 }
 
@@ -56,6 +56,7 @@ stats_group! {
         denied: Counter,
         error: Counter,
         failure_mode_allowed: Counter,
+        invalid: Counter,
     }
 }
 
@@ -63,7 +64,9 @@ stats_group! {
 #[derive(Default)]
 pub struct Verdict {
     pub allowed: bool,
-    /// Of a denial.
+    /// The service could not decide, and says how to answer then.
+    pub error: bool,
+    /// Of a denial; zero: what the filter says.
     pub status: u16,
     pub body: String,
     /// To the upstream, of an allowed request.
@@ -172,11 +175,13 @@ impl ExtAuthz {
         match asked {
             Ok(verdict) if verdict.invalid && config.validate_mutations => {
                 self.stats.invalid.inc();
+                self.by_cluster.count(x, |s| s.invalid.inc());
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
                 let reply = LocalReply::new(status, "ext_authz_invalid", "authz.invalid_mutation");
                 Flow::Answer(reply.flags(&[ResponseFlags::UNAUTHORIZED_EXTERNAL_SERVICE]))
             }
             Ok(verdict) if verdict.allowed => self.allow(at, x, verdict),
+            Ok(verdict) if verdict.error => self.failed(x, Some(verdict)),
             Ok(verdict) => {
                 self.stats.denied.inc();
                 self.by_cluster.count(x, |s| s.denied.inc());
@@ -185,7 +190,10 @@ impl ExtAuthz {
                 }
                 Flow::Answer(self.denial(x, verdict))
             }
-            Err(error) => self.failed(x, &error),
+            Err(error) => {
+                tracing::debug!(%error, "the authorization service gave no verdict");
+                self.failed(x, None)
+            }
         }
     }
 
@@ -240,22 +248,30 @@ impl ExtAuthz {
         if self.config.max_denied_body > 0 && body.len() > self.config.max_denied_body {
             body.truncate(body.floor_char_boundary(self.config.max_denied_body));
         }
-        let mut reply = LocalReply::new(status, "ext_authz_denied", "authz.denied")
-            .body(body)
-            .flags(&[ResponseFlags::UNAUTHORIZED_EXTERNAL_SERVICE]);
+        let (details, code) =
+            if verdict.error { ("ext_authz_error", "authz.unavailable") } else { ("ext_authz_denied", "authz.denied") };
+        let mut reply =
+            LocalReply::new(status, details, code).body(body).flags(&[ResponseFlags::UNAUTHORIZED_EXTERNAL_SERVICE]);
         for change in &verdict.client {
             change.apply(reply.headers.get_or_insert_default());
         }
         reply
     }
 
-    /// The service gave no verdict.
-    fn failed(&self, x: &mut Exchange, error: &CallError) -> Flow {
-        tracing::debug!(%error, "the authorization service gave no verdict");
+    /// The service gave no verdict; it may have said how to answer then.
+    fn failed(&self, x: &mut Exchange, said: Option<Verdict>) -> Flow {
         self.stats.error.inc();
         self.by_cluster.count(x, |s| s.error.inc());
         if !self.config.failure_mode_allow {
-            return Flow::Answer(failure(&self.config));
+            return Flow::Answer(match said {
+                Some(mut verdict) => {
+                    if verdict.status == 0 {
+                        verdict.status = self.config.status_on_error;
+                    }
+                    self.denial(x, verdict)
+                }
+                None => failure(&self.config),
+            });
         }
         self.stats.failure_mode_allowed.inc();
         self.by_cluster.count(x, |s| s.failure_mode_allowed.inc());
@@ -289,7 +305,10 @@ async fn take_body(x: &Exchange, wanted: &RequestBody) -> Result<(), LocalReply>
     }
     upload.keep(wanted.max_request_bytes as usize);
     match poll_fn(|cx| upload.poll_fill(cx)).await {
-        Err(crate::body::Error::TooLarge(_)) if !wanted.allow_partial_message => Err(buffer::too_large(x)),
+        Err(crate::body::Error::TooLarge(_)) if !wanted.allow_partial_message => {
+            x.manager.stats.downstream_rq_too_large.inc();
+            Err(buffer::too_large(x))
+        }
         _ => Ok(()),
     }
 }

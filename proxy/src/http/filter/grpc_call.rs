@@ -8,6 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, TE};
 use http::{Method, Request, Response};
 use prost::Message;
+use sidemesh_config::format;
 use sidemesh_config::resource::route::Priority;
 use sidemesh_config::value::GrpcService;
 
@@ -58,11 +59,15 @@ pub async fn call<Q: Message, A: Message + Default>(
     if let Ok(value) = HeaderValue::try_from(format!("{millis}m")) {
         head.headers.insert(GRPC_TIMEOUT, value);
     }
-    if let Some(id) = x.parts.headers.get(X_REQUEST_ID) {
-        head.headers.insert(X_REQUEST_ID, id.clone());
-    }
-    for (name, value) in &service.initial_metadata {
-        if let Ok(value) = HeaderValue::from_str(value) {
+    head.headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    head.headers.insert(X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, HeaderValue::from(timeout.as_millis() as u64));
+    for (name, text) in &service.initial_metadata {
+        // A text with operators is read anew for each call: few have any, and what is no format stands as it is.
+        let value = match text.contains('%').then(|| format::parse(text)) {
+            Some(Ok(format)) => HeaderValue::try_from(x.format(&format)),
+            _ => HeaderValue::try_from(&**text),
+        };
+        if let Ok(value) = value {
             head.headers.append(name.clone(), value);
         }
     }
@@ -102,8 +107,13 @@ pub async fn send(
     timeout: Duration,
 ) -> Result<Collected, CallError> {
     let unreachable = |e: String| CallError::Unreachable(e);
+    let started = x.now();
+    let host = cluster.pick(&PickContext::default()).map_err(|e| {
+        cluster.charge_own(503, None);
+        unreachable(e.to_string())
+    })?;
+    let info = AttemptInfo::default();
     let exchange = async {
-        let host = cluster.pick(&PickContext::default()).map_err(|e| unreachable(e.to_string()))?;
         let options = AttemptOptions {
             priority: Priority::Default,
             send: SendOptions { informational: None, upgrade: None, scheme: Scheme::Http },
@@ -111,13 +121,20 @@ pub async fn send(
             protocol: Some(Protocol::Http2),
             connection: None,
         };
-        let info = AttemptInfo::default();
-        let response =
-            cluster.request(&host, &head, body, options, &info).await.map_err(|e| unreachable(e.to_string()))?;
-        cluster.charge_response(response.status().as_u16(), None);
+        let response = cluster.request(&host, &head, body, options, &info).await.map_err(|e| {
+            cluster.charge_own(503, None);
+            unreachable(e.to_string())
+        })?;
+        cluster.charge_own(response.status().as_u16(), Some(x.now().saturating_duration_since(started)));
         collect(response).await.map_err(|e| unreachable(e.to_string()))
     };
-    x.manager.worker.local.timers.timeout(timeout, exchange).await.map_err(|_| CallError::Timeout)?
+    let Ok(result) = x.manager.worker.local.timers.timeout(timeout, exchange).await else {
+        cluster.stats().upstream_rq_timeout.inc();
+        cluster.charge_own(504, None);
+        cluster.on_timeout(&host, info.connection().and_then(|c| c.protocol));
+        return Err(CallError::Timeout);
+    };
+    result
 }
 
 async fn collect(response: Response<Body>) -> Result<Collected, Error> {

@@ -29,7 +29,7 @@ use crate::worker::Worker;
 
 /// Methods counted apart, per filter and worker; what comes after them is counted for the cluster alone. A bound, because with
 /// `stats_for_all_methods` it is clients who name them.
-const MAX_METHODS: usize = 500;
+pub(super) const MAX_METHODS: usize = 500;
 /// `grpc-status` has so many values (OK to UNAUTHENTICATED).
 const STATUSES: usize = 17;
 
@@ -71,7 +71,7 @@ impl Group for CallStats {
 
 impl CallStats {
     /// Counts a call, when these are the headers that hold its status.
-    fn charge(&self, headers: &HeaderMap) -> bool {
+    pub(super) fn charge(&self, headers: &HeaderMap) -> bool {
         let Some(status) = headers.get(GRPC_STATUS) else { return false };
         self.total.inc();
         let status = status.to_str().ok().and_then(|s| s.parse::<usize>().ok());

@@ -1,6 +1,9 @@
 //! gRPC-Web (the protocol of browsers' gRPC clients) to gRPC and back: content types, the text form, trailers as a last frame.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use base64::Engine;
@@ -9,16 +12,27 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
 use http::{Response, StatusCode};
 use http_body::Frame;
+use sidemesh_config::value::Name;
 
+use super::grpc_stats::{CallStats, MAX_METHODS};
 use super::{Data, Exchange, Flow};
 use crate::body::{Body, Error, HttpBody};
 use crate::http::exchange::is_grpc;
+use crate::http::finish::Answer;
 use crate::http::names::{GRPC_MESSAGE, GRPC_STATUS};
 use crate::http::reply::percent_encode_message;
+use crate::telemetry::stats::Scope;
 
 /// What the client wants to hear.
 pub struct Mode {
     text: bool,
+    stats: Option<Arc<CallStats>>,
+}
+
+/// The filter with what it counts, per cluster and method (`cluster.<name>.grpc-web.<service>.<method>.`).
+#[derive(Default)]
+pub struct GrpcWeb {
+    groups: RefCell<HashMap<(Name, Name), Arc<CallStats>>>,
 }
 
 /// Marks the frame that holds the trailers.
@@ -33,13 +47,39 @@ fn is_one_of(headers: &HeaderMap, name: &HeaderName, types: &[&str]) -> bool {
     headers.get(name).is_some_and(|value| types.iter().any(|t| value == t))
 }
 
-pub fn on_request(at: u16, x: &mut Exchange) -> Flow {
-    let headers = &mut x.parts.headers;
-    let text = is_one_of(headers, &CONTENT_TYPE, &TEXT_TYPES);
-    if !text && !is_one_of(headers, &CONTENT_TYPE, &BINARY_TYPES) {
-        return Flow::Continue;
+impl GrpcWeb {
+    pub fn on_request(&self, at: u16, x: &mut Exchange) -> Flow {
+        let text = is_one_of(&x.parts.headers, &CONTENT_TYPE, &TEXT_TYPES);
+        if text || is_one_of(&x.parts.headers, &CONTENT_TYPE, &BINARY_TYPES) {
+            let stats = self.stats(x);
+            make_grpc(at, x, text, stats);
+        }
+        Flow::Continue
     }
-    let mode = Mode { text: is_one_of(headers, &ACCEPT, &TEXT_TYPES) };
+
+    /// What the call is counted under. Methods beyond the bound, which clients name, are not counted.
+    fn stats(&self, x: &Exchange) -> Option<Arc<CallStats>> {
+        let cluster = x.info.cluster.clone()?;
+        let (service, method) = x.view().path_only().strip_prefix('/')?.split_once('/')?;
+        let key = (cluster, Name::from(format!("grpc-web.{service}.{method}")));
+        let mut groups = self.groups.borrow_mut();
+        if let Some(known) = groups.get(&key) {
+            return Some(known.clone());
+        }
+        if groups.len() >= MAX_METHODS {
+            return None;
+        }
+        let (cluster, part) = key.clone();
+        let stats: Arc<CallStats> = x.manager.worker.stats().shard(Scope::ClusterPart { cluster, part });
+        groups.insert(key, stats.clone());
+        Some(stats)
+    }
+}
+
+/// Makes the request one of gRPC.
+fn make_grpc(at: u16, x: &mut Exchange, text: bool, stats: Option<Arc<CallStats>>) {
+    let headers = &mut x.parts.headers;
+    let mode = Mode { text: is_one_of(headers, &ACCEPT, &TEXT_TYPES), stats };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(TE, HeaderValue::from_static("trailers"));
     headers.entry(GRPC_ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
@@ -47,36 +87,62 @@ pub fn on_request(at: u16, x: &mut Exchange) -> Flow {
     if text && let Some(upload) = &x.upload {
         upload.map_source(|body| Body::boxed(Decoded { body, rest: BytesMut::new() }));
     }
+    x.grpc_web = true;
     x.data.push((at, Data::GrpcWeb(mode)));
-    Flow::Continue
+}
+
+/// Waits for all of an answer that is no gRPC: its text goes into its head.
+pub async fn whole_if_foreign(answer: Answer) -> Answer {
+    let Answer::Upstream(mut response, limits) = answer else { return answer };
+    if response.body().is_end() || is_translated(&response) {
+        return Answer::Upstream(response, limits);
+    }
+    let mut body = std::mem::take(response.body_mut());
+    let mut text = BytesMut::new();
+    while let Some(frame) = body.next().await {
+        let Ok(frame) = frame else { break };
+        let data = frame.into_data().unwrap_or_default();
+        let room = MAX_MESSAGE_BYTES - text.len();
+        text.extend_from_slice(&data[..data.len().min(room)]);
+    }
+    *response.body_mut() = Body::full(text.freeze());
+    Answer::Upstream(response, limits)
+}
+
+/// Whether the body of an answer is one of gRPC.
+fn is_translated(response: &Response<Body>) -> bool {
+    let headers = response.headers();
+    response.status() == StatusCode::OK && (is_grpc(headers) || is_one_of(headers, &CONTENT_TYPE, &BINARY_TYPES))
 }
 
 pub fn on_response(at: u16, x: &mut Exchange, response: &mut Response<Body>) {
-    let Some(Data::GrpcWeb(Mode { text })) = super::take(x, at) else { return };
-    let status = response.status();
+    let Some(Data::GrpcWeb(Mode { text, stats })) = super::take(x, at) else { return };
     let is_ended = response.body().is_end();
-    let headers = response.headers();
-    let passes = match is_ended {
-        true => headers.contains_key(GRPC_STATUS),
-        false => status == StatusCode::OK && (is_grpc(headers) || is_one_of(headers, &CONTENT_TYPE, &BINARY_TYPES)),
-    };
-    let encoded = is_one_of(headers, &CONTENT_TYPE, &BINARY_TYPES);
+    let passes = is_translated(response);
+    let encoded = is_one_of(response.headers(), &CONTENT_TYPE, &BINARY_TYPES);
     let kind = if text { TEXT_TYPES[1] } else { BINARY_TYPES[1] };
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().remove(CONTENT_LENGTH);
     if is_ended {
+        if let Some(stats) = stats {
+            stats.charge(response.headers());
+        }
         return;
     }
     let body = std::mem::take(response.body_mut());
-    *response.body_mut() = match passes {
+    if passes {
         // An upstream that speaks gRPC-Web itself sends its trailers as a frame.
-        true => Body::boxed(Encoded { body, text, ended: false, as_is: encoded && !text }),
-        false => {
-            let code = crate::grpc::from_http(status.as_u16());
-            response.headers_mut().insert(GRPC_STATUS, HeaderValue::from(code));
-            Body::boxed(Foreign { body, text, code, message: Some(BytesMut::new()) })
-        }
-    };
+        let as_is = encoded && !text;
+        *response.body_mut() = Body::boxed(Encoded { body, text, ended: false, as_is, stats });
+        return;
+    }
+    // The text becomes the message of the status that the HTTP status stands for.
+    let code = crate::grpc::from_http(response.status().as_u16());
+    response.headers_mut().insert(GRPC_STATUS, HeaderValue::from(code));
+    let said = String::from_utf8_lossy(body.as_full().unwrap_or_default());
+    if let Ok(message) = HeaderValue::try_from(percent_encode_message(&said)) {
+        response.headers_mut().insert(GRPC_MESSAGE, message);
+    }
 }
 
 /// A Base64 request body, decoded as far as whole groups have come.
@@ -134,6 +200,7 @@ struct Encoded {
     ended: bool,
     /// Data and trailers are left as they come.
     as_is: bool,
+    stats: Option<Arc<CallStats>>,
 }
 
 impl HttpBody for Encoded {
@@ -154,7 +221,11 @@ impl HttpBody for Encoded {
                     Ok(data) => data,
                     Err(frame) => {
                         this.ended = true;
-                        trailers_frame(&frame.into_trailers().unwrap_or_default())
+                        let trailers = frame.into_trailers().unwrap_or_default();
+                        if let Some(stats) = &this.stats {
+                            stats.charge(&trailers);
+                        }
+                        trailers_frame(&trailers)
                     }
                 };
                 let data = if this.text { Bytes::from(STANDARD.encode(&data)) } else { data };
@@ -162,51 +233,6 @@ impl HttpBody for Encoded {
             }
             other => other,
         })
-    }
-}
-
-/// An answer that is no gRPC (a web server's error page): its text becomes the message of the status that its HTTP status stands for,
-/// in the frame that a client expects.
-struct Foreign {
-    body: Body,
-    text: bool,
-    code: u32,
-    /// What has come of the text; `None`: all is said.
-    message: Option<BytesMut>,
-}
-
-impl HttpBody for Foreign {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let this = self.get_mut();
-        while let Some(message) = &mut this.message {
-            match ready!(this.body.poll_next(cx)) {
-                Some(Ok(frame)) => {
-                    let data = frame.into_data().unwrap_or_default();
-                    let room = MAX_MESSAGE_BYTES - message.len();
-                    message.extend_from_slice(&data[..data.len().min(room)]);
-                }
-                Some(Err(error)) => {
-                    this.message = None;
-                    return Poll::Ready(Some(Err(error)));
-                }
-                None => {
-                    let mut trailers = HeaderMap::new();
-                    trailers.insert(GRPC_STATUS, HeaderValue::from(this.code));
-                    let text = percent_encode_message(&String::from_utf8_lossy(message));
-                    if let Ok(text) = HeaderValue::try_from(text) {
-                        trailers.insert(GRPC_MESSAGE, text);
-                    }
-                    this.message = None;
-                    let frame = trailers_frame(&trailers);
-                    let frame = if this.text { Bytes::from(STANDARD.encode(&frame)) } else { frame };
-                    return Poll::Ready(Some(Ok(Frame::data(frame))));
-                }
-            }
-        }
-        Poll::Ready(None)
     }
 }
 
@@ -234,7 +260,8 @@ mod tests {
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         let body = Body::full_with_trailers("x", trailers);
-        let out = Body::boxed(Encoded { body, text: false, ended: false, as_is: false }).collect(100).await;
+        let out =
+            Body::boxed(Encoded { body, text: false, ended: false, as_is: false, stats: None }).collect(100).await;
         assert_eq!(out, Ok(Bytes::from_static(b"x\x80\0\0\0\x0fgrpc-status:0\r\n")));
     }
 
@@ -249,7 +276,7 @@ mod tests {
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         let body = Body::full_with_trailers("hello", trailers);
-        let out = Body::boxed(Encoded { body, text: true, ended: false, as_is: false }).collect(100).await;
+        let out = Body::boxed(Encoded { body, text: true, ended: false, as_is: false, stats: None }).collect(100).await;
         let decoded = out.map(|bytes| decode(&bytes));
         assert_eq!(decoded, Ok(Ok(Bytes::from_static(b"hello\x80\0\0\0\x0fgrpc-status:0\r\n"))));
     }
@@ -260,15 +287,5 @@ mod tests {
             let body = Body::boxed(Decoded { body: Body::full(text), rest: BytesMut::new() });
             assert_eq!(body.collect(100).await, Err(malformed()), "{text}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_foreign_answer_becomes_a_status() {
-        let body = Body::full("no such\npage");
-        let out =
-            Body::boxed(Foreign { body, text: false, code: 12, message: Some(BytesMut::new()) }).collect(200).await;
-        let text = "grpc-status:12\r\ngrpc-message:no such%0Apage\r\n";
-        let expected = [&[TRAILERS_FLAG, 0, 0, 0, text.len() as u8], text.as_bytes()].concat();
-        assert_eq!(out, Ok(Bytes::from(expected)));
     }
 }

@@ -39,7 +39,7 @@ stats_group! {
     }
 }
 
-/// Buckets of dynamic descriptors kept per limit, unless the configuration names another bound.
+/// Buckets of dynamic descriptors kept per descriptor, those asked last, unless the configuration names another bound.
 const MAX_DYNAMIC: usize = 20;
 
 /// All buckets of one limit.
@@ -47,7 +47,14 @@ pub struct Buckets {
     default: Option<Bucket>,
     descriptors: Vec<Bucket>,
     /// Buckets of descriptors with wildcard values, by descriptor and values. Locked only where such are configured.
-    dynamic: Mutex<HashMap<(usize, Vec<Name>), Arc<Bucket>>>,
+    dynamic: Mutex<Dynamic>,
+}
+
+/// The buckets of each descriptor by its values, with the time each was asked last, as a count.
+#[derive(Default)]
+struct Dynamic {
+    asked: u64,
+    buckets: HashMap<usize, HashMap<Vec<Name>, (Arc<Bucket>, u64)>>,
 }
 
 impl Buckets {
@@ -212,16 +219,16 @@ impl Limit {
             0 => MAX_DYNAMIC,
             bound => bound,
         };
-        let key = (at, values);
-        if dynamic.len() >= bound && !dynamic.contains_key(&key) {
-            // The fullest bucket was idle the longest: forgetting it forgets the least.
-            let idle = dynamic.iter().max_by_key(|(_, b)| b.left(now)).map(|(k, _)| k.clone());
-            if let Some(idle) = idle {
-                dynamic.remove(&idle);
-            }
+        dynamic.asked += 1;
+        let asked = dynamic.asked;
+        let of_descriptor = dynamic.buckets.entry(at).or_default();
+        if of_descriptor.len() >= bound && !of_descriptor.contains_key(&values) {
+            let idle = of_descriptor.iter().min_by_key(|(_, (_, asked))| *asked).map(|(values, _)| values.clone());
+            idle.and_then(|idle| of_descriptor.remove(&idle));
         }
-        let bucket = dynamic.entry(key).or_insert_with(|| Arc::new(Bucket::new(config.bucket, now)));
-        Some(Held::Dynamic(bucket.clone()))
+        let held = of_descriptor.entry(values).or_insert_with(|| (Arc::new(Bucket::new(config.bucket, now)), asked));
+        held.1 = asked;
+        Some(Held::Dynamic(held.0.clone()))
     }
 
     /// `x-ratelimit-*` (draft-ietf-httpapi-ratelimit-headers-03), where they are wanted.

@@ -85,13 +85,13 @@ type Found = Result<Option<Rc<Filter>>, ()>;
 enum Filter {
     Buffer(config::buffer::Buffer),
     Compressor(compressor::Compressor),
-    Decompressor(Arc<config::compressor::Decompressor>),
+    Decompressor(decompressor::Decompressor),
     Cors(Arc<cors::CorsStats>),
     Csrf(config::csrf::CsrfPolicy, Arc<csrf::CsrfStats>),
     ExtAuthz(ext_authz::ExtAuthz),
     Fault(fault::FaultFilter),
     GrpcStats(grpc_stats::GrpcStats),
-    GrpcWeb,
+    GrpcWeb(grpc_web::GrpcWeb),
     HeaderMutation(Arc<config::header_mutation::HeaderMutation>),
     HeaderToMetadata(Arc<config::header_to_metadata::HeaderToMetadata>),
     HealthCheck(health_check::HealthCheck),
@@ -212,13 +212,15 @@ impl Filter {
             HttpFilterKind::Compressor(c) => {
                 Filter::Compressor(compressor::Compressor::new(c.clone(), worker, stat_prefix))
             }
-            HttpFilterKind::Decompressor(c) => Filter::Decompressor(c.clone()),
+            HttpFilterKind::Decompressor(c) => {
+                Filter::Decompressor(decompressor::Decompressor::new(c.clone(), worker, stat_prefix))
+            }
             HttpFilterKind::Cors => Filter::Cors(worker.stats().shard(scope("cors"))),
             HttpFilterKind::Csrf(c) => Filter::Csrf(c.clone(), worker.stats().shard(scope("csrf"))),
             HttpFilterKind::ExtAuthz(c) => Filter::ExtAuthz(ext_authz::ExtAuthz::new(c.clone(), worker, stat_prefix)),
             HttpFilterKind::Fault(c) => Filter::Fault(fault::FaultFilter::new(c.clone(), worker, stat_prefix)),
             HttpFilterKind::GrpcStats(c) => Filter::GrpcStats(grpc_stats::GrpcStats::new(c)),
-            HttpFilterKind::GrpcWeb => Filter::GrpcWeb,
+            HttpFilterKind::GrpcWeb => Filter::GrpcWeb(grpc_web::GrpcWeb::default()),
             HttpFilterKind::HeaderMutation(c) => Filter::HeaderMutation(c.clone()),
             HttpFilterKind::HeaderToMetadata(c) => Filter::HeaderToMetadata(c.clone()),
             HttpFilterKind::HealthCheck(c) => Filter::HealthCheck(health_check::HealthCheck::new(c.clone(), worker)),
@@ -243,13 +245,13 @@ impl Filter {
         match self {
             Filter::Buffer(c) => buffer::on_request(c, x, over),
             Filter::Compressor(c) => c.on_request(at, x, over),
-            Filter::Decompressor(c) => decompressor::on_request(c, x),
+            Filter::Decompressor(c) => c.on_request(x),
             Filter::Cors(stats) => cors::on_request(stats, at, x, name),
             Filter::Csrf(c, stats) => csrf::on_request(c, stats, x, over),
             Filter::ExtAuthz(c) => c.on_request(x),
             Filter::Fault(c) => c.on_request(at, x, over),
             Filter::GrpcStats(c) => c.on_request(at, x),
-            Filter::GrpcWeb => grpc_web::on_request(at, x),
+            Filter::GrpcWeb(c) => c.on_request(at, x),
             Filter::HeaderMutation(c) => header_mutation::on_request(c, x, name),
             Filter::HeaderToMetadata(c) => header_to_metadata::on_request(c, x, over),
             Filter::HealthCheck(c) => c.on_request(x),
@@ -293,12 +295,12 @@ impl Filter {
     ) {
         match self {
             Filter::Compressor(c) => c.on_response(at, x, response),
-            Filter::Decompressor(c) => decompressor::on_response(c, x, response),
+            Filter::Decompressor(c) => c.on_response(x, response),
             Filter::Cors(_) => cors::on_response(at, x, response),
             Filter::ExtAuthz(_) => ext_authz::on_response(at, x, response),
             Filter::Fault(..) => fault::on_response(at, x, response),
             Filter::GrpcStats(c) => c.on_response(at, x, response),
-            Filter::GrpcWeb => grpc_web::on_response(at, x, response),
+            Filter::GrpcWeb(_) => grpc_web::on_response(at, x, response),
             Filter::HeaderMutation(c) => header_mutation::on_response(c, x, response, name),
             Filter::HeaderToMetadata(c) => header_to_metadata::on_response(c, x, response, over),
             Filter::HealthCheck(c) => c.on_response(x, response),
@@ -344,6 +346,10 @@ pub async fn run_request(chain: &Rc<Chain>, x: &mut Exchange) -> Option<Answer> 
                 });
                 let waited = waited.await;
                 drop(waiting);
+                if let (Ok(Flow::Answer(_)), Some(upload)) = (&waited, &x.upload) {
+                    // Meanwhile the request may have come to its end.
+                    poll_fn(|cx| Poll::Ready(upload.poll_arrived(cx))).await;
+                }
                 match waited {
                     Ok(flow) => flow,
                     Err(limit) => Flow::Answer(forward::out_of_time(x, limit)),
@@ -377,6 +383,7 @@ pub fn run_response(x: &mut Exchange, response: &mut Response<Body>) {
     }
 }
 
+pub use grpc_web::whole_if_foreign;
 pub use header_mutation::{mutate as mutate_request, remove as remove_by};
 
 /// Takes what the filter at `at` left.

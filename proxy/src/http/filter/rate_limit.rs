@@ -120,30 +120,33 @@ impl RateLimit {
             return Flow::Continue;
         }
         self.stats.count(x, |s| s.over_limit.inc());
+        charge_cluster(x, config.rate_limited_status);
+        if !config.disable_x_envoy_ratelimited_header && !x.manager.suppresses() {
+            told.insert(X_ENVOY_RATELIMITED, HeaderValue::from_static("true"));
+        }
         if !config.enforced.value(&x.config.runtime).hit(x.random.rotate_left(9)) {
+            // The client is told all the same.
+            add(&mut x.parts.headers, &answer.request_headers_to_add);
+            x.data.push((at, Data::RateLimit(Box::new(told))));
             return Flow::Continue;
         }
         Flow::Answer(over_limit(config, x, answer, told))
     }
 }
 
-/// The answer to a request beyond the limit; its cluster is charged with it.
+/// The answer to a request beyond the limit.
 fn over_limit(
     config: &RateLimitFilter,
     x: &mut Exchange,
     answer: &service::RateLimitResponse,
     mut told: HeaderMap,
 ) -> LocalReply {
-    charge_cluster(x, config.rate_limited_status);
     if config.enable_retry_after && config.rate_limited_status == 429 && !told.contains_key(RETRY_AFTER) {
         let over = answer.statuses.iter().filter(|s| s.code == service::rate_limit_response::Code::OverLimit as i32);
         let longest = over.filter_map(|s| s.duration_until_reset.as_ref()).map(|d| d.seconds).max();
         if let Some(seconds) = longest {
             told.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
-    }
-    if !config.disable_x_envoy_ratelimited_header && !x.manager.suppresses() {
-        told.insert(X_ENVOY_RATELIMITED, HeaderValue::from_static("true"));
     }
     let mut changes = headers::Changes::new();
     headers::evaluate(&config.response_headers.add, &told, &x.log_context(), &mut changes);
@@ -194,9 +197,8 @@ fn tell(headers: &mut HeaderMap, answer: &service::RateLimitResponse) {
         headers.insert(X_RATELIMIT_LIMIT, value);
     }
     headers.insert(X_RATELIMIT_REMAINING, HeaderValue::from(status.limit_remaining));
-    if let Some(reset) = &status.duration_until_reset {
-        headers.insert(X_RATELIMIT_RESET, HeaderValue::from(reset.seconds.max(0)));
-    }
+    let reset = status.duration_until_reset.as_ref().map_or(0, |d| d.seconds.max(0));
+    headers.insert(X_RATELIMIT_RESET, HeaderValue::from(reset));
 }
 
 /// Seconds of a unit; 0: not known.

@@ -42,7 +42,9 @@ pub fn descriptors(x: &Exchange, own: &[RateLimit], vh: VhRateLimits, stage: u32
         }
     };
     let vhost = if include { vhost } else { &[] };
-    route.iter().chain(vhost).filter(|l| l.stage == stage).filter_map(|l| descriptor(x, l)).collect()
+    let of_stage = route.iter().chain(vhost).filter(|l| l.stage == stage);
+    // As in Envoy: how much a request weighs is heeded of the filter's own policies alone.
+    of_stage.filter_map(|l| Some(Descriptor { hits_addend: None, ..descriptor(x, l)? })).collect()
 }
 
 /// `None`: an action found nothing, or runtime switched the policy off.

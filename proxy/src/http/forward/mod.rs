@@ -323,7 +323,9 @@ pub(super) fn settle(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<
         Outcome::Response(response) => accept(x, forward, plan, host, response),
         // A filter that rewrites the body could not read it: the answer is its own, not the cluster's.
         Outcome::Failed(AttemptError::Send(crate::codec::SendError::RequestBody(crate::body::Error::Other(text)))) => {
-            Answer::Local(LocalReply::bad_request("request_body_malformed").body(text.to_string()))
+            let status = http::StatusCode::BAD_REQUEST;
+            let reply = LocalReply::new(status, "grpc_base_64_decode_failed", "request.malformed");
+            Answer::Local(reply.body(text.to_string()))
         }
         Outcome::Failed(AttemptError::Send(crate::codec::SendError::RequestBody(error))) => Answer::Abort(error),
         Outcome::Failed(error) => {

@@ -169,9 +169,11 @@ impl Log {
             Log::OpenTelemetry { log, .. } if log.stat_prefix.is_empty() => {
                 Scope::Fixed("access_logs.open_telemetry_access_log")
             }
-            Log::OpenTelemetry { log, .. } => {
-                Scope::Filter(format!("access_logs.open_telemetry_access_log.{}", log.stat_prefix).as_str().into())
-            }
+            Log::OpenTelemetry { log, .. } => Scope::Filter(
+                format!("access_logs.open_telemetry_access_log.{}", log.stat_prefix.trim_end_matches('.'))
+                    .as_str()
+                    .into(),
+            ),
         }
     }
 }

@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use sidemesh_config::format::{Format, Operator, Piece};
 
 pub use json::render_json;
+pub use size::bytes;
 pub use time::{Civil, strftime};
 
 use super::stream_info::LogContext;

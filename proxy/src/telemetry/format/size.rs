@@ -44,6 +44,14 @@ pub(super) fn value<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Fie
     })
 }
 
+/// An operator about sizes as a number.
+pub fn bytes(operator: &Operator, ctx: &LogContext<'_>) -> u64 {
+    match value(operator, ctx) {
+        Some(Field::Number(n)) => n as u64,
+        _ => 0,
+    }
+}
+
 /// What all attempts sent: the head with a request `line`, and the body.
 fn sent(ctx: &LogContext<'_>, line: impl Fn(&RequestHead<'_>) -> u64, body: u64) -> u64 {
     let upstream = &ctx.info.upstream;

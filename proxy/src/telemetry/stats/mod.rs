@@ -58,6 +58,27 @@ impl std::ops::Deref for LazyCounter {
     }
 }
 
+/// Counts by name, of names that are few and come from this program (ciphers, groups); not for requests: it locks.
+#[derive(Debug, Default)]
+pub struct Named(Mutex<std::collections::BTreeMap<Name, u64>>);
+
+impl Named {
+    /// Names kept; further ones are not counted.
+    const MOST: usize = 64;
+
+    pub fn inc(&self, name: &str) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.len() < Self::MOST || counts.contains_key(name) {
+            *counts.entry(name.into()).or_default() += 1;
+        }
+    }
+
+    fn each(&self, prefix: &str, each: &mut dyn FnMut(&str, Visit<'_>)) {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.iter().for_each(|(name, n)| each(&format!("{prefix}.{name}"), Visit::Counter(*n)));
+    }
+}
+
 /// A level: the sum of the shards is the value, so one shard may go below zero.
 #[derive(Debug)]
 pub struct Gauge(AtomicI64);

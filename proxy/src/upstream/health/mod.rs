@@ -22,19 +22,14 @@ use sidemesh_config::value::{Address, Locality};
 use super::control::{Context, Task};
 use super::host::{HostState, flag};
 use super::shared::SharedCluster;
-use super::stats::MembershipStats;
+use super::stats::HealthStats;
 use super::transport::{Settings, layers};
 use crate::tls;
 use machine::{Found, Machine, Transition};
 use probe::{Kept, Probe};
 
 /// Runs the checks of a cluster's hosts until dropped. Completes never.
-pub async fn run(
-    context: Rc<Context>,
-    shared: Arc<SharedCluster>,
-    check: Arc<HealthCheck>,
-    stats: Arc<MembershipStats>,
-) {
+pub async fn run(context: Rc<Context>, shared: Arc<SharedCluster>, check: Arc<HealthCheck>, stats: Arc<HealthStats>) {
     let mut changed = shared.subscribe();
     let mut tasks: HashMap<Address, (Arc<Endpoint>, Task)> = HashMap::new();
     let settings = Rc::new(Settings::new(&shared.entry().cluster));
@@ -101,7 +96,7 @@ struct Checked {
     context: Rc<Context>,
     shared: Arc<SharedCluster>,
     check: Arc<HealthCheck>,
-    stats: Arc<MembershipStats>,
+    stats: Arc<HealthStats>,
     settings: Rc<Settings>,
     endpoint: Arc<Endpoint>,
     locality: Locality,
@@ -139,7 +134,7 @@ impl Checked {
         let kept = Rc::new(Kept::default());
         loop {
             let probe = self.probe(&mut client, &kept);
-            self.stats.hc_attempt.inc();
+            self.stats.attempt.inc();
             let found = probe.run().await;
             let step = self.apply(&mut machine, found);
             first.done();
@@ -197,15 +192,15 @@ impl Checked {
     fn apply(&self, machine: &mut Machine, found: Found) -> Transition {
         let step = machine.handle(&self.check, &self.state, found);
         if self.compares_names(found) {
-            self.stats.hc_verify_cluster.inc();
+            self.stats.verify_cluster.inc();
         }
         match found {
-            Found::Healthy { .. } => self.stats.hc_success.inc(),
+            Found::Healthy { .. } => self.stats.success.inc(),
             Found::Network | Found::Timeout => {
-                self.stats.hc_failure.inc();
-                self.stats.hc_network_failure.inc();
+                self.stats.failure.inc();
+                self.stats.network_failure.inc();
             }
-            _ => self.stats.hc_failure.inc(),
+            _ => self.stats.failure.inc(),
         }
         let (cluster, address) = (&self.shared.name, &self.state.address);
         let log = log::Log { config: &self.check, cluster, address, locality: &self.locality };

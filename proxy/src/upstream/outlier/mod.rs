@@ -88,10 +88,26 @@ pub enum Verdict {
 /// The shared counts of a cluster's detector.
 #[derive(Debug, Default)]
 pub struct Detector {
+    /// Bits of the average success rate and of the threshold, by answers and by local origin; zero: not known.
+    rates: [[AtomicU64; 2]; 2],
     active: AtomicU32,
 }
 
 impl Detector {
+    /// Average success rate and ejection threshold of the last sweep, if it compared hosts.
+    pub fn success_rates(&self, local: bool) -> Option<(f64, f64)> {
+        let [mean, threshold] =
+            self.rates[usize::from(local)].each_ref().map(|bits| f64::from_bits(bits.load(Relaxed)));
+        (mean > 0.0).then_some((mean, threshold))
+    }
+
+    fn set_success_rates(&self, local: bool, rates: Option<(f64, f64)>) {
+        let (mean, threshold) = rates.unwrap_or_default();
+        let [kept_mean, kept_threshold] = &self.rates[usize::from(local)];
+        kept_mean.store(mean.to_bits(), Relaxed);
+        kept_threshold.store(threshold.to_bits(), Relaxed);
+    }
+
     /// How many hosts are ejected now.
     pub fn active(&self) -> u32 {
         self.active.load(Relaxed)

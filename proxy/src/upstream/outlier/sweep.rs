@@ -107,8 +107,11 @@ impl Detector {
         if !by_rate.is_empty() && by_rate.len() >= config.success_rate_minimum_hosts as usize {
             let (mean, threshold) =
                 success_rate_threshold(&by_rate, f64::from(config.success_rate_stdev_factor) / 1000.0);
+            self.set_success_rates(local, Some((mean, threshold)));
             let cause = if local { Cause::SuccessRateLocal } else { Cause::SuccessRate };
             by_rate.iter().filter(|r| r.percent < threshold).for_each(|r| judge(r, cause, Some((mean, threshold))));
+        } else {
+            self.set_success_rates(local, None);
         }
         if !by_percentage.is_empty() && by_percentage.len() >= config.failure_percentage_minimum_hosts as usize {
             let threshold = f64::from(config.failure_percentage_threshold);

@@ -114,7 +114,6 @@ impl ConnectionGuard {
     /// It has carried as many requests, or lasted as long, as it may.
     pub(in crate::upstream) fn is_spent(&self, now: Instant, requests: u64, limits: &Limits) -> bool {
         if limits.requests.is_some_and(|max| requests >= max) {
-            self.stats().upstream_cx_max_requests.inc();
             return true;
         }
         let old = limits.duration.is_some_and(|max| now.saturating_duration_since(self.opened) >= max);

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::{ConnectionGuard, Limits, Pool};
 use crate::clock::Clock;
-use crate::codec::{Release, h1, h2};
+use crate::codec::{Closing, Release, h1, h2};
 use crate::upstream::breaker::Permit;
 use crate::upstream::cluster::Cluster;
 use crate::upstream::host::Host;
@@ -17,6 +17,14 @@ pub(in crate::upstream) enum Lease {
 }
 
 impl Lease {
+    /// How many requests it has carried.
+    pub(in crate::upstream) fn requests(&self) -> u64 {
+        match self {
+            Lease::Http1(connection, _) => connection.requests(),
+            Lease::Http2(connection, _) => connection.requests(),
+        }
+    }
+
     pub(in crate::upstream) fn guard(&self) -> &ConnectionGuard {
         match self {
             Lease::Http1(_, guard) => guard,
@@ -72,6 +80,18 @@ impl Http1Release {
 }
 
 impl Release<h1::client::Connection> for Http1Release {
+    fn closing(&self, why: Closing) {
+        let held = self.held.borrow();
+        let Some((guard, _)) = &*held else { return };
+        match why {
+            Closing::Announced => {
+                guard.exchange(-1);
+                guard.stats().upstream_cx_close_notify.inc();
+            }
+            Closing::ByPeer => guard.closed_by_peer(),
+        }
+    }
+
     fn release(&self, connection: Option<h1::client::Connection>) {
         let Some((guard, exchange)) = self.held.borrow_mut().take() else { return };
         drop(exchange);

@@ -467,12 +467,13 @@ impl Cluster {
 
     /// The transport for `endpoint`: the first match, else the cluster's.
     pub fn transport_for(&self, endpoint: &Endpoint) -> &UpstreamTransport {
+        self.transport_match(endpoint).map_or(&self.transport, |m| &m.transport)
+    }
+
+    /// The first of `transport_socket_matches` that `endpoint` has the labels of.
+    pub fn transport_match(&self, endpoint: &Endpoint) -> Option<&TransportMatch> {
         let labels = endpoint.metadata.as_deref().and_then(|m| m.0.get("envoy.transport_socket_match"));
-        for m in &self.transport_matches {
-            if m.labels.iter().all(|(k, v)| labels.and_then(|l| l.get(&**k)) == Some(v)) {
-                return &m.transport;
-            }
-        }
-        &self.transport
+        let fits = |m: &&TransportMatch| m.labels.iter().all(|(k, v)| labels.and_then(|l| l.get(&**k)) == Some(v));
+        self.transport_matches.iter().find(fits)
     }
 }

@@ -101,6 +101,8 @@ pub struct CompressorOverride {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decompressor {
+    /// The library's name in the configuration, of which statistics are named.
+    pub name: Name,
     pub library: CompressionLibrary,
     pub request: DecompressDirection,
     pub response: DecompressDirection,
@@ -297,6 +299,7 @@ pub(super) fn parse_decompressor(config: &decompressor_pb::Decompressor) -> Resu
     let response = config.response_direction_config.as_ref();
     let library = required(&config.decompressor_library, "decompressor_library")?;
     Ok(Decompressor {
+        name: name(&library.name),
         library: extension(library, decompressor_library).within("decompressor_library")?,
         request: direction(request.and_then(|r| r.common_config.as_ref())),
         response: direction(response.and_then(|r| r.common_config.as_ref())),

@@ -255,8 +255,9 @@ pub fn upgrade_config(config: &pb::route_action::UpgradeConfig) -> Result<Upgrad
 }
 
 pub(super) fn tracing(t: &pb::Tracing) -> Result<RouteTracing, Rejection> {
+    // What a route leaves out is 100 percent, whatever the connection manager says.
     let sampling = |f: &Option<sidemesh_proto::envoy::r#type::v3::FractionalPercent>, field| {
-        f.as_ref().map(|f| wire::fraction(f, field)).transpose()
+        f.as_ref().map_or(Ok(crate::value::Fraction::ALWAYS), |f| wire::fraction(f, field)).map(Some)
     };
     Ok(RouteTracing {
         client_sampling: sampling(&t.client_sampling, "client_sampling")?,

@@ -15,7 +15,7 @@ use crate::codec::h1::decode::{Decoder, Item};
 use crate::codec::h1::encode::Encoder;
 use crate::codec::h1::head::{Lines, Scan};
 use crate::codec::handler::{Informational, Scheme, Upgrade};
-use crate::codec::{Release, SendError, SendOptions};
+use crate::codec::{Closing, Release, SendError, SendOptions};
 
 /// What kind of response the request can have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,6 +126,11 @@ impl InFlight {
                 inner.rest();
                 self.release.release(Some(connection));
             } else {
+                if inner.ended {
+                    self.release.closing(Closing::ByPeer);
+                } else if whole {
+                    self.release.closing(Closing::Announced);
+                }
                 drop(connection);
                 self.release.release(None);
             }
@@ -140,6 +145,9 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
+            if connection.inner.ended {
+                self.release.closing(Closing::ByPeer);
+            }
             drop(connection);
             self.release.release(None);
         }

@@ -132,9 +132,9 @@ impl Inner {
         if self.read.capacity() - self.read.len() < want / 8 {
             self.read.reserve(want);
         }
-        let n = ready!(poll_fill(&mut self.io, &mut self.read, cx))?;
-        self.ended |= n == 0;
-        Poll::Ready(Ok(n))
+        let filled = ready!(poll_fill(&mut self.io, &mut self.read, cx));
+        self.ended |= !matches!(filled, Ok(1..));
+        Poll::Ready(filled)
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {

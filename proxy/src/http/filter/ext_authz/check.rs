@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::header::{HOST, HeaderValue};
 use sidemesh_config::format::TlsPart;
 use sidemesh_config::resource::http_filter::ext_authz::{ExtAuthz, ExtAuthzOverride, RequestBody};
 use sidemesh_config::resource::substitution;
@@ -68,7 +68,7 @@ fn attributes(
         }),
         context_extensions: over.context_extensions.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
         metadata_context: Some(metadata(&config.metadata_context_namespaces, Some(&x.info.metadata))),
-        route_metadata_context: route_metadata(config, x),
+        route_metadata_context: Some(route_metadata(config, x)),
         tls_session: config.include_tls_session.then(|| auth::attribute_context::TlsSession {
             sni: connection.server_name.as_deref().unwrap_or("").to_owned(),
         }),
@@ -106,7 +106,7 @@ fn http_request(config: &ExtAuthz, x: &Exchange, body: Option<&RequestBody>) -> 
             && !config.disallowed_headers.iter().any(|m| m.is_match(name))
     };
     for (name, value) in &x.parts.headers {
-        if !allowed(name.as_str()) || *name == http::header::HOST {
+        if !allowed(name.as_str()) || *name == HOST {
             continue;
         }
         let value = String::from_utf8_lossy(value.as_bytes());
@@ -140,8 +140,8 @@ fn http_request(config: &ExtAuthz, x: &Exchange, body: Option<&RequestBody>) -> 
     if header_map.is_some() {
         headers.clear();
     }
-    let size = x.parts.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-    let size = size.unwrap_or(if x.upload.is_some() { -1 } else { 0 });
+    // As in Envoy: what has come of it, which is nothing unless the service is to see the body.
+    let size = x.upload.as_ref().map_or(0, |u| u.bytes()) as i64;
     auth::attribute_context::HttpRequest {
         id: format!("{}", x.random),
         method: x.parts.method.to_string(),
@@ -160,10 +160,18 @@ fn http_request(config: &ExtAuthz, x: &Exchange, body: Option<&RequestBody>) -> 
 
 /// The headers one by one, as bytes (`encode_raw_headers`).
 fn raw_headers(x: &Exchange, allowed: impl Fn(&str) -> bool) -> core::HeaderMap {
-    let headers = x.parts.headers.iter().filter(|(name, _)| allowed(name.as_str()));
-    let raw = headers.map(|(name, value)| core::HeaderValue {
-        key: name.as_str().to_owned(),
-        raw_value: value.as_bytes().to_vec(),
+    let pseudo = [
+        (":authority", x.authority()),
+        (":path", x.target()),
+        (":method", x.parts.method.as_str()),
+        (":scheme", x.caller.scheme.as_str()),
+    ];
+    let pseudo = pseudo.into_iter().map(|(name, value)| (name, value.as_bytes()));
+    let headers = x.parts.headers.iter().filter(|(name, _)| **name != HOST);
+    let all = pseudo.chain(headers.map(|(name, value)| (name.as_str(), value.as_bytes())));
+    let raw = all.filter(|(name, _)| allowed(name)).map(|(name, value)| core::HeaderValue {
+        key: name.to_owned(),
+        raw_value: value.to_vec(),
         ..Default::default()
     });
     core::HeaderMap { headers: raw.collect() }
@@ -176,10 +184,9 @@ fn metadata(namespaces: &[Name], of: Option<&Metadata>) -> core::Metadata {
     core::Metadata { filter_metadata, ..Default::default() }
 }
 
-fn route_metadata(config: &ExtAuthz, x: &Exchange) -> Option<core::Metadata> {
-    let of_route = || x.info.route.as_ref().and_then(|r| r.metadata.as_deref());
-    let namespaces = &config.route_metadata_context_namespaces;
-    (!namespaces.is_empty()).then(|| metadata(namespaces, of_route()))
+fn route_metadata(config: &ExtAuthz, x: &Exchange) -> core::Metadata {
+    let of_route = x.info.route.as_ref().and_then(|r| r.metadata.as_deref());
+    metadata(&config.route_metadata_context_namespaces, of_route)
 }
 
 fn verdict(answer: auth::CheckResponse, took: Duration) -> Verdict {
@@ -201,21 +208,32 @@ fn verdict(answer: auth::CheckResponse, took: Duration) -> Verdict {
             out.upstream = ok.headers.iter().filter_map(upstream_change).collect();
             out.remove = ok.headers_to_remove.iter().filter_map(|n| n.to_ascii_lowercase().parse().ok()).collect();
             out.client = ok.response_headers_to_add.iter().filter_map(client_change).collect();
+            let odd = |text: &str| !text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'#' | b'&'));
+            let set = ok.query_parameters_to_set.iter().flat_map(|q| [&q.key, &q.value]);
+            out.invalid |= set.chain(&ok.query_parameters_to_remove).any(|text| odd(text));
             out.query_set = ok.query_parameters_to_set.into_iter().map(|q| (q.key, q.value)).collect();
             out.query_remove = ok.query_parameters_to_remove;
         }
-        Some(HttpResponse::DeniedResponse(denied) | HttpResponse::ErrorResponse(denied)) if !allowed => {
-            if let Some(code) = denied.status.and_then(|s| u16::try_from(s.code).ok()).filter(|c| *c >= 200) {
-                out.status = code;
-            }
-            out.body = denied.body;
-            out.invalid = denied.headers.iter().any(|h| change(h, How::Set).is_none());
-            // There is nothing yet that an appended header could join.
-            out.client = denied.headers.iter().filter(|h| !appends(h)).filter_map(|h| change(h, How::Set)).collect();
+        Some(HttpResponse::DeniedResponse(denied)) if !allowed => deny(&mut out, denied),
+        Some(HttpResponse::ErrorResponse(denied)) if !allowed => {
+            out.error = true;
+            out.status = 0;
+            deny(&mut out, denied);
         }
         _ => {}
     }
     out
+}
+
+/// What the service says of a denial, or of the answer where it cannot decide.
+fn deny(out: &mut Verdict, denied: auth::DeniedHttpResponse) {
+    if let Some(code) = denied.status.and_then(|s| u16::try_from(s.code).ok()).filter(|c| *c >= 200) {
+        out.status = code;
+    }
+    out.body = denied.body;
+    out.invalid = denied.headers.iter().any(|h| change(h, How::Set).is_none());
+    // There is nothing yet that an appended header could join.
+    out.client = denied.headers.iter().filter(|h| !appends(h)).filter_map(|h| change(h, How::Add)).collect();
 }
 
 #[allow(deprecated)] // Envoy reads `append` alone where requests are concerned.

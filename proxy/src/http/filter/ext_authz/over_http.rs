@@ -1,9 +1,7 @@
 //! The HTTP form: the request's head goes to the service, 200 allows, anything else below 500 is the client's answer.
 
 use bytes::Bytes;
-use http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION, WWW_AUTHENTICATE,
-};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, LOCATION, WWW_AUTHENTICATE};
 use serde_json::{Map, Value};
 use sidemesh_config::matcher::string::StringMatcher;
 use sidemesh_config::resource::http_filter::ext_authz::{ExtAuthz, HttpAuthz, RequestBody};
@@ -89,7 +87,7 @@ fn allowed(service: &HttpAuthz, headers: &HeaderMap) -> Verdict {
 fn denied(service: &HttpAuthz, status: u16, headers: &HeaderMap, body: Bytes) -> Verdict {
     let all = service.allowed_client_headers.is_empty();
     let passes = |name: &http::HeaderName| {
-        let always = [CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE].contains(name);
+        let always = [LOCATION, WWW_AUTHENTICATE].contains(name);
         let listed = all || service.allowed_client_headers.iter().any(|m| m.is_match(name.as_str()));
         (always || listed) && *name != CONTENT_LENGTH
     };

@@ -123,12 +123,15 @@ impl KeyStore {
     /// A token that was verified before, and the keys that did it.
     pub fn cached(&self, at: usize, token: &str) -> Option<(Rc<Token>, Arc<KeySet>)> {
         self.providers[at].cache_size?;
-        let found = self.slots[at].tokens.borrow().tokens.get(token).cloned();
-        match found.is_some() {
+        self.slots[at].tokens.borrow().tokens.get(token).cloned()
+    }
+
+    /// Counts a token for which there are keys.
+    pub fn count(&self, cached: bool) {
+        match cached {
             true => self.stats.jwt_cache_hit.inc(),
             false => self.stats.jwt_cache_miss.inc(),
         }
-        found
     }
 
     pub fn remember(&self, at: usize, text: &str, token: &Rc<Token>, keys: &Arc<KeySet>) {
@@ -223,14 +226,17 @@ impl KeyStore {
             connection: None,
         };
         let info = AttemptInfo::default();
-        let response =
-            cluster.request(&host, &asked, Body::empty(), options, &info).await.map_err(|e| e.to_string())?;
+        let response = cluster.request(&host, &asked, Body::empty(), options, &info).await.map_err(|e| {
+            cluster.charge_own(503, None);
+            e.to_string()
+        })?;
         let status = response.status().as_u16();
-        cluster.charge_response(status, None);
+        cluster.charge_own(status, None);
+        let body = response.into_body().collect(MAX_JWKS_BYTES).await;
         if status != 200 {
             return Err(format!("status {status}"));
         }
-        response.into_body().collect(MAX_JWKS_BYTES).await.map_err(|e| e.to_string())
+        body.map_err(|e| e.to_string())
     }
 }
 

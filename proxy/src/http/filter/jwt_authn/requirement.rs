@@ -181,7 +181,11 @@ impl Pass<'_> {
         let at = provider.or_else(|| by_issuer(keys.providers(), token.issuer())).ok_or(JwtError::Issuer)?;
         let config = &keys.providers()[at];
         claims_hold(config, audiences, &token, self.now)?;
-        match keys.get(at) {
+        let known = keys.get(at);
+        if matches!(known, Keys::Here(_)) {
+            keys.count(cached.is_some());
+        }
+        match known {
             // Verified before, by these very keys.
             Keys::Here(set) if cached.is_some_and(|(_, by)| Arc::ptr_eq(&by, &set)) => {}
             Keys::Here(set) => {

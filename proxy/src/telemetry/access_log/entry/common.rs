@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use sidemesh_config::format::Operator;
 use sidemesh_config::resource::access_log::GrpcAccessLog;
 use sidemesh_config::value::Metadata;
 use sidemesh_proto::envoy::config::core::v3 as core;
@@ -20,6 +21,7 @@ use sidemesh_proto::json::well_known::to_struct;
 
 use super::{REQUEST_ID, text};
 use crate::telemetry::flags::ResponseFlags;
+use crate::telemetry::format;
 use crate::telemetry::stream_info::{LogContext, StreamInfo};
 use crate::telemetry::trace::custom_value;
 use crate::tls::PeerInfo;
@@ -57,8 +59,8 @@ pub(super) fn properties(log: &GrpcAccessLog, ctx: &LogContext<'_>, kind: Access
         stream_id: stream_id(ctx, info),
         downstream_wire_bytes_sent: info.response_header_bytes + info.response_body_bytes,
         downstream_wire_bytes_received: info.request_header_bytes + info.request_body_bytes,
-        upstream_wire_bytes_sent: upstream.bytes_sent,
-        upstream_wire_bytes_received: upstream.bytes_received,
+        upstream_wire_bytes_sent: format::bytes(&Operator::UpstreamWireBytesSent, ctx),
+        upstream_wire_bytes_received: format::bytes(&Operator::UpstreamWireBytesReceived, ctx),
         access_log_type: kind as i32,
         ..Default::default()
     }

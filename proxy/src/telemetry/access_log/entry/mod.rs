@@ -7,6 +7,7 @@ mod tests;
 use std::collections::HashMap;
 
 use http::header::{HeaderMap, HeaderName, REFERER, USER_AGENT};
+use sidemesh_config::format::Operator;
 use sidemesh_config::resource::access_log::GrpcAccessLog;
 use sidemesh_proto::envoy::config::core::v3::RequestMethod;
 use sidemesh_proto::envoy::data::accesslog::v3::http_access_log_entry::HttpVersion;
@@ -16,6 +17,7 @@ use sidemesh_proto::envoy::data::accesslog::v3::{
 };
 use sidemesh_proto::google::UInt32Value;
 
+use crate::telemetry::format;
 use crate::telemetry::stream_info::{LogContext, Protocol, RequestHead};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -58,6 +60,7 @@ fn request(log: &GrpcAccessLog, ctx: &LogContext<'_>) -> HttpRequestProperties {
         request_headers_bytes: info.request_header_bytes,
         request_body_bytes: info.request_body_bytes,
         downstream_header_bytes_received: info.request_header_bytes,
+        upstream_header_bytes_sent: format::bytes(&Operator::HeaderBytes { upstream: true, sent: true }, ctx),
         ..Default::default()
     };
     let Some(RequestHead { method, scheme, authority, path, headers }) = ctx.request else { return properties };
@@ -84,6 +87,7 @@ fn response(log: &GrpcAccessLog, ctx: &LogContext<'_>) -> HttpResponseProperties
         response_trailers: selected(&log.response_trailers, ctx.response_trailers),
         response_code_details: info.details.to_string(),
         downstream_header_bytes_sent: info.response_header_bytes,
+        upstream_header_bytes_received: format::bytes(&Operator::HeaderBytes { upstream: true, sent: false }, ctx),
         ..Default::default()
     }
 }
