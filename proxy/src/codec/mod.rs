@@ -23,6 +23,7 @@ pub mod h2;
 mod handler;
 mod linger;
 mod path;
+pub(crate) mod repeated;
 mod tunnel;
 
 pub use body::Body;

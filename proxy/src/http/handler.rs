@@ -319,6 +319,7 @@ fn arm_duration(x: &mut Exchange) {
 /// What the route says.
 async fn act(x: &mut Exchange) -> Answer {
     let manager = x.manager.clone();
+    manager.stats.rq_total.inc();
     let Some(selected) = &x.selected else {
         manager.stats.no_route.inc();
         return Answer::Local(LocalReply::no_route());
@@ -331,18 +332,17 @@ async fn act(x: &mut Exchange) -> Answer {
         return Answer::Local(LocalReply::no_route());
     };
     match &route.action {
-        RouteAction::Forward(forward) => {
-            manager.stats.rq_total.inc();
-            forward::forward(x, forward).await
-        }
+        RouteAction::Forward(forward) => forward::forward(x, forward).await,
         RouteAction::Redirect(redirect) => {
-            manager.stats.rq_total.inc();
             manager.stats.rq_direct_response.inc();
-            let location = route::location(redirect, &route, x.caller.scheme, x.authority(), x.target());
+            // What is logged of the request is what it was rewritten to.
+            if let Some(target) = route::redirect_target(redirect, &route, x.target()) {
+                forward::set_target(x, &target);
+            }
+            let location = route::location(redirect, x.caller.scheme, x.authority(), x.target());
             Answer::Local(redirect_reply(redirect.status, location))
         }
         RouteAction::DirectResponse(direct) => {
-            manager.stats.rq_total.inc();
             manager.stats.rq_direct_response.inc();
             Answer::Local(direct_reply(x, direct))
         }

@@ -24,7 +24,7 @@ use sidemesh_config::value::Address;
 use smallvec::SmallVec;
 
 pub use attempt::{downstream, note};
-pub use head::{apply, edit_request};
+pub use head::{apply, edit_request, set_target};
 pub(super) use timeout::Timeouts;
 
 use super::exchange::Exchange;
@@ -80,7 +80,8 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
     let asks = any_envoy(&x.parts.headers);
     let mut plan = plan(x, forward, cluster, asks);
     Counted::begin(x, &plan.cluster.entry().cluster.stat_name, asks);
-    head::finish(x, forward, &plan);
+    let edited = head::finish(x, forward, &plan);
+    wishes(x, forward, &mut plan, asks || (edited && any_envoy(&x.parts.headers)));
     if upgrade::terminates_connect(x, forward) {
         return Box::pin(upgrade::connect(x, &mut plan)).await;
     }
@@ -104,13 +105,11 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
 
 fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>, asks: bool) -> Plan {
     let policy = forward.retry.as_ref().or_else(|| x.info.vhost.as_ref()?.retry_policy.as_ref()).cloned();
-    let retry = if policy.is_some() || asks { Retry::new(policy.as_ref(), &x.view()) } else { None };
     let longest = cluster.config().protocol.common.max_stream_duration;
     let timeouts = Timeouts::new(x, forward, policy.as_deref(), longest, asks);
-    if asks {
-        retry::strip(&mut x.parts.headers);
+    if x.manager.config.scheme_matches_upstream {
+        x.caller.scheme = attempt::scheme_of(&cluster);
     }
-    let hash = if forward.hash_policy.is_empty() { None } else { hash_policy::hash(x, &forward.hash_policy) };
     let entry = cluster.entry();
     x.info.upstream.cluster_metadata = entry.cluster.metadata.clone();
     x.info.upstream.cluster_stat_name = Some(entry.cluster.stat_name.clone());
@@ -118,11 +117,26 @@ fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>, asks: bool) -
         cluster,
         priority: forward.priority,
         timeouts,
-        retry,
-        hash,
+        retry: None,
+        hash: None,
         started: x.now(),
         timed_out: false,
         tried: SmallVec::new(),
+    }
+}
+
+/// What the request asks for in the form that it goes upstream in: retries, and the host that its hash chooses. `asks`: it has headers that
+/// may speak of retries.
+fn wishes(x: &mut Exchange, forward: &Forward, plan: &mut Plan, asks: bool) {
+    let policy = forward.retry.as_ref().or_else(|| x.info.vhost.as_ref()?.retry_policy.as_ref()).cloned();
+    if policy.is_some() || asks {
+        plan.retry = Retry::new(policy.as_ref(), &x.view());
+    }
+    if asks {
+        retry::strip(&mut x.parts.headers);
+    }
+    if !forward.hash_policy.is_empty() {
+        plan.hash = hash_policy::hash(x, &forward.hash_policy);
     }
 }
 
