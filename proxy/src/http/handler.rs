@@ -28,6 +28,9 @@ impl Handler for Connection {
     // Begun before the future is made, which then holds one pointer and not what it was made of: every request moves its future.
     fn handle(&self, request: Request<Body>, meta: RequestMeta) -> impl Future<Output = Response<Body>> {
         let (parts, body) = request.into_parts();
+        if meta.continued {
+            self.manager.stats.downstream_rq.record(StatusCode::CONTINUE.as_u16());
+        }
         // Boxed: it goes from here to the answer's body.
         let mut x = Box::new(Exchange::begin(self, parts, meta));
         record::started(&x);
@@ -382,7 +385,7 @@ fn direct_reply(x: &mut Exchange, direct: &sidemesh_config::resource::route::Dir
     if let Some(format) = &direct.body_format {
         // The status is not settled yet, as in Envoy: `%RESPONSE_CODE%` is 0 here.
         x.local_body = reply.body.clone();
-        let content_type = super::reply::apply_format(x, format);
+        let content_type = super::reply::apply_format(x, format, true);
         reply.body = std::mem::take(&mut x.local_body);
         reply = reply.header(http::header::CONTENT_TYPE, content_type);
     }

@@ -29,6 +29,8 @@ pub(super) struct Head {
     fields: usize,
     /// Over a limit: the fields are not kept.
     pub(super) too_large: bool,
+    /// Over the limit of fields.
+    pub(super) too_many: bool,
     malformed: bool,
     /// A field that is no pseudo-header came.
     regular: bool,
@@ -58,7 +60,8 @@ impl Head {
     pub(super) fn add(&mut self, field: Field, limits: &Limits) {
         self.bytes += field.len();
         self.fields += 1;
-        self.too_large |= self.bytes > limits.bytes || self.fields > limits.fields;
+        self.too_many |= self.fields > limits.fields;
+        self.too_large |= self.too_many || self.bytes > limits.bytes;
         match field {
             Field::Invalid(_) => self.malformed = true,
             Field::Pseudo(name, value) => self.pseudo(name, value),

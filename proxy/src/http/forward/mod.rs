@@ -35,7 +35,7 @@ use super::reply::LocalReply;
 use super::tally::Counted;
 use super::{hash_policy, mirror, route, upgrade};
 use crate::body::Body;
-use crate::codec::Protocol;
+use crate::codec::{Interim, Protocol};
 use crate::telemetry::flags::ResponseFlags;
 use crate::upstream::{AttemptError, AttemptInfo, Cluster, Host, PickContext, PickError, grpc};
 use attempt::Outcome;
@@ -414,6 +414,12 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     plan.cluster.on_load_report(&host, response.headers());
     if x.info.upstream.attempts > 1 && status < 500 {
         plan.cluster.stats().upstream_rq_retry_success.inc();
+    }
+    if let Some(Interim(first)) = response.extensions_mut().remove() {
+        charge(x, &plan.cluster, first.as_u16(), None, false);
+        if x.manager.config.proxy_100_continue {
+            x.manager.stats.downstream_rq.record(first.as_u16());
+        }
     }
     // The retry is over with the head of its answer, however long the body takes.
     x.retry_permit = None;

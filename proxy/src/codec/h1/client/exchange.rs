@@ -15,7 +15,7 @@ use crate::codec::h1::decode::{Decoder, Item};
 use crate::codec::h1::encode::Encoder;
 use crate::codec::h1::head::{Lines, Scan};
 use crate::codec::handler::{Informational, Scheme, Upgrade};
-use crate::codec::{Release, SendError, SendOptions};
+use crate::codec::{Interim, Release, SendError, SendOptions};
 
 /// What kind of response the request can have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +58,7 @@ pub(super) struct Exchange {
     sent: bool,
     keep_alive: bool,
     interim: u32,
+    first_interim: Option<StatusCode>,
 }
 
 /// An origin that sends more 1xx responses than this in front of one response is broken.
@@ -79,6 +80,7 @@ impl Default for Exchange {
             sent: false,
             keep_alive: false,
             interim: 0,
+            first_interim: None,
         }
     }
 }
@@ -273,16 +275,23 @@ impl ResponseFuture {
             return Poll::Ready(Err(SendError::RequestBody(error)));
         }
         loop {
-            while let Some(answered) = inner.take_head()? {
+            while let Some(mut answered) = inner.take_head()? {
                 let status = answered.response.status();
                 if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
                     inner.accept(&answered);
+                    if let Some(first) = inner.exchange.first_interim {
+                        answered.response.extensions_mut().insert(Interim(first));
+                    }
                     return Poll::Ready(Ok(answered));
                 }
                 inner.exchange.interim += 1;
                 if inner.exchange.interim > INTERIM_RESPONSES {
                     return Poll::Ready(Err(SendError::Protocol("too many interim responses")));
                 }
+                if inner.exchange.interim > 1 {
+                    continue;
+                }
+                inner.exchange.first_interim = Some(status);
                 if let Some(informational) = &inner.exchange.informational {
                     informational.send(status, answered.response.headers());
                 }

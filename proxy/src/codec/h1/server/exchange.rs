@@ -146,6 +146,7 @@ fn begin(conn: &Rc<RefCell<Conn>>, head: Head) -> (Request<Body>, RequestMeta, E
         received,
         head_bytes: head.bytes,
         requests_before: current,
+        continued: incoming.expect_continue,
         informational: InformationalSender::new(conn.clone(), current, version == Version::HTTP_11).into(),
     };
     (Request::from_parts(incoming.parts, body), meta, exchange)
