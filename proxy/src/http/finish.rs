@@ -173,7 +173,7 @@ fn own_headers(x: &mut Exchange, response: &mut Response<Body>) {
         proxy_status::apply(config, x, response);
     }
     let unread = x.protocol != Protocol::Http2 && !x.request_complete() && !switches(response);
-    let drains = manager.worker.shutdown().is_health_failed() && !x.info.connection.listener.drain_modify_only;
+    let drains = manager.worker.shutdown().says_goodbye() && !x.info.connection.listener.drain_modify_only;
     if drains || (unread && closes_unread(x)) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

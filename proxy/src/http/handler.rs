@@ -209,7 +209,7 @@ fn identify(x: &mut Exchange) -> Option<Answer> {
 pub(super) fn select_route(x: &mut Exchange) {
     let manager = x.manager.clone();
     let config = x.config.clone();
-    let Some(table) = route::table(&manager.config.routes, &config, &x.parts.headers) else {
+    let Some(table) = manager.table(&config, &x.parts.headers) else {
         // A choice made before must not outlive the table it was made from.
         x.selected = None;
         (x.info.vhost, x.info.route) = (None, None);

@@ -91,9 +91,9 @@ fn scope_key(parts: &[ScopeKeyPart], headers: &HeaderMap) -> Option<Vec<String>>
 }
 
 /// Runs the matcher.
-pub fn select(table: &Arc<RouteConfig>, view: &RequestView<'_>, internal: bool) -> Selected {
-    let Some(vhost) = table.virtual_host_of(view) else {
-        return Selected { table: table.clone(), vhost: None, route: None, to_https: false, branch: None };
+pub fn select(table: Arc<RouteConfig>, view: &RequestView<'_>, internal: bool) -> Selected {
+    let Some(vhost) = table.virtual_host_of(view).cloned() else {
+        return Selected { table, vhost: None, route: None, to_https: false, branch: None };
     };
     let to_https = view.scheme != "https"
         && match vhost.require_tls {
@@ -106,7 +106,7 @@ pub fn select(table: &Arc<RouteConfig>, view: &RequestView<'_>, internal: bool) 
         RouteAction::Forward(forward) => branch(forward, view),
         _ => None,
     });
-    Selected { table: table.clone(), vhost: Some(vhost.clone()), route, to_https, branch }
+    Selected { table, vhost: Some(vhost), route, to_https, branch }
 }
 
 /// Draws a branch of `weighted_clusters`.

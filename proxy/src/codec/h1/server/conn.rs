@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, Version};
@@ -29,6 +30,8 @@ pub(super) struct Conn {
     pub(super) out: Writer,
     /// The client has ended its half.
     pub(super) ended: bool,
+    /// A time limit of the connection was reached: when it ends unless a request comes, and which limit it was.
+    pub(super) leaving: Option<(Instant, &'static str)>,
     /// How the body of the current request is framed, and how far it is.
     pub(super) decoder: Decoder,
     /// What broke the current request's body.
@@ -62,6 +65,7 @@ impl Conn {
             read: BytesMut::new(),
             out: Writer::default(),
             ended: false,
+            leaving: None,
             decoder: Decoder::Done,
             broken: None,
             current: 0,
