@@ -141,7 +141,7 @@ fn interpret(
     }
     let upgrade = match (notes.upgrade, notes.connection) {
         _ if method == Method::CONNECT => Some(Upgrade::Connect),
-        (Some(value), Some(connection)) if body.is_done() && version == 1 => {
+        (Some(value), Some(connection)) if version == 1 => {
             // Routes and formats may look at them; they mean this hop no more.
             parts.headers.insert(header::CONNECTION, connection);
             parts.headers.insert(header::UPGRADE, value.clone());

@@ -35,7 +35,7 @@ use super::reply::LocalReply;
 use super::tally::Counted;
 use super::{hash_policy, mirror, route, upgrade};
 use crate::body::Body;
-use crate::codec::{Interim, Protocol};
+use crate::codec::{Interim, Protocol, Upgrade};
 use crate::telemetry::flags::ResponseFlags;
 use crate::upstream::{AttemptError, AttemptInfo, Cluster, Host, PickContext, PickError, grpc};
 use attempt::Outcome;
@@ -398,6 +398,12 @@ pub fn out_of_time(x: &Exchange, limit: Limit) -> LocalReply {
     }
 }
 
+/// A WebSocket handshake that succeeds without a switch is none.
+fn unswitched(x: &Exchange, response: &Response<Body>) -> bool {
+    matches!(&x.upgrade, Some(Upgrade::Protocol(name)) if name.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && response.status().is_success()
+}
+
 /// The upstream's response becomes the answer, unless it is a redirect that is followed here.
 fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut response: Response<Body>) -> Answer {
     // The attempt has asked for the time when the head was there.
@@ -427,6 +433,9 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
         && redirect::follow(x, policy, &response, plan)
     {
         return Answer::Again(response);
+    }
+    if unswitched(x, &response) {
+        return Answer::Local(LocalReply::new(response.status(), "websocket_handshake_unsuccessful", ""));
     }
     let canary = response.headers().get(X_ENVOY_UPSTREAM_CANARY).is_some_and(|v| v == "true");
     charge(x, &plan.cluster, status, Some(took), canary);

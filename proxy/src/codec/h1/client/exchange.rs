@@ -57,6 +57,8 @@ pub(super) struct Exchange {
     /// The socket has taken some of the request.
     sent: bool,
     keep_alive: bool,
+    /// The upgrade was accepted.
+    tunnel: bool,
     interim: u32,
     first_interim: Option<StatusCode>,
 }
@@ -79,6 +81,7 @@ impl Default for Exchange {
             reused: false,
             sent: false,
             keep_alive: false,
+            tunnel: false,
             interim: 0,
             first_interim: None,
         }
@@ -249,10 +252,13 @@ impl Inner {
         exchange.decoder = answered.body;
         exchange.keep_alive = answered.keep_alive && exchange.state != Upload::Refused;
         if exchange.state == Upload::Held {
+            exchange.tunnel = answered.tunnel;
             if answered.tunnel {
                 exchange.state = Upload::Sending;
                 exchange.encoder = Encoder::UntilEnd;
             } else {
+                // The request has no end: nothing can follow it.
+                exchange.keep_alive = false;
                 exchange.state = Upload::Done;
                 exchange.upload = Body::empty();
             }
@@ -375,6 +381,8 @@ impl ResponseBody {
             return Poll::Ready(match next {
                 Ok(Item::Data(data)) => Some(Ok(Frame::data(data))),
                 Ok(Item::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
+                // HTTP/1 has no word for the orderly end of a tunnel.
+                Ok(Item::End) if inner.exchange.tunnel => Some(Err(Error::Io(std::io::ErrorKind::UnexpectedEof))),
                 Ok(Item::End) => None,
                 Err(error) => Some(Err(error)),
                 Ok(Item::More) => match inner.poll_fill(cx) {
