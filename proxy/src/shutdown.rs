@@ -16,6 +16,8 @@ pub enum Phase {
     /// Waiting for the first answers of the management server.
     Initializing,
     Live,
+    /// Responses say goodbye; listeners stay open, for the drain time.
+    Graceful,
     /// Listeners are closing; connections are told to go away at their next response.
     Draining,
     /// Waiting for the last request, within the drain time.
@@ -34,6 +36,7 @@ pub struct Shutdown {
 struct Inner {
     phase: watch::Sender<Phase>,
     health_failed: AtomicBool,
+    goodbye: AtomicBool,
     /// Open downstream connections of all workers.
     connections: AtomicU64,
     idle: tokio::sync::Notify,
@@ -45,6 +48,7 @@ impl Default for Shutdown {
             inner: Arc::new(Inner {
                 phase: watch::Sender::new(Phase::PreInitializing),
                 health_failed: AtomicBool::new(false),
+                goodbye: AtomicBool::new(false),
                 connections: AtomicU64::new(0),
                 idle: tokio::sync::Notify::new(),
             }),
@@ -76,6 +80,21 @@ impl Shutdown {
     /// `/drain_listeners`: no new connections, existing ones go away as they finish. The process stays.
     pub fn drain_listeners(&self) {
         self.advance(Phase::Draining);
+    }
+
+    /// `/drain_listeners?graceful`: responses say goodbye, and after the drain time it is [`Shutdown::drain_listeners`]; with `stay`
+    /// (`skip_exit`) the listeners stay.
+    pub fn drain_gracefully(&self, stay: bool) {
+        self.inner.goodbye.store(true, Relaxed);
+        if !stay {
+            self.advance(Phase::Graceful);
+        }
+    }
+
+    /// Whether responses are to say goodbye (`connection: close`, GOAWAY) everywhere but where listeners only drain when they are modified.
+    #[inline]
+    pub fn says_goodbye(&self) -> bool {
+        self.is_health_failed() || self.inner.goodbye.load(Relaxed)
     }
 
     /// First SIGTERM or SIGINT: drain, wait for the last request within the drain time, exit.

@@ -60,7 +60,7 @@ pub(super) fn start(shared: &Shared, started: Instant, workers: usize) {
                 starting = false;
                 text::forget();
             }
-            stats.live.set(i64::from(phase == Phase::Live));
+            stats.live.set(i64::from(matches!(phase, Phase::Live | Phase::Graceful)));
             stats.state.set(state(phase));
             stats.uptime.set(started.elapsed().as_secs() as i64);
             stats.total_connections.set(shared.shutdown.connections() as i64);
@@ -85,7 +85,7 @@ pub(super) fn start(shared: &Shared, started: Instant, workers: usize) {
 /// Envoy's numbers: LIVE, DRAINING, PRE_INITIALIZING, INITIALIZING.
 fn state(phase: Phase) -> i64 {
     match phase {
-        Phase::Live => 0,
+        Phase::Live | Phase::Graceful => 0,
         Phase::Draining | Phase::Stopping | Phase::Exit => 1,
         Phase::PreInitializing => 2,
         Phase::Initializing => 3,

@@ -40,7 +40,7 @@ pub(super) async fn run(mut process: Process) -> Result<(), Error> {
     tokio::task::spawn_local(watch_signals(shutdown.clone())?);
     tokio::task::spawn_local(reopen_logs(on(SignalKind::user_defined1())?, process.writer.clone()));
     let mut phases = shutdown.subscribe();
-    let mut draining = false;
+    let (mut draining, mut graceful) = (false, false);
     loop {
         let phase = *phases.borrow_and_update();
         match phase {
@@ -57,7 +57,12 @@ pub(super) async fn run(mut process: Process) -> Result<(), Error> {
                 draining = true;
                 tracing::info!("draining: listeners are closed");
                 process.close();
-                process.workers.drain(false, false);
+                process.workers.drain(false, graceful);
+            }
+            Phase::Graceful if !graceful => {
+                graceful = true;
+                tracing::info!("draining: listeners are closed in {:?}", process.drain_time);
+                tokio::task::spawn_local(drain_later(shutdown.clone(), process.drain_time));
             }
             _ => {}
         }
@@ -66,6 +71,12 @@ pub(super) async fn run(mut process: Process) -> Result<(), Error> {
     }
     process.end();
     Ok(())
+}
+
+/// The rest of a graceful drain.
+async fn drain_later(shutdown: Shutdown, after: Duration) {
+    tokio::time::sleep(after).await;
+    shutdown.drain_listeners();
 }
 
 impl Process {

@@ -117,6 +117,8 @@ pub struct RequestMeta {
     pub head_bytes: usize,
     /// How many requests the connection carried before.
     pub requests_before: u64,
+    /// It was answered `100 Continue` already.
+    pub continued: bool,
     /// Sends interim responses.
     pub informational: Informational,
 }

@@ -23,6 +23,7 @@ pub mod h2;
 mod handler;
 mod linger;
 mod path;
+pub(crate) mod repeated;
 mod tunnel;
 
 pub use body::Body;
@@ -109,10 +110,14 @@ pub enum Closing {
     ByPeer,
 }
 
+/// Among a response's extensions: the status of the first interim response that came before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interim(pub http::StatusCode);
+
 /// What goes with a request sent upstream.
 #[derive(Clone, Default)]
 pub struct SendOptions {
-    /// Where interim (1xx) responses of the origin go; without it they are dropped.
+    /// Where the origin's first interim (1xx) response goes; the others are dropped, as in Envoy, and without it all.
     pub informational: Option<Informational>,
     /// The request asks for this upgrade (`websocket`; CONNECT is known by its method).
     pub upgrade: Option<Upgrade>,

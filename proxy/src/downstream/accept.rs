@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use super::chain::Chain;
 use super::detect::{self, Detected};
 use super::listener::{Listener, Version};
-use super::log::{Unserved, log_connection};
+use super::log::{Unserved, log_connection, log_served};
 use super::original_dst::original_destination;
 use super::proxy_protocol::{self, Parsed};
 use super::stats::{ListenerStats, ProxyProtocolStats};
@@ -163,8 +163,8 @@ fn serve(listener: &Rc<Listener>, version: &Version, inspected: Inspected, ends:
     chain.clone().spawn(async move {
         let _counted = counted;
         if let Some((io, info)) = secured.await {
-            chain.serve(io, info.clone()).await;
-            log_connection(&worker, &info, None);
+            let session = chain.serve(io, info.clone()).await;
+            log_served(&worker, &info, session);
         }
     });
 }

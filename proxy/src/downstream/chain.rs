@@ -24,7 +24,9 @@ use crate::codec::{Drain, DrainHandle};
 use crate::connection::ConnectionInfo;
 use crate::http::ConnectionManager;
 use crate::io::{Io, Socket};
+use crate::tcp::filter::Denied;
 use crate::tcp::{self, Forward};
+use crate::telemetry::stream_info::StreamInfo;
 use crate::tls;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
@@ -174,8 +176,9 @@ impl Chain {
         tasks.iter().for_each(AbortHandle::abort);
     }
 
-    /// Runs the filters over a connection that is ready (TLS is done).
-    pub(super) async fn serve(&self, io: Io, connection: Rc<ConnectionInfo>) {
+    /// Runs the filters over a connection that is ready (TLS is done). What is returned is what the connection's log says of it, where
+    /// that is more than where it came from.
+    pub(super) async fn serve(&self, io: Io, connection: Rc<ConnectionInfo>) -> Option<Box<StreamInfo>> {
         if let Terminal::Tcp(forward) = &self.terminal {
             forward.count();
         }
@@ -186,17 +189,35 @@ impl Chain {
                 if let Some(delay) = denied.delay {
                     self.worker.local.timers.after(delay).await;
                 }
-                return;
+                return None;
             }
         };
+        if let Some(denied) = &passed.denied
+            && !matches!(self.terminal, Terminal::Tcp(_))
+        {
+            return Some(Box::pin(self.refuse(io, connection, denied)).await);
+        }
         match &self.terminal {
             Terminal::Http(manager) => manager.clone().serve(io, connection, self.drain.subscribe()).await,
             // Boxed, so that an idle HTTP connection does not pay for their state.
-            Terminal::Tcp(forward) => Box::pin(forward.serve(io, &connection, &passed)).await,
+            Terminal::Tcp(forward) => return Some(Box::pin(forward.serve(io, &connection, &passed)).await),
             Terminal::Echo => Box::pin(echo(io)).await,
             Terminal::DirectResponse(content) => Box::pin(respond(io, content)).await,
             Terminal::None => Box::pin(hold(io)).await,
         }
+        None
+    }
+
+    /// A filter has refused the client, which hears of it with its first bytes.
+    async fn refuse(&self, mut io: Io, connection: Rc<ConnectionInfo>, denied: &Denied) -> Box<StreamInfo> {
+        let (start, start_time) = (connection.start, connection.start_time);
+        let mut info = Box::new(StreamInfo::new(connection, None, start, start_time));
+        (info.request_body_bytes, _) = tcp::filter::first_bytes(&mut io, None).await;
+        if let Some(delay) = denied.delay {
+            self.worker.local.timers.after(delay).await;
+        }
+        info.termination_details = Some(denied.details.clone().into());
+        info
     }
 }
 

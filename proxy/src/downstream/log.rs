@@ -14,6 +14,15 @@ pub(super) enum Unserved<'a> {
     Handshake(&'a tls::Error),
 }
 
+/// A connection that was served: `session` is what its filters know of it.
+pub(super) fn log_served(worker: &Worker, info: &Rc<ConnectionInfo>, session: Option<Box<StreamInfo>>) {
+    match session {
+        Some(session) if !info.listener.access_logs.is_empty() => write(worker, info, &session),
+        Some(_) => {}
+        None => log_connection(worker, info, None),
+    }
+}
+
 /// The listener's own access logs: one line per connection.
 pub(super) fn log_connection(worker: &Worker, info: &Rc<ConnectionInfo>, unserved: Option<Unserved<'_>>) {
     if !info.listener.access_logs.is_empty() {
@@ -26,8 +35,12 @@ pub(super) fn log_connection(worker: &Worker, info: &Rc<ConnectionInfo>, unserve
             Some(Unserved::Handshake(error)) => stream.transport_failure = Some(error.to_string().into()),
             None => {}
         }
-        let context = LogContext::of(&stream, worker.local.clock.now());
-        let random = worker.local.random.next_u64();
-        worker.log.log(&info.listener.access_logs, &context, &worker.config().runtime, random);
+        write(worker, info, &stream);
     }
+}
+
+fn write(worker: &Worker, info: &ConnectionInfo, stream: &StreamInfo) {
+    let context = LogContext::of(stream, worker.local.clock.now());
+    let random = worker.local.random.next_u64();
+    worker.log.log(&info.listener.access_logs, &context, &worker.config().runtime, random);
 }

@@ -166,6 +166,7 @@ impl Exchange {
             received: connection.manager.worker.local.clock.now(),
             head_bytes,
             requests_before: 0,
+            continued: false,
             informational: Informational::default(),
         };
         let mut x = Exchange::begin(connection, parts, meta);

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderValue, SERVER, SET_COOKIE, VIA};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, SERVER, SET_COOKIE, VIA};
 use http::{HeaderMap, Response, StatusCode, Version};
 use sidemesh_config::resource::http_connection_manager::ServerHeader;
 use sidemesh_config::resource::route::RouteAction;
@@ -57,7 +57,7 @@ pub fn respond(mut x: Box<Exchange>, answer: Answer) -> Response<Body> {
 }
 
 fn local(x: &mut Exchange, reply: LocalReply) -> Response<Body> {
-    let mut response = reply::render_reply(x, reply);
+    let (mut response, content_type) = reply::render_reply(x, reply);
     // Without a route there is nothing that edits would belong to.
     let Some(route) = x.selected.as_ref().and_then(|s| s.route.as_deref()) else { return response };
     let forwards = matches!(route.action, RouteAction::Forward(_));
@@ -68,6 +68,9 @@ fn local(x: &mut Exchange, reply: LocalReply) -> Response<Body> {
     let status = std::mem::take(&mut x.info.status);
     edit_headers(x, &mut response);
     x.info.status = status;
+    if let Some(content_type) = content_type {
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+    }
     if let Some(length) = response.body().exact_len()
         && response.headers().contains_key(CONTENT_LENGTH)
     {
@@ -170,7 +173,7 @@ fn own_headers(x: &mut Exchange, response: &mut Response<Body>) {
         proxy_status::apply(config, x, response);
     }
     let unread = x.protocol != Protocol::Http2 && !x.request_complete() && !switches(response);
-    let drains = manager.worker.shutdown().is_health_failed() && !x.info.connection.listener.drain_modify_only;
+    let drains = manager.worker.shutdown().says_goodbye() && !x.info.connection.listener.drain_modify_only;
     if drains || (unread && closes_unread(x)) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

@@ -34,7 +34,7 @@ const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
 
 /// Removed from requests of callers that are not internal.
-const INTERNAL_ONLY: [HeaderName; 15] = [
+const INTERNAL_ONLY: [HeaderName; 14] = [
     X_ENVOY_RETRIABLE_STATUS_CODES,
     X_ENVOY_RETRIABLE_HEADER_NAMES,
     X_ENVOY_RETRY_ON,
@@ -48,7 +48,6 @@ const INTERNAL_ONLY: [HeaderName; 15] = [
     X_ENVOY_FORCE_TRACE,
     X_ENVOY_IP_TAGS,
     X_ENVOY_ORIGINAL_URL,
-    X_ENVOY_ORIGINAL_PATH,
     X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
 ];
 
@@ -73,6 +72,9 @@ pub fn apply(
         headers.remove(X_ENVOY_INTERNAL);
     }
     let tls = connection.is_tls();
+    if hcm.append_x_forwarded_port && !hcm.use_remote_address && !headers.contains_key(X_FORWARDED_PORT) {
+        headers.insert(X_FORWARDED_PORT, HeaderValue::from(connection.local.port()));
+    }
     let (address, checks) = if hcm.use_remote_address {
         edge_address(headers, hcm, connection)
     } else {
@@ -292,8 +294,8 @@ fn scheme_of(
     told: bool,
 ) -> Scheme {
     let parsed = |text: &[u8]| match text {
-        b"https" => Some(Scheme::Https),
-        b"http" => Some(Scheme::Http),
+        https if https.eq_ignore_ascii_case(b"https") => Some(Scheme::Https),
+        http if http.eq_ignore_ascii_case(b"http") => Some(Scheme::Http),
         _ => None,
     };
     if let Some(scheme) = hcm.scheme_override.as_deref().and_then(|s| parsed(s.as_bytes())) {

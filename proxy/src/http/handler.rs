@@ -28,6 +28,9 @@ impl Handler for Connection {
     // Begun before the future is made, which then holds one pointer and not what it was made of: every request moves its future.
     fn handle(&self, request: Request<Body>, meta: RequestMeta) -> impl Future<Output = Response<Body>> {
         let (parts, body) = request.into_parts();
+        if meta.continued {
+            self.manager.stats.downstream_rq.record(StatusCode::CONTINUE.as_u16());
+        }
         // Boxed: it goes from here to the answer's body.
         let mut x = Box::new(Exchange::begin(self, parts, meta));
         record::started(&x);
@@ -212,7 +215,7 @@ fn identify(x: &mut Exchange) -> Option<Answer> {
 pub(super) fn select_route(x: &mut Exchange) {
     let manager = x.manager.clone();
     let config = x.config.clone();
-    let Some(table) = route::table(&manager.config.routes, &config, &x.parts.headers) else {
+    let Some(table) = manager.table(&config, &x.parts.headers) else {
         // A choice made before must not outlive the table it was made from.
         x.selected = None;
         (x.info.vhost, x.info.route) = (None, None);
@@ -325,6 +328,7 @@ fn arm_duration(x: &mut Exchange) {
 /// What the route says.
 async fn act(x: &mut Exchange) -> Answer {
     let manager = x.manager.clone();
+    manager.stats.rq_total.inc();
     let Some(selected) = &x.selected else {
         manager.stats.no_route.inc();
         return Answer::Local(LocalReply::no_route());
@@ -337,18 +341,17 @@ async fn act(x: &mut Exchange) -> Answer {
         return Answer::Local(LocalReply::no_route());
     };
     match &route.action {
-        RouteAction::Forward(forward) => {
-            manager.stats.rq_total.inc();
-            forward::forward(x, forward).await
-        }
+        RouteAction::Forward(forward) => forward::forward(x, forward).await,
         RouteAction::Redirect(redirect) => {
-            manager.stats.rq_total.inc();
             manager.stats.rq_direct_response.inc();
-            let location = route::location(redirect, &route, x.caller.scheme, x.authority(), x.target());
+            // What is logged of the request is what it was rewritten to.
+            if let Some(target) = route::redirect_target(redirect, &route, x.target()) {
+                forward::set_target(x, &target);
+            }
+            let location = route::location(redirect, x.caller.scheme, x.authority(), x.target());
             Answer::Local(redirect_reply(redirect.status, location))
         }
         RouteAction::DirectResponse(direct) => {
-            manager.stats.rq_total.inc();
             manager.stats.rq_direct_response.inc();
             Answer::Local(direct_reply(x, direct))
         }
@@ -388,7 +391,7 @@ fn direct_reply(x: &mut Exchange, direct: &sidemesh_config::resource::route::Dir
     if let Some(format) = &direct.body_format {
         // The status is not settled yet, as in Envoy: `%RESPONSE_CODE%` is 0 here.
         x.local_body = reply.body.clone();
-        let content_type = super::reply::apply_format(x, format);
+        let content_type = super::reply::apply_format(x, format, true);
         reply.body = std::mem::take(&mut x.local_body);
         reply = reply.header(http::header::CONTENT_TYPE, content_type);
     }

@@ -11,6 +11,7 @@ use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use sidemesh_config::resource::core::{AppendAction, HeaderEdit, HeaderEdits, HeaderTarget};
 use smallvec::SmallVec;
 
+use crate::codec::repeated;
 use crate::telemetry::format;
 use crate::telemetry::stream_info::LogContext;
 
@@ -136,7 +137,7 @@ pub fn apply(changes: Changes, headers: &mut HeaderMap) -> SmallVec<[Evaluated; 
                 headers.insert(name.clone(), change.value);
             }
             HeaderTarget::Header(name) => {
-                headers.append(name.clone(), change.value);
+                repeated::add(headers, name, change.value);
             }
             HeaderTarget::Authority => {
                 headers.insert(HOST, change.value);

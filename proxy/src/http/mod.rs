@@ -31,17 +31,19 @@ mod tally;
 mod upgrade;
 mod upload;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use sidemesh_config::matcher::PeerCertificate;
-use sidemesh_config::resource::http_connection_manager::{CodecType, HttpConnectionManager, ServerHeader};
+use sidemesh_config::resource::http_connection_manager::{CodecType, HttpConnectionManager, RouteSource, ServerHeader};
 use sidemesh_config::resource::http_filter::HttpFilterKind;
 use sidemesh_config::resource::http_filter::router::Router;
 use sidemesh_config::resource::listener::Listener;
+use sidemesh_config::resource::route::RouteConfig;
+use sidemesh_config::snapshot::Snapshot;
 use sidemesh_config::value::Name;
 
 pub use exchange::Exchange;
@@ -80,6 +82,8 @@ pub struct ConnectionManager {
     /// `x-envoy-expected-rq-timeout-ms`, which for most requests is the same.
     expected_timeout: headers::Kept,
     tallies: tally::Tallies,
+    /// The route table by RDS that was in force last: what drains is served by it when nobody subscribes to it any more.
+    last_table: RefCell<Option<Arc<RouteConfig>>>,
     h1: Rc<h1::server::Settings>,
     h2: h2::server::Settings,
     /// Whether anything reads request or response heads after the answer: access logs or spans.
@@ -149,6 +153,10 @@ impl ConnectionManager {
             date: headers::Kept::default(),
             expected_timeout: headers::Kept::default(),
             tallies: tally::Tallies::default(),
+            last_table: RefCell::new(match &config.routes {
+                RouteSource::Rds { name, .. } => worker.config().route_config(name).cloned(),
+                _ => None,
+            }),
             h1: Rc::new(h1_settings(&config)),
             h2: h2_settings(&config),
             keeps_heads,
@@ -207,6 +215,21 @@ impl ConnectionManager {
             duration: self.config.common.max_connection_duration,
         };
         upgrade::sniff(io, &self.worker.local, limits, drain).await
+    }
+
+    /// The route table for a request; `None` when it has not arrived.
+    fn table(&self, snapshot: &Snapshot, headers: &http::HeaderMap) -> Option<Arc<RouteConfig>> {
+        let found = route::table(&self.config.routes, snapshot, headers).cloned();
+        if !matches!(self.config.routes, RouteSource::Rds { .. }) {
+            return found;
+        }
+        let mut last = self.last_table.borrow_mut();
+        match (&found, &*last) {
+            (None, _) => return last.clone(),
+            (Some(found), Some(last)) if Arc::ptr_eq(found, last) => {}
+            _ => *last = found.clone(),
+        }
+        found
     }
 
     fn suppresses(&self) -> bool {
@@ -319,6 +342,7 @@ fn h1_settings(config: &HttpConnectionManager) -> h1::server::Settings {
         stream_idle_timeout: config.stream_idle_timeout,
         flush_timeout: flush_timeout(config),
         max_connection_duration: config.common.max_connection_duration,
+        drain_timeout: config.drain_timeout,
         safe_max_connection_duration: config.http1_safe_max_connection_duration,
         max_requests_per_connection: config.common.max_requests_per_connection.map(u64::from),
         delayed_close_timeout: config.delayed_close_timeout.unwrap_or(Duration::ZERO),

@@ -302,7 +302,7 @@ pub fn rejected(connection: &Connection, rejection: &Rejection) -> Response<Body
     };
     let mut x = Exchange::headless(connection, rejection.protocol, rejection.head_bytes);
     let reply = LocalReply::new(rejection.status, rejection.details, "").body(rejection.body);
-    let mut response = reply::render_reply(&mut x, reply.flags(flags));
+    let (mut response, _) = reply::render_reply(&mut x, reply.flags(flags));
     let headers = response.headers_mut();
     headers.insert(SERVER, manager.server_name.clone());
     headers.insert(DATE, finish::date(manager));

@@ -212,8 +212,9 @@ fn overflow_code(overflow: &Overflow) -> &'static str {
     }
 }
 
-/// Writes the answer down; the record says what happened.
-pub fn render_reply(x: &mut Exchange, reply: LocalReply) -> Response<Body> {
+/// Writes the answer down; the record says what happened. The type of the body is given where a format of `local_reply_config` made it:
+/// then it is the last word.
+pub fn render_reply(x: &mut Exchange, reply: LocalReply) -> (Response<Body>, Option<HeaderValue>) {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = reply.status;
     if let Some(headers) = reply.headers {
@@ -231,17 +232,17 @@ pub fn render_reply(x: &mut Exchange, reply: LocalReply) -> Response<Body> {
     if x.config.revision.is_some() && !reply.code.is_empty() {
         response.headers_mut().insert(X_SIDEMESH_ERROR, HeaderValue::from_static(reply.code));
     }
-    let content_type = map(x, &mut response, reply.body);
+    let (content_type, given) = map(x, &mut response, reply.body);
     let body = std::mem::take(&mut x.local_body);
     if x.is_grpc() && !x.grpc_web {
         make_grpc(&mut response, x.info.status, reply.grpc_status, &body);
         x.info.status = response.status().as_u16();
         x.local_body = body;
-        return response;
+        return (response, None);
     }
     if !body.is_empty() {
-        if !response.headers().contains_key(CONTENT_TYPE) {
-            response.headers_mut().insert(CONTENT_TYPE, content_type);
+        if given || !response.headers().contains_key(CONTENT_TYPE) {
+            response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
         }
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         let bytes = match &body {
@@ -250,8 +251,9 @@ pub fn render_reply(x: &mut Exchange, reply: LocalReply) -> Response<Body> {
         };
         *response.body_mut() = Body::full(bytes);
     }
+    let last = (given && !body.is_empty()).then_some(content_type);
     x.local_body = body;
-    response
+    (response, last)
 }
 
 fn make_grpc(response: &mut Response<Body>, status: u16, given: Option<u32>, body: &str) {
@@ -278,19 +280,23 @@ pub fn percent_encode_message(text: &str) -> String {
     out
 }
 
-/// Applies `local_reply_config`; leaves the text in `x.local_body` and returns its type.
-fn map(x: &mut Exchange, response: &mut Response<Body>, body: Cow<'static, str>) -> HeaderValue {
+/// Applies `local_reply_config`; leaves the text in `x.local_body` and returns its type, and whether a format gives it: that goes before
+/// what the answer says of itself.
+fn map(x: &mut Exchange, response: &mut Response<Body>, body: Cow<'static, str>) -> (HeaderValue, bool) {
     x.local_body = body;
     let text = HeaderValue::from_static("text/plain");
-    let Some(config) = x.manager.config.local_reply.clone() else { return text };
+    let Some(config) = x.manager.config.local_reply.clone() else { return (text, false) };
     let mapper = config.mappers.iter().find(|m| admits(&m.filter, &x.log_context(), &x.config.runtime, x.random));
     if let Some(mapper) = mapper {
         apply_mapper(x, response, mapper);
     }
     let format = mapper.and_then(|m| m.body_format.as_ref()).or(config.body_format.as_ref());
     match format {
-        Some(format) => apply_format(x, format),
-        None => text,
+        Some(format) => {
+            let line = !x.is_grpc();
+            (apply_format(x, format, line), true)
+        }
+        None => (text, false),
     }
 }
 
@@ -307,8 +313,8 @@ fn apply_mapper(x: &mut Exchange, response: &mut Response<Body>, mapper: &LocalR
     headers::apply(changes, response.headers_mut());
 }
 
-/// Formats the body; returns its content type.
-pub fn apply_format(x: &mut Exchange, format: &BodyFormat) -> HeaderValue {
+/// Formats the body; returns its content type. `line`: JSON ends with a line break.
+pub fn apply_format(x: &mut Exchange, format: &BodyFormat, line: bool) -> HeaderValue {
     let mut out = String::new();
     let absent = if format.omit_empty { "" } else { "-" };
     let default = match &format.kind {
@@ -318,7 +324,7 @@ pub fn apply_format(x: &mut Exchange, format: &BodyFormat) -> HeaderValue {
         }
         BodyFormatKind::Json(f) => {
             render_json(f, &x.log_context(), format.omit_empty, &mut out);
-            if !x.is_grpc() {
+            if line {
                 out.push('\n');
             }
             HeaderValue::from_static("application/json")

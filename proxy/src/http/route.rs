@@ -90,9 +90,9 @@ fn scope_key(parts: &[ScopeKeyPart], headers: &HeaderMap) -> Option<Vec<String>>
 }
 
 /// Runs the matcher.
-pub fn select(table: &Arc<RouteConfig>, view: &RequestView<'_>, internal: bool) -> Selected {
-    let Some(vhost) = table.virtual_host(view.authority) else {
-        return Selected { table: table.clone(), vhost: None, route: None, to_https: false, branch: None };
+pub fn select(table: Arc<RouteConfig>, view: &RequestView<'_>, internal: bool) -> Selected {
+    let Some(vhost) = table.virtual_host_of(view).cloned() else {
+        return Selected { table, vhost: None, route: None, to_https: false, branch: None };
     };
     let to_https = view.scheme != "https"
         && match vhost.require_tls {
@@ -105,7 +105,7 @@ pub fn select(table: &Arc<RouteConfig>, view: &RequestView<'_>, internal: bool) 
         RouteAction::Forward(forward) => branch(forward, view),
         _ => None,
     });
-    Selected { table: table.clone(), vhost: Some(vhost.clone()), route, to_https, branch }
+    Selected { table, vhost: Some(vhost), route, to_https, branch }
 }
 
 /// Draws a branch of `weighted_clusters`.
@@ -184,7 +184,7 @@ pub fn rewrite_path(
                 out
             })
         }
-        PathRewrite::Format(f) => return Some(format(f)).filter(|p| p.starts_with('/')),
+        PathRewrite::Format(f) => Some(format(f)).filter(|path| !path.is_empty())?,
     };
     Some(new + query)
 }
@@ -225,8 +225,19 @@ pub fn rewrite_host<'a>(
     }
 }
 
-/// The `location` of a redirect.
-pub fn location(redirect: &Redirect, route: &Route, scheme: Scheme, host: &str, target: &str) -> String {
+/// The request's `/path?query` as a redirect rewrites it; `None`: it does not.
+pub fn redirect_target(redirect: &Redirect, route: &Route, target: &str) -> Option<String> {
+    let (path, query) = split_query(target);
+    let new = match &redirect.path {
+        RedirectPath::Keep | RedirectPath::Path(_) => return None,
+        RedirectPath::Prefix(new) => Cow::Owned(replace_prefix(&route.matcher.path, path, new)),
+        RedirectPath::Regex { pattern, substitution } => pattern.0.replace_all(path, substitution.as_str()),
+    };
+    Some(new.into_owned() + query)
+}
+
+/// The `location` of a redirect of a request whose target is [`redirect_target`] already.
+pub fn location(redirect: &Redirect, scheme: Scheme, host: &str, target: &str) -> String {
     let new_scheme: &str = match (&redirect.scheme, redirect.https) {
         (Some(scheme), _) => scheme,
         (None, true) => "https",
@@ -248,19 +259,18 @@ pub fn location(redirect: &Redirect, route: &Route, scheme: Scheme, host: &str, 
             out += if drop { name } else { host };
         }
     }
-    let (path, query) = split_query(target);
-    let new = match &redirect.path {
-        RedirectPath::Keep => Cow::Borrowed(path),
+    let (path, query) = match &redirect.path {
         // A query of its own takes the request's place, and is never stripped.
-        RedirectPath::Path(new) if new.contains('?') => return out + new,
-        RedirectPath::Path(new) => Cow::Borrowed(&**new),
-        RedirectPath::Prefix(new) => Cow::Owned(replace_prefix(&route.matcher.path, path, new)),
-        RedirectPath::Regex { pattern, substitution } => pattern.0.replace_all(path, substitution.as_str()),
+        RedirectPath::Path(new) if new.contains('?') => (&**new, ""),
+        RedirectPath::Path(new) if redirect.strip_query => (&**new, ""),
+        RedirectPath::Path(new) => (&**new, split_query(target).1),
+        _ if redirect.strip_query => (split_query(target).0, ""),
+        _ => (target, ""),
     };
-    match redirect.strip_query {
-        true => out + split_query(&new).0,
-        false => out + &new + query,
+    if !path.starts_with('/') {
+        out.push('/');
     }
+    out + path + query
 }
 
 /// `grpc-timeout`: digits and a unit (gRPC over HTTP/2, "Requests").
@@ -371,7 +381,10 @@ mod tests {
         );
         let table = sidemesh_config::resource::route::parse(&table.unwrap()).unwrap();
         let locations = table.virtual_hosts[0].routes.iter().map(|route| match &route.action {
-            RouteAction::Redirect(redirect) => location(redirect, route, Scheme::Http, "h", "/a/t?q"),
+            RouteAction::Redirect(redirect) => {
+                let target = redirect_target(redirect, route, "/a/t?q");
+                location(redirect, Scheme::Http, "h", target.as_deref().unwrap_or("/a/t?q"))
+            }
             _ => String::new(),
         });
         assert_eq!(locations.collect::<Vec<_>>(), ["http://h/b", "http://h/b?x=1", "http://h/b/t?q"]);

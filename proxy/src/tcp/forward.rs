@@ -11,7 +11,7 @@ use sidemesh_config::value::{Address, Backoff, Name};
 use tokio::io::AsyncWriteExt;
 
 use super::copy::{self, Copied, End, Tools};
-use super::filter::Passed;
+use super::filter::{self, Denied, Passed};
 use super::stats::TcpStats;
 use super::tunnel;
 use crate::clock::Timers;
@@ -54,19 +54,23 @@ impl Forward {
         self.stats.downstream_cx_total.inc();
     }
 
-    /// Serves one connection to its end.
-    pub async fn serve(&self, mut io: Io, connection: &Rc<ConnectionInfo>, passed: &Passed) {
+    /// Serves one connection to its end; what is known of it is for the listener's log, too.
+    pub async fn serve(&self, mut io: Io, connection: &Rc<ConnectionInfo>, passed: &Passed) -> Box<StreamInfo> {
         let clock = &self.worker.local.clock;
         let info = StreamInfo::new(connection.clone(), None, clock.now(), clock.system());
         let mut session = Session { forward: self, connection, info, copied: Rc::default() };
         let snapshot = self.worker.config();
         match session.connect(&snapshot, passed).await {
-            Some(connected) => session.copy(&mut io, connected).await,
+            Some(connected) => match &passed.denied {
+                None => session.copy(&mut io, connected).await,
+                Some(denied) => session.refuse(&mut io, connected, denied).await,
+            },
             // Under TLS the client is told of the end; elsewhere a reset tells it that what it sent was not read.
             None if io.is_tls() => drop(io.shutdown().await),
             None => {}
         }
         session.finish();
+        Box::new(session.info)
     }
 }
 
@@ -225,6 +229,17 @@ impl Session<'_> {
         }
     }
 
+    /// A filter has refused the client, which hears of it with its first bytes.
+    async fn refuse(&mut self, io: &mut Io, mut connected: TcpConnected, denied: &Denied) {
+        let (up, down) = filter::first_bytes(io, Some(&mut connected.upstream.io)).await;
+        self.copied.up.set(up);
+        self.copied.down.set(down);
+        if let Some(delay) = denied.delay {
+            self.forward.worker.local.timers.after(delay).await;
+        }
+        self.info.termination_details = Some(denied.details.clone().into());
+    }
+
     async fn copy(&mut self, io: &mut Io, mut connected: TcpConnected) {
         let forward = self.forward;
         let (config, local) = (&forward.config, &forward.worker.local);
@@ -284,6 +299,7 @@ impl Session<'_> {
         let stats = &self.forward.stats;
         stats.downstream_cx_rx_bytes_total.add(up);
         stats.downstream_cx_tx_bytes_total.add(down);
+        self.passed();
         self.log(Moment::End);
     }
 
@@ -294,12 +310,19 @@ impl Session<'_> {
         if logs.is_empty() {
             return;
         }
-        let (up, down) = (self.copied.up.get(), self.copied.down.get());
+        self.passed();
         self.info.moment = moment;
-        (self.info.request_body_bytes, self.info.upstream.bytes_sent) = (up, up);
-        (self.info.response_body_bytes, self.info.upstream.bytes_received) = (down, down);
         let context = LogContext::of(&self.info, worker.local.clock.now());
         worker.log.log(logs, &context, &worker.config().runtime, worker.local.random.next_u64());
+    }
+}
+
+impl Session<'_> {
+    /// Takes down what has passed so far.
+    fn passed(&mut self) {
+        let (up, down) = (self.copied.up.get(), self.copied.down.get());
+        (self.info.request_body_bytes, self.info.upstream.bytes_sent) = (up, up);
+        (self.info.response_body_bytes, self.info.upstream.bytes_received) = (down, down);
     }
 }
 

@@ -291,9 +291,9 @@ pub(crate) fn header_map(lines: usize) -> HeaderMap {
     HeaderMap::with_capacity(lines.min(1024) + 4)
 }
 
-/// Adds to a map that must not be allowed to panic when it is full.
-pub(crate) fn append(map: &mut HeaderMap, name: HeaderName, value: HeaderValue) -> Result<(), Fault> {
-    map.try_append(name, value).map(drop).map_err(|_| Fault::TooMany)
+/// Adds to a map that must not be allowed to panic when it is full. Says whether the field was there already.
+pub(crate) fn append(map: &mut HeaderMap, name: HeaderName, value: HeaderValue) -> Result<bool, Fault> {
+    map.try_append(name, value).map_err(|_| Fault::TooMany)
 }
 
 /// A trailer section, without the fields that may not be in one (RFC 9110, section 6.5.1).

@@ -11,6 +11,7 @@ use super::server::Settings;
 use super::spelling;
 use crate::codec::handler::{Scheme, Upgrade};
 use crate::codec::path;
+use crate::codec::repeated::{self, Side};
 
 /// A request that may go on.
 #[derive(Debug)]
@@ -113,17 +114,20 @@ fn interpret(
     parts.version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
     parts.headers = head::header_map(lines.fields());
     let mut notes = Notes::default();
-    let mut nominated = false;
+    let (mut nominated, mut repeated) = (false, false);
     for field in lines.entries(raw) {
         let Field { name, value, own } = field?;
         if !own {
-            head::append(&mut parts.headers, name, value)?;
+            repeated |= head::append(&mut parts.headers, name, value)?;
             continue;
         }
         nominated |= name == header::CONNECTION && names_more(value.as_bytes());
         if let Some((name, value)) = note(name, value, &mut notes, settings)? {
-            head::append(&mut parts.headers, name, value)?;
+            repeated |= head::append(&mut parts.headers, name, value)?;
         }
+    }
+    if repeated {
+        repeated::join(&mut parts.headers, Side::Request);
     }
     if nominated {
         drop_nominated(lines.raw(raw), &mut parts.headers)?;
@@ -137,7 +141,7 @@ fn interpret(
     }
     let upgrade = match (notes.upgrade, notes.connection) {
         _ if method == Method::CONNECT => Some(Upgrade::Connect),
-        (Some(value), Some(connection)) if body.is_done() && version == 1 => {
+        (Some(value), Some(connection)) if version == 1 => {
             // Routes and formats may look at them; they mean this hop no more.
             parts.headers.insert(header::CONNECTION, connection);
             parts.headers.insert(header::UPGRADE, value.clone());

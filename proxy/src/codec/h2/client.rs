@@ -25,7 +25,7 @@ use super::translate::Outgoing;
 use super::upload::{Failure, Upload};
 use crate::codec::body::{Body, Error};
 use crate::codec::handler::{Informational, Scheme, Upgrade};
-use crate::codec::{Local, Release, SendError, SendOptions};
+use crate::codec::{Interim, Local, Release, SendError, SendOptions};
 use crate::io::Io;
 
 /// A shared connection. Cloning is another handle to it.
@@ -216,6 +216,7 @@ impl Connection {
             stage,
             upgrade: options.upgrade,
             informational: options.informational,
+            first_interim: None,
         }
     }
 }
@@ -292,6 +293,7 @@ pub struct ResponseFuture {
     stage: Stage,
     upgrade: Option<Upgrade>,
     informational: Option<Informational>,
+    first_interim: Option<StatusCode>,
 }
 
 impl ResponseFuture {
@@ -330,7 +332,9 @@ impl ResponseFuture {
             return Poll::Ready(Err(SendError::RequestBody(error)));
         }
         while let Some(interim) = stream.with(|session, key| session.next_interim(key)) {
-            if let (Some(informational), Some(status)) = (&self.informational, interim.status) {
+            let (None, Some(status)) = (self.first_interim, interim.status) else { continue };
+            self.first_interim = Some(status);
+            if let Some(informational) = &self.informational {
                 informational.send(status, &interim.headers);
             }
         }
@@ -348,6 +352,9 @@ impl ResponseFuture {
         let mut response = Response::new(Body::empty());
         *response.headers_mut() = head.headers;
         *response.version_mut() = Version::HTTP_2;
+        if let Some(first) = self.first_interim {
+            response.extensions_mut().insert(Interim(first));
+        }
         let mut status = head.status.unwrap_or_default();
         if let Some(Upgrade::Protocol(protocol)) = &self.upgrade
             && status.is_success()

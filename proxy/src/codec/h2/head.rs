@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::hpack::{Field, Pseudo};
 use crate::codec::h1::{is_authority, is_connection_specific, parse_length};
+use crate::codec::repeated::{self, Side};
 
 /// Fields that most heads have room for at once.
 const USUAL_FIELDS: usize = 12;
@@ -28,10 +29,14 @@ pub(super) struct Head {
     fields: usize,
     /// Over a limit: the fields are not kept.
     pub(super) too_large: bool,
+    /// Over the limit of fields.
+    pub(super) too_many: bool,
     malformed: bool,
     /// A field that is no pseudo-header came.
     regular: bool,
     pub(super) cookies: u32,
+    /// A field came twice.
+    repeated: bool,
 }
 
 /// The message is not what HTTP allows.
@@ -55,7 +60,8 @@ impl Head {
     pub(super) fn add(&mut self, field: Field, limits: &Limits) {
         self.bytes += field.len();
         self.fields += 1;
-        self.too_large |= self.bytes > limits.bytes || self.fields > limits.fields;
+        self.too_many |= self.fields > limits.fields;
+        self.too_large |= self.too_many || self.bytes > limits.bytes;
         match field {
             Field::Invalid(_) => self.malformed = true,
             Field::Pseudo(name, value) => self.pseudo(name, value),
@@ -97,7 +103,10 @@ impl Head {
             self.malformed |= name != "http2-settings";
             return;
         }
-        self.too_large |= self.headers.try_append(name, value).is_err();
+        match self.headers.try_append(name, value) {
+            Ok(there) => self.repeated |= there,
+            Err(_) => self.too_large = true,
+        }
     }
 
     /// After the pseudo-headers, before the first field of the others.
@@ -135,6 +144,9 @@ impl Head {
             }
             (None, _) => false,
         };
+        if self.repeated {
+            repeated::join(&mut self.headers, Side::Request);
+        }
         if target && reachable { Ok(()) } else { Err(Malformed::Message) }
     }
 
@@ -142,6 +154,9 @@ impl Head {
     pub(super) fn finish_response(&mut self) -> Result<StatusCode, Malformed> {
         if self.malformed || self.has_request_fields() {
             return Err(Malformed::Field);
+        }
+        if self.repeated {
+            repeated::join(&mut self.headers, Side::Response);
         }
         self.status.ok_or(Malformed::Message)
     }

@@ -32,12 +32,14 @@ pub(super) enum Refusal {
     Target,
     /// A target with a fragment: 400.
     Fragment,
+    /// More fields than the limit.
+    TooMany,
 }
 
 /// Reads a request's head.
 pub(super) fn incoming(mut head: Head) -> Result<Incoming, Refusal> {
     if head.too_large {
-        return Err(Refusal::TooLarge);
+        return Err(if head.too_many { Refusal::TooMany } else { Refusal::TooLarge });
     }
     let (mut parts, ()) = Request::new(()).into_parts();
     parts.headers = std::mem::take(&mut head.headers);

@@ -57,15 +57,21 @@ pub async fn run(x: &Exchange, plan: &Plan, host: &Rc<Host>, info: &AttemptInfo)
     .await
 }
 
+/// The scheme of what goes to a cluster, after its transport.
+pub fn scheme_of(cluster: &Cluster) -> Scheme {
+    match cluster.config().transport {
+        UpstreamTransport::Tls(_) => Scheme::Https,
+        _ => Scheme::Http,
+    }
+}
+
 /// What goes with the request besides its head and body.
 pub fn send_options(x: &Exchange, cluster: &Cluster) -> SendOptions {
-    let secure = |t: &UpstreamTransport| matches!(t, UpstreamTransport::Tls(_));
     SendOptions {
         informational: x.manager.config.proxy_100_continue.then(|| x.informational.clone()),
         upgrade: x.upgrade.clone(),
         scheme: match x.manager.config.scheme_matches_upstream {
-            true if secure(&cluster.config().transport) => Scheme::Https,
-            true => Scheme::Http,
+            true => scheme_of(cluster),
             false => x.caller.scheme,
         },
     }

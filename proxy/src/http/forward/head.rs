@@ -21,12 +21,12 @@ use crate::telemetry::stream_info::TraceContext;
 use crate::telemetry::trace;
 use crate::upstream::Host;
 
-/// What is done once, before the first attempt.
-pub fn finish(x: &mut Exchange, forward: &Forward, plan: &Plan) {
+/// What is done once, before the first attempt. Says whether the route's levels edit headers.
+pub fn finish(x: &mut Exchange, forward: &Forward, plan: &Plan) -> bool {
     plan.timeouts.announce(x, Duration::ZERO);
     // Formats in these edits tell of the attempt that is to come.
     let attempts = std::mem::replace(&mut x.info.upstream.attempts, 1);
-    edit_levels(x);
+    let edited = edit_levels(x);
     x.info.upstream.attempts = attempts;
     if let Some(host) = x.stripped_host.take() {
         x.parts.headers.insert(HOST, host);
@@ -37,6 +37,7 @@ pub fn finish(x: &mut Exchange, forward: &Forward, plan: &Plan) {
         let context = x.info.trace;
         inject_trace(x, &context);
     }
+    edited
 }
 
 /// What is done before every attempt.
@@ -91,9 +92,9 @@ pub fn strictly_checked(x: &mut Exchange) -> Option<LocalReply> {
     Some(reply.flags(&[ResponseFlags::INVALID_ENVOY_REQUEST_HEADERS]))
 }
 
-/// Request header edits of the route's levels.
-fn edit_levels(x: &mut Exchange) {
-    let Some(selected) = &x.selected else { return };
+/// Request header edits of the route's levels; says whether there are any.
+fn edit_levels(x: &mut Exchange) -> bool {
+    let Some(selected) = &x.selected else { return false };
     let levels = [
         selected.route.as_ref().map(|r| &r.request_headers),
         selected.vhost.as_ref().map(|v| &v.request_headers),
@@ -101,7 +102,7 @@ fn edit_levels(x: &mut Exchange) {
     ];
     let weighted = selected.weighted().map(|w| &w.request_headers);
     if levels.iter().chain([&weighted]).flatten().all(|e| e.is_empty()) {
-        return;
+        return false;
     }
     // The tables outlive the edits: they are shared, the head is not.
     let selected = selected.clone();
@@ -115,6 +116,7 @@ fn edit_levels(x: &mut Exchange) {
     for edits in weighted.into_iter().chain(order) {
         edit_request(x, edits);
     }
+    true
 }
 
 /// Applies one level of edits to the request.
@@ -183,8 +185,13 @@ fn rewrite_path(x: &mut Exchange, forward: &Forward) {
     }
     let Some(route) = x.info.route.clone() else { return };
     let Some(path) = route::rewrite_path(&route, x.target(), |f| x.format(f)) else { return };
+    set_target(x, &path);
+}
+
+/// Gives the request another `/path?query`, and keeps the one it had in `x-envoy-original-path`.
+pub fn set_target(x: &mut Exchange, path: &str) {
     let original = HeaderValue::from_str(x.target());
-    if !codec::set_path_and_query(&mut x.parts, &path) {
+    if !codec::set_path_and_query(&mut x.parts, path) {
         tracing::debug!(%path, "a route's path rewrite made no valid path; the request keeps its own");
         return;
     }

@@ -24,7 +24,7 @@ use sidemesh_config::value::Address;
 use smallvec::SmallVec;
 
 pub use attempt::{downstream, note};
-pub use head::{apply, edit_request};
+pub use head::{apply, edit_request, set_target};
 pub(super) use timeout::Timeouts;
 
 use super::exchange::Exchange;
@@ -35,7 +35,7 @@ use super::reply::LocalReply;
 use super::tally::Counted;
 use super::{hash_policy, mirror, route, upgrade};
 use crate::body::Body;
-use crate::codec::Protocol;
+use crate::codec::{Interim, Protocol, Upgrade};
 use crate::telemetry::flags::ResponseFlags;
 use crate::upstream::{AttemptError, AttemptInfo, Cluster, Host, PickContext, PickError, grpc};
 use attempt::Outcome;
@@ -76,7 +76,8 @@ pub async fn forward(x: &mut Exchange, forward: &Forward) -> Answer {
     let asks = any_envoy(&x.parts.headers);
     let mut plan = plan(x, forward, cluster, asks);
     Counted::begin(x, &plan.cluster.entry().cluster.stat_name, asks);
-    head::finish(x, forward, &plan);
+    let edited = head::finish(x, forward, &plan);
+    wishes(x, forward, &mut plan, asks || (edited && any_envoy(&x.parts.headers)));
     if upgrade::terminates_connect(x, forward) {
         return Box::pin(upgrade::connect(x, &mut plan)).await;
     }
@@ -97,13 +98,11 @@ fn for_cluster(x: &Exchange, plan: &Plan, reply: LocalReply) -> Answer {
 
 fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>, asks: bool) -> Plan {
     let policy = forward.retry.as_ref().or_else(|| x.info.vhost.as_ref()?.retry_policy.as_ref()).cloned();
-    let retry = if policy.is_some() || asks { Retry::new(policy.as_ref(), &x.view()) } else { None };
     let longest = cluster.config().protocol.common.max_stream_duration;
     let timeouts = Timeouts::new(x, forward, policy.as_deref(), longest, asks);
-    if asks {
-        retry::strip(&mut x.parts.headers);
+    if x.manager.config.scheme_matches_upstream {
+        x.caller.scheme = attempt::scheme_of(&cluster);
     }
-    let hash = if forward.hash_policy.is_empty() { None } else { hash_policy::hash(x, &forward.hash_policy) };
     let entry = cluster.entry();
     x.info.upstream.cluster_metadata = entry.cluster.metadata.clone();
     x.info.upstream.cluster_stat_name = Some(entry.cluster.stat_name.clone());
@@ -111,11 +110,26 @@ fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>, asks: bool) -
         cluster,
         priority: forward.priority,
         timeouts,
-        retry,
-        hash,
+        retry: None,
+        hash: None,
         started: x.now(),
         timed_out: false,
         tried: SmallVec::new(),
+    }
+}
+
+/// What the request asks for in the form that it goes upstream in: retries, and the host that its hash chooses. `asks`: it has headers that
+/// may speak of retries.
+fn wishes(x: &mut Exchange, forward: &Forward, plan: &mut Plan, asks: bool) {
+    let policy = forward.retry.as_ref().or_else(|| x.info.vhost.as_ref()?.retry_policy.as_ref()).cloned();
+    if policy.is_some() || asks {
+        plan.retry = Retry::new(policy.as_ref(), &x.view());
+    }
+    if asks {
+        retry::strip(&mut x.parts.headers);
+    }
+    if !forward.hash_policy.is_empty() {
+        plan.hash = hash_policy::hash(x, &forward.hash_policy);
     }
 }
 
@@ -379,6 +393,12 @@ pub fn out_of_time(x: &Exchange, limit: Limit) -> LocalReply {
     }
 }
 
+/// A WebSocket handshake that succeeds without a switch is none.
+fn unswitched(x: &Exchange, response: &Response<Body>) -> bool {
+    matches!(&x.upgrade, Some(Upgrade::Protocol(name)) if name.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && response.status().is_success()
+}
+
 /// The upstream's response becomes the answer, unless it is a redirect that is followed here.
 fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut response: Response<Body>) -> Answer {
     // The attempt has asked for the time when the head was there.
@@ -396,12 +416,21 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     if x.info.upstream.attempts > 1 && status < 500 {
         plan.cluster.stats().upstream_rq_retry_success.inc();
     }
+    if let Some(Interim(first)) = response.extensions_mut().remove() {
+        charge(x, &plan.cluster, first.as_u16(), None, false);
+        if x.manager.config.proxy_100_continue {
+            x.manager.stats.downstream_rq.record(first.as_u16());
+        }
+    }
     // The retry is over with the head of its answer, however long the body takes.
     x.retry_permit = None;
     if let Some(policy) = &forward.internal_redirect
         && redirect::follow(x, policy, &response, plan)
     {
         return Answer::Again(response);
+    }
+    if unswitched(x, &response) {
+        return Answer::Local(LocalReply::new(response.status(), "websocket_handshake_unsuccessful", ""));
     }
     let canary = response.headers().get(X_ENVOY_UPSTREAM_CANARY).is_some_and(|v| v == "true");
     charge(x, &plan.cluster, status, Some(took), canary);

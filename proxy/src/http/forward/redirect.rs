@@ -102,7 +102,7 @@ enum Admitted {
 /// Whether there is a route for the request as it is now, and the predicates accept it.
 fn admit(x: &mut Exchange, policy: &InternalRedirect, from_scheme: Scheme) -> Admitted {
     let table = route::table(&x.manager.config.routes, &x.config, &x.parts.headers);
-    let selected = table.map(|table| route::select(table, &x.view(), x.caller.internal));
+    let selected = table.map(|table| route::select(table.clone(), &x.view(), x.caller.internal));
     let Some(selected) = selected.filter(|s| s.route.is_some() || s.to_https) else { return Admitted::NoRoute };
     let of = |route: Option<&Name>| route.cloned().unwrap_or_else(|| name(""));
     let from = of(x.info.route.as_ref().map(|r| &r.name));

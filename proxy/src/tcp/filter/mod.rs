@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use sidemesh_config::resource::network_filter::NetworkFilter;
 use sidemesh_config::value::Name;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use connection_limit::ConnectionLimit;
 pub use rate_limit::RateLimit;
 pub use rbac::Rbac;
 
 use crate::connection::ConnectionInfo;
+use crate::io::Io;
 use crate::worker::Worker;
 
 /// A filter, set up for one chain on one worker.
@@ -39,6 +41,8 @@ pub struct Denied {
 pub struct Passed {
     /// Chosen by `sni_cluster`.
     pub cluster: Option<Name>,
+    /// The connection is closed once the client has sent something.
+    pub denied: Option<Denied>,
     _permits: Vec<connection_limit::Permit>,
 }
 
@@ -60,13 +64,42 @@ pub fn run(filters: &[Filter], connection: &ConnectionInfo, worker: &Worker) -> 
     let mut passed = Passed::default();
     for filter in filters {
         match filter {
-            Filter::Rbac(rbac) => rbac.check(connection)?,
+            Filter::Rbac(_) if passed.denied.is_some() => {}
+            Filter::Rbac(rbac) => passed.denied = rbac.check(connection).err(),
             Filter::RateLimit(limit) => limit.check(worker)?,
             Filter::ConnectionLimit(limit) => passed._permits.extend(limit.check(worker)?),
             Filter::SniCluster => passed.cluster = connection.server_name.clone(),
         }
     }
     Ok(passed)
+}
+
+/// Waits for the client's first bytes, or its end, and reads them; meanwhile `host`, if there is one, is listened to for it. Returns how
+/// much came from the client and from the host.
+pub async fn first_bytes(io: &mut Io, mut host: Option<&mut Io>) -> (u64, u64) {
+    let mut down = 0;
+    let mut ours = vec![0; 4096];
+    let mut theirs = vec![0; 4096];
+    loop {
+        let heard = async {
+            match &mut host {
+                Some(host) => host.read(&mut theirs).await.unwrap_or(0),
+                None => std::future::pending().await,
+            }
+        };
+        let n = tokio::select! {
+            biased;
+            read = io.read(&mut ours) => return (read.unwrap_or(0) as u64, down),
+            n = heard => n,
+        };
+        // A host that ends is waited for no longer.
+        if n == 0 {
+            host = None;
+        } else if io.write_all(&theirs[..n]).await.is_err() || io.flush().await.is_err() {
+            return (0, down);
+        }
+        down += n as u64;
+    }
 }
 
 /// `PREFIX.tail`.

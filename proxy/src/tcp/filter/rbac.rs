@@ -1,4 +1,5 @@
-//! The network RBAC filter (`rbac.v3.RBAC`): decides once, when the connection is accepted.
+//! The network RBAC filter (`rbac.v3.RBAC`): decides once, when the connection is accepted. As in Envoy, who is refused learns of it with
+//! the first bytes that it sends: until then the connection stands, and the host behind it may speak.
 
 use std::rc::Rc;
 use std::sync::Arc;

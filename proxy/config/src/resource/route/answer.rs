@@ -49,6 +49,12 @@ pub(super) fn redirect(action: &pb::RedirectAction) -> Result<RouteAction, Rejec
         None => (None, false),
     };
     let path = match &action.path_rewrite_specifier {
+        // As in Envoy, an empty one is none.
+        Some(PathRewriteSpecifier::PathRedirect(text) | PathRewriteSpecifier::PrefixRewrite(text))
+            if text.is_empty() =>
+        {
+            RedirectPath::Keep
+        }
         Some(PathRewriteSpecifier::PathRedirect(path)) => RedirectPath::Path(host_name(path, "path_redirect")?),
         Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => RedirectPath::Prefix(host_name(prefix, "prefix_rewrite")?),
         Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => {

@@ -55,6 +55,8 @@ pub struct RouteConfig {
     pub most_specific_header_mutations_wins: bool,
     pub validate_clusters: bool,
     pub ignore_port_in_host_matching: bool,
+    /// The header that chooses the virtual host, instead of the authority.
+    pub vhost_header: Option<HeaderName>,
     pub ignore_path_parameters: bool,
     pub request_mirrors: Arc<[MirrorPolicy]>,
     pub overrides: FilterOverrides,

@@ -60,6 +60,10 @@ pub fn parse(config: &pb::RouteConfiguration) -> Result<RouteConfig, Rejection> 
         most_specific_header_mutations_wins: config.most_specific_header_mutations_wins,
         validate_clusters: flag(&config.validate_clusters, false),
         ignore_port_in_host_matching: config.ignore_port_in_host_matching,
+        vhost_header: match config.vhost_header.as_str() {
+            "" => None,
+            name => Some(wire::header_name(name, "vhost_header")?),
+        },
         ignore_path_parameters: config.ignore_path_parameters_in_path_matching,
         request_mirrors: policy::mirrors(&config.request_mirror_policies)?,
         overrides: parse_overrides(&config.typed_per_filter_config)?,

@@ -22,15 +22,23 @@ impl RouteConfig {
         self.virtual_hosts.get(at?)
     }
 
+    /// The virtual host that takes the request: by its authority, or the header that the table names.
+    pub fn virtual_host_of(&self, view: &RequestView<'_>) -> Option<&Arc<VirtualHost>> {
+        match &self.vhost_header {
+            None => self.virtual_host(view.authority),
+            Some(name) => self.virtual_host(view.headers.get(name)?.to_str().ok()?),
+        }
+    }
+
     /// The virtual host and its first route that matches.
     pub fn select(&self, view: &RequestView<'_>) -> Option<(&Arc<VirtualHost>, &Arc<Route>)> {
-        let host = self.virtual_host(view.authority)?;
+        let host = self.virtual_host_of(view)?;
         Some((host, host.select(view, self.ignore_path_parameters)?))
     }
 
     /// The same choice with every route that was tried before it, in order, and why it lost.
     pub fn explain(&self, view: &RequestView<'_>) -> Explanation {
-        let Some(host) = self.virtual_host(view.authority) else {
+        let Some(host) = self.virtual_host_of(view) else {
             return Explanation { virtual_host: None, lost: Vec::new(), route: None };
         };
         let path = matched_path(view, self.ignore_path_parameters);

@@ -15,7 +15,7 @@ use crate::codec::h1::decode::{Decoder, Item};
 use crate::codec::h1::encode::Encoder;
 use crate::codec::h1::head::{Lines, Scan};
 use crate::codec::handler::{Informational, Scheme, Upgrade};
-use crate::codec::{Closing, Release, SendError, SendOptions};
+use crate::codec::{Closing, Interim, Release, SendError, SendOptions};
 
 /// What kind of response the request can have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,7 +57,10 @@ pub(super) struct Exchange {
     /// The socket has taken some of the request.
     sent: bool,
     keep_alive: bool,
+    /// The upgrade was accepted.
+    tunnel: bool,
     interim: u32,
+    first_interim: Option<StatusCode>,
 }
 
 /// An origin that sends more 1xx responses than this in front of one response is broken.
@@ -78,7 +81,9 @@ impl Default for Exchange {
             reused: false,
             sent: false,
             keep_alive: false,
+            tunnel: false,
             interim: 0,
+            first_interim: None,
         }
     }
 }
@@ -255,10 +260,13 @@ impl Inner {
         exchange.decoder = answered.body;
         exchange.keep_alive = answered.keep_alive && exchange.state != Upload::Refused;
         if exchange.state == Upload::Held {
+            exchange.tunnel = answered.tunnel;
             if answered.tunnel {
                 exchange.state = Upload::Sending;
                 exchange.encoder = Encoder::UntilEnd;
             } else {
+                // The request has no end: nothing can follow it.
+                exchange.keep_alive = false;
                 exchange.state = Upload::Done;
                 exchange.upload = Body::empty();
             }
@@ -281,16 +289,23 @@ impl ResponseFuture {
             return Poll::Ready(Err(SendError::RequestBody(error)));
         }
         loop {
-            while let Some(answered) = inner.take_head()? {
+            while let Some(mut answered) = inner.take_head()? {
                 let status = answered.response.status();
                 if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
                     inner.accept(&answered);
+                    if let Some(first) = inner.exchange.first_interim {
+                        answered.response.extensions_mut().insert(Interim(first));
+                    }
                     return Poll::Ready(Ok(answered));
                 }
                 inner.exchange.interim += 1;
                 if inner.exchange.interim > INTERIM_RESPONSES {
                     return Poll::Ready(Err(SendError::Protocol("too many interim responses")));
                 }
+                if inner.exchange.interim > 1 {
+                    continue;
+                }
+                inner.exchange.first_interim = Some(status);
                 if let Some(informational) = &inner.exchange.informational {
                     informational.send(status, answered.response.headers());
                 }
@@ -374,6 +389,8 @@ impl ResponseBody {
             return Poll::Ready(match next {
                 Ok(Item::Data(data)) => Some(Ok(Frame::data(data))),
                 Ok(Item::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
+                // HTTP/1 has no word for the orderly end of a tunnel.
+                Ok(Item::End) if inner.exchange.tunnel => Some(Err(Error::Io(std::io::ErrorKind::UnexpectedEof))),
                 Ok(Item::End) => None,
                 Err(error) => Some(Err(error)),
                 Ok(Item::More) => match inner.poll_fill(cx) {

@@ -9,6 +9,7 @@ use crate::codec::h1::decode::{Chunk, Decoder};
 use crate::codec::h1::encode::parse_length;
 use crate::codec::h1::head::{self, Fault, Field, Lines};
 use crate::codec::h1::spelling;
+use crate::codec::repeated::{self, Side};
 
 /// A response head.
 pub(super) struct Answered {
@@ -48,10 +49,11 @@ pub(super) fn parse(
     let mut headers = head::header_map(lines.fields());
     let (mut length, mut chunked, mut keep_alive) = (None, false, request::persists(version));
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
+    let mut repeated = false;
     for field in lines.entries(raw) {
         let Field { name, value, own } = field?;
         if !own {
-            head::append(&mut headers, name, value)?;
+            repeated |= head::append(&mut headers, name, value)?;
             continue;
         }
         match name.as_str() {
@@ -80,7 +82,10 @@ pub(super) fn parse(
             "upgrade" if !switching => continue,
             _ => {}
         }
-        head::append(&mut headers, name, value)?;
+        repeated |= head::append(&mut headers, name, value)?;
+    }
+    if repeated {
+        repeated::join(&mut headers, Side::Response);
     }
     let (body, tunnel) = framing(status, length, chunked, kind, settings)?;
     if chunked {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, Version};
@@ -29,6 +30,8 @@ pub(super) struct Conn {
     pub(super) out: Writer,
     /// The client has ended its half.
     pub(super) ended: bool,
+    /// A time limit of the connection was reached: when it ends unless a request comes, and which limit it was.
+    pub(super) leaving: Option<(Instant, &'static str)>,
     /// How the body of the current request is framed, and how far it is.
     pub(super) decoder: Decoder,
     /// What broke the current request's body.
@@ -62,6 +65,7 @@ impl Conn {
             read: BytesMut::new(),
             out: Writer::default(),
             ended: false,
+            leaving: None,
             decoder: Decoder::Done,
             broken: None,
             current: 0,
@@ -92,6 +96,11 @@ impl Conn {
         self.body_held = false;
         self.wake_body();
         self.out.rest(&self.local.buffers);
+    }
+
+    /// Both directions are raw.
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.tunnel == Tunneling::Open
     }
 
     /// The response accepts the upgrade: from here on both directions are raw.
@@ -129,8 +138,9 @@ impl Conn {
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if self.ended {
-                // A tunnel's end is the request body's end, and no more than that.
-                return if self.tunnel == Tunneling::Open { Poll::Pending } else { Poll::Ready(Ok(())) };
+                // As in Envoy a tunnel ends with its client's half; what came before that still goes its way.
+                let behind = self.tunnel == Tunneling::Open && !self.read.is_empty();
+                return if behind { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
             if self.body_waits || self.read.len() >= READ_AHEAD_BYTES {
                 return Poll::Pending;
@@ -172,12 +182,18 @@ impl Conn {
             match self.decoder.next(&mut self.read, self.ended, &self.settings.limits) {
                 Ok(Item::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                 Ok(Item::Trailers(trailers)) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                // Whoever writes the response sees the end of a tunnel: see `poll_gone`.
+                Ok(Item::End) if self.tunnel == Tunneling::Open => {
+                    self.keep_body_waker(cx);
+                    return Poll::Pending;
+                }
                 Ok(Item::End) => return Poll::Ready(None),
                 Ok(Item::More) => {}
                 Err(error) => return self.break_body(error),
             }
             match self.poll_fill(cx) {
                 Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) if self.tunnel == Tunneling::Open => self.ended = true,
                 Poll::Ready(Err(_)) => {
                     self.ended = true;
                     return self.break_body(Error::Closed);

@@ -93,7 +93,9 @@ pub(super) async fn run<H: Handler>(
     };
     match answer {
         Answer::Response(response) => {
-            let goodbye = drain.is_draining() || deadline.is_some_and(|at| conn.borrow().local.clock.now() >= at);
+            let goodbye = drain.is_draining()
+                || conn.borrow().leaving.is_some()
+                || deadline.is_some_and(|at| conn.borrow().local.clock.now() >= at);
             response::send(conn, response, &exchange, goodbye).await
         }
         Answer::Broken(refusal) => {
@@ -146,6 +148,7 @@ fn begin(conn: &Rc<RefCell<Conn>>, head: Head) -> (Request<Body>, RequestMeta, E
         received,
         head_bytes: head.bytes,
         requests_before: current,
+        continued: incoming.expect_continue,
         informational: InformationalSender::new(conn.clone(), current, version == Version::HTTP_11).into(),
     };
     (Request::from_parts(incoming.parts, body), meta, exchange)

@@ -46,6 +46,8 @@ enum Waiting {
     Park,
     Idle,
     Duration,
+    /// For the last request, after one of the two.
+    Leaving,
     Head,
     Request,
     Stream,
@@ -126,9 +128,11 @@ impl Wait<'_> {
             let head_bytes = conn.read.len();
             match ready!(self.poll_timer(conn, was_empty, cx)) {
                 Waiting::Park => self.parked = true,
-                Waiting::Idle => return Poll::Ready(Next::Closed(Closed::Timeout("the idle timeout"))),
-                Waiting::Duration => {
-                    return Poll::Ready(Next::Closed(Closed::Timeout("the maximum connection duration")));
+                Waiting::Idle => leave(conn, "the idle timeout"),
+                Waiting::Duration => leave(conn, "the maximum connection duration"),
+                Waiting::Leaving => {
+                    let which = conn.leaving.map_or("a time limit", |(_, which)| which);
+                    return Poll::Ready(Next::Closed(Closed::Timeout(which)));
                 }
                 Waiting::Head => return Poll::Ready(Next::Refused(HEAD_TIMEOUT, head_bytes)),
                 Waiting::Request => return Poll::Ready(Next::Refused(REQUEST_TIMEOUT, head_bytes)),
@@ -142,12 +146,13 @@ impl Wait<'_> {
     fn poll_timer(&mut self, conn: &Conn, idle: bool, cx: &mut Context<'_>) -> Poll<Waiting> {
         if self.sleep.is_none() {
             let after = |limit: Option<Duration>| limit.and_then(|limit| self.since.checked_add(limit));
+            let stays = conn.leaving.is_none();
             let limits = if idle {
                 [
                     (!self.parked).then(|| self.since + PARK_AFTER).map(|at| (at, Waiting::Park)),
-                    after(conn.settings.idle_timeout).map(|at| (at, Waiting::Idle)),
-                    self.deadline.map(|at| (at, Waiting::Duration)),
-                    None,
+                    after(conn.settings.idle_timeout).filter(|_| stays).map(|at| (at, Waiting::Idle)),
+                    self.deadline.filter(|_| stays).map(|at| (at, Waiting::Duration)),
+                    conn.leaving.map(|(at, _)| (at, Waiting::Leaving)),
                 ]
             } else {
                 [
@@ -216,6 +221,11 @@ fn refuse_early(read: &[u8], lines: usize) -> Option<Refusal> {
         Some(&first) if !token(first) => Some(Fault::Malformed("invalid method").into()),
         _ => None,
     }
+}
+
+/// Nothing more is expected of the client; what it sends all the same, within the drain timeout, is answered with a goodbye.
+fn leave(conn: &mut Conn, which: &'static str) {
+    conn.leaving = Some((conn.local.clock.now() + conn.settings.drain_timeout, which));
 }
 
 fn by_peer(clean: bool) -> Closed {

@@ -57,6 +57,8 @@ pub struct Settings {
     pub flush_timeout: Option<Duration>,
     /// `common_http_protocol_options.max_connection_duration`, with its jitter added.
     pub max_connection_duration: Option<Duration>,
+    /// How long a connection that has idled, or lasted, too long may still bring a request, whose response then says goodbye.
+    pub drain_timeout: Duration,
     /// `http1_safe_max_connection_duration`: the connection ends with a response, not between requests.
     pub safe_max_connection_duration: bool,
     /// `common_http_protocol_options.max_requests_per_connection`
@@ -82,6 +84,7 @@ impl Default for Settings {
             stream_idle_timeout: Some(Duration::from_secs(300)),
             flush_timeout: Some(Duration::from_secs(300)),
             max_connection_duration: None,
+            drain_timeout: Duration::from_secs(5),
             safe_max_connection_duration: false,
             max_requests_per_connection: None,
             delayed_close_timeout: Duration::from_secs(1),

@@ -50,9 +50,11 @@ pub(super) async fn send(
             if close { After::Linger(Closed::AfterResponse) } else { After::Next }
         }
         Err(Failure::Client(closed)) => {
-            pump.body.fail(Error::Closed);
+            pump.body.fail(if closed == Closed::ByPeerInRequest { Error::Canceled } else { Error::Closed });
             After::Drop(closed)
         }
+        // Nobody takes the end of a tunnel for the end of anything else.
+        Err(Failure::Body(error)) if conn.borrow().is_tunnel() => After::Linger(Closed::Aborted(error)),
         // Without a length or chunks an orderly close would look like the end of the body.
         Err(Failure::Body(error)) if encoder == Encoder::UntilEnd => After::Cut(Closed::Aborted(error)),
         Err(Failure::Body(error)) => After::Drop(Closed::Aborted(error)),
@@ -81,6 +83,8 @@ fn start(conn: &mut Conn, parts: &Parts, exact: Option<u64>, exchange: &Exchange
     let limit = conn.settings.max_requests_per_connection;
     let close = goodbye
         || tunnel
+        || exchange.upgrade.is_some()
+        || exchange.connect
         || !exchange.keep_alive
         || !complete
         || encoder == Encoder::UntilEnd

@@ -149,8 +149,10 @@ struct Serving<'a> {
     preface: Option<Sleep>,
     /// `max_connection_duration`
     expires: Option<Sleep>,
-    /// Since the last stream ended: `idle_timeout`, or `drain_timeout` once GOAWAY was sent.
+    /// Since the last stream ended: `idle_timeout`.
     idle: Option<Sleep>,
+    /// Since the first GOAWAY: until the last one, `drain_timeout`.
+    notice: Option<Sleep>,
     accepted: u64,
     /// It ended while streams were open, or with what was to be one.
     interrupted: bool,
@@ -165,8 +167,9 @@ impl<'a> Serving<'a> {
         let pinger = shared.settings.http2.keepalive.map(|settings| Pinger::new(settings, &shared.local));
         let preface = Some(shared.local.timers.after(PREFACE_TIMEOUT));
         let expires = shared.settings.max_connection_duration.map(|limit| shared.local.timers.after(limit));
-        let (idle, leaving, cut) = (None, None, None);
-        Self { driver, shared, drain, pinger, preface, expires, idle, accepted: 0, interrupted: false, leaving, cut }
+        let (idle, notice, leaving, cut) = (None, None, None, None);
+        let (accepted, interrupted) = (0, false);
+        Self { driver, shared, drain, pinger, preface, expires, idle, notice, accepted, interrupted, leaving, cut }
     }
 
     /// A stream that the client has opened, and how many were before it.
@@ -206,6 +209,12 @@ impl<'a> Serving<'a> {
             self.poll_idle(cx);
         } else {
             self.idle = None;
+        }
+        if let Some(notice) = &mut self.notice
+            && Pin::new(notice).poll(cx).is_ready()
+        {
+            self.notice = None;
+            self.driver.link().session().leave_now();
         }
     }
 
@@ -267,35 +276,21 @@ impl<'a> Serving<'a> {
             self.driver.link().session().leave();
             self.leaving = Some(why);
             self.idle = None;
+            self.notice = Some(self.shared.local.timers.after(self.shared.settings.drain_timeout));
         }
     }
 
     /// No stream is open: for how long may that be?
     fn poll_idle(&mut self, cx: &mut Context<'_>) {
-        if self.drain.is_closing() && self.leaving.is_some() {
-            self.cut = self.leaving.take();
+        if self.leaving.is_some() {
+            if self.drain.is_closing() {
+                self.driver.link().session().leave_now();
+            }
             return;
         }
-        loop {
-            let idle = match &mut self.idle {
-                Some(idle) => idle,
-                None => {
-                    let settings = &self.shared.settings;
-                    let limit =
-                        if self.leaving.is_some() { Some(settings.drain_timeout) } else { settings.idle_timeout };
-                    let Some(limit) = limit else { return };
-                    self.idle.insert(self.shared.local.timers.after(limit))
-                }
-            };
-            if Pin::new(idle).poll(cx).is_pending() {
-                return;
-            }
-            self.idle = None;
-            if self.leaving.is_some() {
-                self.driver.link().session().leave_now();
-                self.cut = self.leaving.take();
-                return;
-            }
+        let Some(limit) = self.shared.settings.idle_timeout else { return };
+        let idle = self.idle.get_or_insert_with(|| self.shared.local.timers.after(limit));
+        if Pin::new(idle).poll(cx).is_ready() {
             self.leave(Closed::Timeout("the idle timeout"));
         }
     }

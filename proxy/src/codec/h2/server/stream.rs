@@ -45,7 +45,7 @@ pub(super) async fn run<H: Handler>(shared: Rc<Shared>, handler: &H, head: Box<H
             // Envoy resets what exceeds its limits or breaks HTTP/2's rules.
             let response = matches!(refusal, Refusal::Target | Refusal::Fragment).then_some(response);
             if response.is_none() {
-                let too_large = refusal == Refusal::TooLarge;
+                let too_large = matches!(refusal, Refusal::TooLarge | Refusal::TooMany);
                 reset(&stream, if too_large { Reason::INTERNAL_ERROR } else { Reason::PROTOCOL_ERROR });
             }
             (response, false)
@@ -78,7 +78,8 @@ pub(super) fn malformed(what: Malformed) -> Rejection {
 
 fn rejection(refusal: Refusal) -> Rejection {
     let (status, details, body) = match refusal {
-        Refusal::TooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "http2.too_many_headers", ""),
+        Refusal::TooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "http2.header_list_size_too_large", ""),
+        Refusal::TooMany => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "http2.too_many_headers", ""),
         Refusal::NoHost => (StatusCode::BAD_REQUEST, "missing_host_header", ""),
         Refusal::Host => (StatusCode::BAD_REQUEST, "http2.invalid_authority", ""),
         Refusal::Target => (StatusCode::BAD_REQUEST, "absolute_path_rejected", ""),
@@ -96,7 +97,8 @@ fn prepare(
     index: u64,
 ) -> Result<(Request<Body>, RequestMeta, bool), Refusal> {
     let mut incoming = translate::incoming(head)?;
-    if !shared.settings.proxy_100_continue && takes_continue(&incoming.parts.headers) {
+    let continued = !shared.settings.proxy_100_continue && takes_continue(&incoming.parts.headers);
+    if continued {
         incoming.parts.headers.remove(header::EXPECT);
         InformationalSender { stream: stream.clone() }.send(StatusCode::CONTINUE, &HeaderMap::new());
     }
@@ -112,6 +114,7 @@ fn prepare(
         received: shared.local.clock.now(),
         head_bytes: incoming.bytes,
         requests_before: index,
+        continued,
         informational: InformationalSender { stream: stream.clone() }.into(),
     };
     let head = incoming.parts.method == Method::HEAD;

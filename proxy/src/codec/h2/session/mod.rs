@@ -127,9 +127,6 @@ enum Leaving {
     Final,
 }
 
-/// The PING that tells when the peer has seen the first GOAWAY.
-const GOODBYE: [u8; 8] = *b"goodbye!";
-
 impl Session {
     /// The preface and the SETTINGS of this end are the first output.
     pub(super) fn new(role: Role, settings: Settings, buffers: Buffers) -> Self {
@@ -266,7 +263,6 @@ impl Session {
         if self.leaving == Leaving::No && self.ended.is_none() {
             self.leaving = Leaving::Announced;
             self.put(PLAIN, |out| frame::put_goaway(frame::MAX_31_BITS, Reason::NO_ERROR, out));
-            self.put(PLAIN, |out| frame::put_ping(0, GOODBYE, out));
         }
     }
 

@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Block, CONTROL, GOODBYE, Leaving, PLAIN, Payload, Reading, Role, Session};
+use super::{Block, CONTROL, Payload, Reading, Role, Session};
 use crate::codec::h2::event::Event;
 use crate::codec::h2::flood::Fault;
 use crate::codec::h2::frame::{self, HEAD_BYTES, Header, MAX_31_BITS, MAX_PAYLOAD, PREFACE, flag, kind};
@@ -344,11 +344,6 @@ impl Session {
         let payload = frame::ping(payload)?;
         if !header.has(flag::ACK) {
             self.put(CONTROL, |out| frame::put_ping(flag::ACK, payload, out));
-        } else if payload == GOODBYE && self.leaving == Leaving::Announced {
-            self.leaving = Leaving::Final;
-            self.note(Event::GoawaySent);
-            let last = self.last_peer;
-            self.put(PLAIN, |out| frame::put_goaway(last, Reason::NO_ERROR, out));
         } else if self.ping == Some(payload) {
             self.ping = None;
             self.wake_driver();

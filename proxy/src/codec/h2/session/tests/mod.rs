@@ -296,6 +296,7 @@ fn going_away_lets_streams_finish_and_refuses_later_ones() {
     // Both were on their way before the last stream was named.
     assert!(!pair.client.takes_streams() && !pair.server.is_finished());
     let (second, _) = pair.server.next_accepted().unwrap();
+    pair.server.leave_now();
     for served in [served, second] {
         pair.server.send_head(served, true, ok).unwrap();
     }
