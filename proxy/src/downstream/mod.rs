@@ -75,8 +75,9 @@ impl Listeners {
         let known = self.active.borrow().get(&config.name).cloned();
         let listener = match known {
             Some(listener) => {
+                let whole = !listener.version().config.differs_in_chains_alone(&config);
                 let dropped = listener.update(config, &self.upstream);
-                self.drain_chains(dropped, false);
+                self.drain_chains(dropped, whole);
                 listener
             }
             None => {
@@ -152,42 +153,36 @@ impl Listeners {
     /// Tells the connections of these chains to go away, and ends what is left of them when the drain time is over.
     fn drain_chains(&self, chains: Vec<Rc<Chain>>, whole_listener: bool) {
         chains.iter().for_each(|c| c.start_drain());
+        self.count_draining(chains.len(), whole_listener);
         let open: Vec<_> = chains.into_iter().filter(|c| c.connections() > 0).collect();
         if !open.is_empty() {
             let mut dropped = self.dropped.borrow_mut();
             dropped.retain(|c| c.strong_count() > 0);
             dropped.extend(open.iter().map(Rc::downgrade));
-            let listeners = i64::from(whole_listener && self.worker.index == 0);
-            let draining = Draining::new(self.draining.clone(), listeners, open.len() as i64);
-            tokio::task::spawn_local(drain_after(open, self.worker.clone(), self.drain_time, draining));
+            tokio::task::spawn_local(drain_after(open, self.worker.clone(), self.drain_time));
         }
     }
-}
 
-/// Counts what drains until dropped.
-struct Draining {
-    stats: Arc<DrainStats>,
-    listeners: i64,
-    chains: i64,
-}
-
-impl Draining {
-    fn new(stats: Arc<DrainStats>, listeners: i64, chains: i64) -> Self {
-        stats.total_listeners_draining.add(listeners);
-        stats.total_filter_chains_draining.add(chains);
-        Draining { stats, listeners, chains }
-    }
-}
-
-impl Drop for Draining {
-    fn drop(&mut self) {
-        self.stats.total_listeners_draining.add(-self.listeners);
-        self.stats.total_filter_chains_draining.add(-self.chains);
+    /// Shows for the drain time what drains: a listener that goes as a whole, or chains. One of the workers counts.
+    fn count_draining(&self, chains: usize, whole_listener: bool) {
+        if self.worker.index != 0 || chains == 0 && !whole_listener {
+            return;
+        }
+        let (stats, time) = (self.draining.clone(), self.drain_time);
+        tokio::task::spawn_local(async move {
+            let (gauge, count) = match whole_listener {
+                true => (&stats.total_listeners_draining, 1),
+                false => (&stats.total_filter_chains_draining, chains as i64),
+            };
+            gauge.add(count);
+            tokio::time::sleep(time).await;
+            gauge.add(-count);
+        });
     }
 }
 
 /// Waits until the chains have no connection left, at most `time`; then ends what is left.
-async fn drain_after(chains: Vec<Rc<Chain>>, worker: Rc<Worker>, time: Duration, _counted: Draining) {
+async fn drain_after(chains: Vec<Rc<Chain>>, worker: Rc<Worker>, time: Duration) {
     let end = worker.local.clock.now() + time;
     while chains.iter().any(|c| c.connections() > 0) {
         let now = worker.local.clock.now();
