@@ -48,6 +48,7 @@ impl TlsStats {
             Failure::San => self.fail_verify_san.inc(),
             Failure::Pin => self.fail_verify_cert_hash.inc(),
             Failure::Connection => self.connection_error.inc(),
+            Failure::Left => {}
         }
     }
 }

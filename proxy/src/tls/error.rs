@@ -50,6 +50,8 @@ pub enum Failure {
     Pin,
     /// Anything that is no fault of the certificate.
     Connection,
+    /// The peer closed without a word: not counted.
+    Left,
 }
 
 impl Error {
@@ -64,6 +66,7 @@ impl Error {
                 }
             }
             Error::Handshake(rustls::Error::InvalidCertificate(_)) => Failure::Chain,
+            Error::Closed | Error::Io(_) => Failure::Left,
             _ => Failure::Connection,
         }
     }
