@@ -133,6 +133,8 @@ impl AsyncRead for Connected {
             match ready!(self.response.poll_next(cx)) {
                 // Trailers say nothing to a byte stream.
                 Some(Ok(frame)) => self.read = frame.into_data().unwrap_or_default(),
+                // The end of an HTTP/1 tunnel, which has no other.
+                Some(Err(Error::Io(io::ErrorKind::UnexpectedEof))) => return Poll::Ready(Ok(())),
                 Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error.to_string()))),
                 None => return Poll::Ready(Ok(())),
             }

@@ -252,9 +252,10 @@ fn place_target(
     settings: &Settings,
 ) -> Result<Option<Scheme>, Refusal> {
     if *method == Method::CONNECT {
-        let authority = Authority::from_maybe_shared(target.clone()).map_err(|_| Refusal::CODEC)?;
+        let authority =
+            Authority::from_maybe_shared(target.clone()).map_err(|_| Refusal::bad_request("http1.invalid_url"))?;
         if !is_authority(&target) || authority.as_str().contains('@') || authority.port_u16().is_none() {
-            return Err(Refusal::CODEC);
+            return Err(Refusal::bad_request("http1.invalid_url"));
         }
         parts.uri = Uri::builder().authority(authority).build().map_err(|_| Refusal::CODEC)?;
         set_host(parts, target, notes)?;

@@ -21,7 +21,7 @@ use crate::worker::Worker;
 
 /// A filter, set up for one chain on one worker.
 pub enum Filter {
-    Rbac(Rbac),
+    Rbac(Box<Rbac>),
     RateLimit(RateLimit),
     ConnectionLimit(ConnectionLimit),
     /// The TLS server name becomes the cluster's name.
@@ -49,7 +49,7 @@ pub struct Passed {
 /// The non-terminal filters of a chain; `None` for a terminal one.
 pub fn build(filter: &NetworkFilter, worker: &Rc<Worker>) -> Option<Filter> {
     Some(match filter {
-        NetworkFilter::Rbac(config) => Filter::Rbac(Rbac::new(config.clone(), worker)),
+        NetworkFilter::Rbac(config) => Filter::Rbac(Box::new(Rbac::new(config.clone(), worker))),
         NetworkFilter::LocalRateLimit(config) => Filter::RateLimit(RateLimit::new(config, "local_rate_limit", worker)),
         NetworkFilter::ConnectionLimit(config) => Filter::ConnectionLimit(ConnectionLimit::new(config, worker)),
         NetworkFilter::SniCluster => Filter::SniCluster,

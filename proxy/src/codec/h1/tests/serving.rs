@@ -184,12 +184,18 @@ fn limits_in_time() {
             closed && answer.starts_with("HTTP/1.1 408 ") && answer.ends_with("request header timeout"),
             "{answer}"
         );
-        let mut wire = serve(Settings { idle_timeout: brief, ..Settings::default() });
+        let drained = Settings { drain_timeout: Duration::from_millis(20), ..Settings::default() };
+        let mut wire = serve(Settings { idle_timeout: brief, ..drained.clone() });
         let (answer, closed) = whole(&mut wire, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         assert_eq!((statuses(&answer), closed), (vec![200], true));
         assert_eq!(wire.served.await.unwrap(), Closed::Timeout("the idle timeout"));
-        let wire = serve(Settings { max_connection_duration: brief, ..Settings::default() });
+        let wire = serve(Settings { max_connection_duration: brief, ..drained });
         assert_eq!(wire.served.await.unwrap(), Closed::Timeout("the maximum connection duration"));
+        // Meanwhile one more request is served, and told that it is the last.
+        let mut wire = serve(Settings { idle_timeout: brief, ..Settings::default() });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let (answer, closed) = whole(&mut wire, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(closed && answer.contains("connection: close\r\n"), "{answer}");
     });
 }
 
@@ -240,14 +246,15 @@ fn upgrades_make_both_bodies_raw() {
         assert_eq!(wire.ask(b"late").await, "late");
         tokio::io::AsyncWriteExt::shutdown(&mut wire.client).await.unwrap();
         assert_eq!(wire.receive().await, (String::new(), true));
-        // Refused: an ordinary request, and the connection goes on.
+        // Refused: what follows the head is nobody's, and the connection ends.
         let mut wire = serve(Settings::default());
         let refused = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
         wire.send(refused).await;
         assert_eq!(statuses(&wire.receive().await.0), Vec::<u16>::new(), "the handler waits for the upgrade's bytes");
         let mut wire = serve(Settings::default());
         let refused = b"GET /unread HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n";
-        assert_eq!(statuses(&wire.ask(refused).await), [200, 200]);
+        let (answer, closed) = whole(&mut wire, refused).await;
+        assert_eq!((statuses(&answer), closed), (vec![200], true));
     });
 }
 
