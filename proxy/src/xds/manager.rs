@@ -110,7 +110,7 @@ pub struct Manager {
     pub(super) answered: BTreeSet<ResourceKind>,
     pub(super) dirty: bool,
     pub(super) saved: Option<Saved>,
-    channels: Vec<Channel>,
+    pub(super) channels: Vec<Channel>,
     bootstrap: Arc<Bootstrap>,
     node: Node,
     connect: Rc<Connect>,
@@ -384,7 +384,7 @@ impl Manager {
             let at = self.channel(kind, &Source::of(&config, &Source::Ads));
             let fresh = self.channels[at].want(kind, BTreeSet::new(), true);
             asked.push((self.channels[at].id, kind));
-            self.note_asked(at, kind, &fresh);
+            self.count_asked(at, kind, &fresh);
         }
         for wanted in self.assembler.wanted().to_vec() {
             let at = self.channel(wanted.kind, &wanted.source);
@@ -392,7 +392,7 @@ impl Manager {
             let names = if wildcard { BTreeSet::new() } else { wanted.names };
             let fresh = self.channels[at].want(wanted.kind, names, wildcard);
             asked.push((self.channels[at].id, wanted.kind));
-            self.note_asked(at, wanted.kind, &fresh);
+            self.count_asked(at, wanted.kind, &fresh);
         }
         self.channels.retain_mut(|channel| {
             let kinds: BTreeSet<ResourceKind> =
@@ -400,13 +400,6 @@ impl Manager {
             channel.only(&kinds);
             channel.kind.is_none() || !kinds.is_empty()
         });
-    }
-
-    /// A file is no attempt before it is read.
-    fn note_asked(&mut self, channel: usize, kind: ResourceKind, names: &[Name]) {
-        if !matches!(self.channels[channel].source, Source::Path { .. }) {
-            self.count_asked(kind, names);
-        }
     }
 
     /// What is asked for whole, and where: clusters and listeners.

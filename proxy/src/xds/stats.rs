@@ -8,6 +8,7 @@ use sidemesh_config::resource::ResourceKind;
 use sidemesh_config::value::Name;
 use xxhash_rust::xxh64::xxh64;
 
+use super::cascade::Source;
 use super::manager::Manager;
 use crate::stats_group;
 use crate::telemetry::stats::{Registry, Scope};
@@ -269,8 +270,11 @@ impl Manager {
         }
     }
 
-    /// Counts that resources are asked for by a stream.
-    pub(super) fn count_asked(&mut self, kind: ResourceKind, names: &[Name]) {
+    /// Counts that resources are asked for by a stream. A file is no attempt before it is read.
+    pub(super) fn count_asked(&mut self, channel: usize, kind: ResourceKind, names: &[Name]) {
+        if matches!(self.channels[channel].source, Source::Path { .. }) {
+            return;
+        }
         let scopes: BTreeSet<Scope> = names.iter().flat_map(|name| self.counted(kind, name)).collect();
         for scope in scopes {
             self.stats.subscription(kind, &scope).asked();
