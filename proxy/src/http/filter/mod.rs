@@ -223,7 +223,9 @@ impl Filter {
             HttpFilterKind::GrpcWeb => Filter::GrpcWeb(grpc_web::GrpcWeb::default()),
             HttpFilterKind::HeaderMutation(c) => Filter::HeaderMutation(c.clone()),
             HttpFilterKind::HeaderToMetadata(c) => Filter::HeaderToMetadata(c.clone()),
-            HttpFilterKind::HealthCheck(c) => Filter::HealthCheck(health_check::HealthCheck::new(c.clone(), worker)),
+            HttpFilterKind::HealthCheck(c) => {
+                Filter::HealthCheck(health_check::HealthCheck::new(c.clone(), worker, stat_prefix))
+            }
             HttpFilterKind::JwtAuthn(c) => {
                 Filter::JwtAuthn(jwt_authn::JwtAuthn::new(c.clone(), worker, upstream, stat_prefix))
             }
