@@ -350,7 +350,11 @@ pub async fn run_request(chain: &Rc<Chain>, x: &mut Exchange) -> Option<Answer> 
                 drop(waiting);
                 if let (Ok(Flow::Answer(_)), Some(upload)) = (&waited, &x.upload) {
                     // Meanwhile the request may have come to its end.
-                    poll_fn(|cx| Poll::Ready(upload.poll_arrived(cx))).await;
+                    poll_fn(|cx| {
+                        upload.poll_arrived(cx);
+                        Poll::Ready(())
+                    })
+                    .await;
                 }
                 match waited {
                     Ok(flow) => flow,
