@@ -47,4 +47,6 @@ pub struct Handle {
     pub access_log: Writer,
     pub log_level: LogLevel,
     pub modify_runtime: Modify,
+    /// Brings gauges up to date that are otherwise written from time to time.
+    pub refresh: Box<dyn Fn()>,
 }

@@ -17,6 +17,7 @@ enum Buckets {
 
 /// Text, JSON or Prometheus, as asked.
 pub fn answer(handle: &Handle, query: &Query) -> Answer {
+    (handle.refresh)();
     let buckets = match query.get("histogram_buckets").as_deref() {
         None | Some("summary" | "none" | "") => Buckets::Quantiles,
         Some("cumulative") => Buckets::Cumulative,
@@ -47,6 +48,7 @@ fn refused(why: impl Into<String>) -> Answer {
 
 /// Prometheus text exposition.
 pub fn prometheus(handle: &Handle, query: &Query) -> Answer {
+    (handle.refresh)();
     let texts = if query.has("text_readouts") { Texts::Shown } else { Texts::Hidden };
     with_samples(handle, query, |samples| Answer::text(stats::prometheus(samples, handle.shared.stats.config(), texts)))
 }

@@ -176,7 +176,7 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
         shared: shared.clone(),
         sockets: sockets.clone(),
         workers: workers.clone(),
-        upstream: control,
+        upstream: control.clone(),
         stats,
         closed: closed.clone(),
         prepared: None,
@@ -197,6 +197,7 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
         access_log: writer.clone(),
         log_level,
         modify_runtime: Box::new(manager.runtime_changes()),
+        refresh: Box::new(move || control.gauge()),
     };
     start_admin(handle)?;
     gauges::start(&shared, started, count);

@@ -142,6 +142,11 @@ impl Control {
         control
     }
 
+    /// Brings the gauges of all circuit breakers up to date.
+    pub fn gauge(&self) {
+        self.running.borrow().values().for_each(Running::gauge);
+    }
+
     /// Zone-aware views depend on where this proxy's siblings run: when those change, all views are made anew.
     fn follow_siblings(&self, seen: &mut u64) {
         let registry = &self.context.registry;

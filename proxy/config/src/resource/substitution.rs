@@ -143,18 +143,18 @@ pub fn header_edits(
     })
 }
 
+/// One `HeaderValueOption` under the rules of [`header_edits`].
+fn settable(option: &core::HeaderValueOption) -> Result<HeaderEdit, Rejection> {
+    let edit = option_fields(option)?;
+    match edit.target {
+        HeaderTarget::Header(_) => Ok(edit),
+        _ => Err(Rejection::invalid("header.key", ":-prefixed or host headers may not be modified")),
+    }
+}
+
 /// A list of `HeaderValueOption`s under the rules of [`header_edits`].
 pub fn header_additions(add: &[core::HeaderValueOption], name: &str) -> Result<Vec<HeaderEdit>, Rejection> {
-    let one = |(i, option)| {
-        let edit = option_fields(option).within_index(name, i)?;
-        match edit.target {
-            HeaderTarget::Header(_) => Ok(edit),
-            _ => {
-                let reason = ":-prefixed or host headers may not be modified";
-                Err(Rejection::invalid("header.key", reason)).within_index(name, i)
-            }
-        }
-    };
+    let one = |(i, option)| settable(option).within_index(name, i);
     add.iter().enumerate().map(one).collect()
 }
 
@@ -166,9 +166,9 @@ fn removable(text: &str) -> Result<HeaderName, Rejection> {
     }
 }
 
-/// One `HeaderValueOption` that may set pseudo-headers as well.
+/// One step of a list of mutations, under the same rules.
 pub fn header_edit(option: &core::HeaderValueOption, name: &str) -> Result<HeaderEdit, Rejection> {
-    option_fields(option).within(name)
+    settable(option).within(name)
 }
 
 /// A header that may be removed.

@@ -36,7 +36,10 @@ pub async fn wait(_own: &Buffer, x: &mut Exchange, _over: Option<&FilterOverride
             }
             Flow::Continue
         }
-        Err(_) => Flow::Answer(too_large(x)),
+        Err(_) => {
+            x.manager.stats.downstream_rq_too_large.inc();
+            Flow::Answer(too_large(x))
+        }
     }
 }
 

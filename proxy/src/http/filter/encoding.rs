@@ -260,6 +260,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_cannot_be_decoded_ends_the_output_alone() {
+        let library = CompressionLibrary::Gzip { level: 6, window_bits: 15 };
+        let text = "hello compressible world ".repeat(20);
+        let packed = match compress(Body::full(text.clone()), library, Arc::default()) {
+            Ok(body) => body.collect(1 << 20).await.unwrap_or_default(),
+            Err(e) => panic!("{e}"),
+        };
+        for (bytes, expected) in [(packed.slice(..packed.len() - 4), text), (Bytes::from("no gzip"), String::new())] {
+            let out = match decompress(Body::full(bytes), library, Arc::default()) {
+                Ok(body) => body.collect(1 << 20).await,
+                Err(e) => panic!("{e}"),
+            };
+            assert_eq!(out, Ok(Bytes::from(expected)));
+        }
+    }
+
+    #[tokio::test]
     async fn a_bomb_is_defused() {
         let library = CompressionLibrary::Gzip { level: 9, window_bits: 15 };
         let packed = match compress(Body::full(vec![0u8; 8 << 20]), library, Arc::default()) {

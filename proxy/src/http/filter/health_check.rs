@@ -7,11 +7,15 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Response, StatusCode};
 use sidemesh_config::resource::http_filter::health_check::HealthCheckFilter;
+use sidemesh_config::value::Name;
 
 use super::{Exchange, Flow};
 use crate::body::Body;
 use crate::http::names::*;
 use crate::http::reply::LocalReply;
+use crate::stats_group;
+use crate::telemetry::flags::ResponseFlags;
+use crate::telemetry::stats::Scope;
 use crate::worker::{SharedState, Worker};
 
 /// The application's last answer in pass-through mode, known to all workers: milliseconds since `start` and the status
@@ -35,15 +39,31 @@ impl Cached {
     }
 }
 
+stats_group! {
+    /// `http.<stat_prefix>.health_check.`
+    pub struct CheckStats {
+        request_total: Counter,
+        ok: Counter,
+        degraded: Counter,
+        failed: Counter,
+        cached_response: Counter,
+        failed_cluster_not_found: Counter,
+        failed_cluster_empty: Counter,
+        failed_cluster_unhealthy: Counter,
+    }
+}
+
 pub struct HealthCheck {
+    stats: Arc<CheckStats>,
     config: Arc<HealthCheckFilter>,
     cached: SharedState<Cached>,
 }
 
 impl HealthCheck {
-    pub fn new(config: Arc<HealthCheckFilter>, worker: &Rc<Worker>) -> Self {
+    pub fn new(config: Arc<HealthCheckFilter>, worker: &Rc<Worker>, stat_prefix: &Name) -> Self {
+        let scope = Scope::HttpFilter { prefix: stat_prefix.clone(), filter: "health_check".into() };
         let make = || Cached { start: worker.local.clock.now(), answer: AtomicU64::new(0) };
-        HealthCheck { cached: worker.shared.state_of(&config, make), config }
+        HealthCheck { stats: worker.stats().shard(scope), cached: worker.shared.state_of(&config, make), config }
     }
 
     pub fn on_request(&self, x: &mut Exchange) -> Flow {
@@ -52,27 +72,62 @@ impl HealthCheck {
             return Flow::Continue;
         }
         x.info.health_check = true;
+        x.manager.stats.tracing_health_check.inc();
         let failing = x.manager.worker.shutdown().is_health_failed();
         if self.config.pass_through {
             let cached = self.config.cache_time.and_then(|most| self.cached.fresh(x.now(), most));
             return match cached {
-                _ if failing => Flow::Answer(answer(503)),
-                Some(status) => Flow::Answer(answer(status)),
+                _ if failing => self.answer(503, "health_check_failed"),
+                Some(status) => {
+                    self.stats.cached_response.inc();
+                    self.answer(status, "health_check_cached")
+                }
                 None => Flow::Continue,
             };
         }
-        let healthy = !failing && self.clusters_healthy(x);
-        Flow::Answer(answer(if healthy { 200 } else { 503 }))
+        if failing {
+            return self.answer(503, "health_check_failed");
+        }
+        match self.ailing_cluster(x) {
+            Some(details) => self.answer(503, details),
+            None if self.config.cluster_min_healthy.is_empty() => self.answer(200, "health_check_ok"),
+            None => self.answer(200, "health_check_ok_cluster_healthy"),
+        }
     }
 
-    /// `cluster_min_healthy_percentages`.
-    fn clusters_healthy(&self, x: &Exchange) -> bool {
-        self.config.cluster_min_healthy.iter().all(|(name, percent)| {
-            let Some(cluster) = x.manager.upstream.cluster(&x.config, name) else { return false };
-            let (healthy, total) = cluster.health();
-            // A cluster without hosts is healthy when nothing is asked of it.
-            if total == 0 { *percent == 0.0 } else { healthy as f64 * 100.0 >= percent * total as f64 }
+    /// What ails a cluster of `cluster_min_healthy_percentages`, if one has too few hosts.
+    fn ailing_cluster(&self, x: &Exchange) -> Option<&'static str> {
+        self.config.cluster_min_healthy.iter().find_map(|(name, percent)| {
+            let Some(cluster) = x.manager.upstream.cluster(&x.config, name) else {
+                self.stats.failed_cluster_not_found.inc();
+                return Some("health_check_failed_no_cluster_found");
+            };
+            match cluster.health() {
+                // A cluster without hosts is healthy when nothing is asked of it.
+                (_, 0) if *percent == 0.0 => None,
+                (_, 0) => {
+                    self.stats.failed_cluster_empty.inc();
+                    Some("health_check_failed_cluster_empty")
+                }
+                (healthy, total) if healthy as f64 * 100.0 >= percent * total as f64 => None,
+                _ => {
+                    self.stats.failed_cluster_unhealthy.inc();
+                    Some("health_check_failed_cluster_unhealthy")
+                }
+            }
         })
+    }
+
+    fn answer(&self, status: u16, details: &'static str) -> Flow {
+        self.stats.request_total.inc();
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        if status.is_success() {
+            self.stats.ok.inc();
+            return Flow::Answer(LocalReply::new(status, details, ""));
+        }
+        self.stats.failed.inc();
+        let reply = LocalReply::new(status, details, "health_check.failed");
+        Flow::Answer(reply.flags(&[ResponseFlags::FAILED_LOCAL_HEALTH_CHECK]))
     }
 
     pub fn on_response(&self, x: &mut Exchange, response: &mut Response<Body>) {
@@ -93,13 +148,4 @@ impl HealthCheck {
             response.headers_mut().insert(X_ENVOY_UPSTREAM_HEALTHCHECKED_CLUSTER, value);
         }
     }
-}
-
-fn answer(status: u16) -> LocalReply {
-    let details = match status {
-        200 => "health_check_ok",
-        _ => "health_check_failed",
-    };
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-    LocalReply::new(status, details, if status.is_success() { "" } else { "health_check.failed" })
 }

@@ -223,7 +223,9 @@ impl Filter {
             HttpFilterKind::GrpcWeb => Filter::GrpcWeb(grpc_web::GrpcWeb::default()),
             HttpFilterKind::HeaderMutation(c) => Filter::HeaderMutation(c.clone()),
             HttpFilterKind::HeaderToMetadata(c) => Filter::HeaderToMetadata(c.clone()),
-            HttpFilterKind::HealthCheck(c) => Filter::HealthCheck(health_check::HealthCheck::new(c.clone(), worker)),
+            HttpFilterKind::HealthCheck(c) => {
+                Filter::HealthCheck(health_check::HealthCheck::new(c.clone(), worker, stat_prefix))
+            }
             HttpFilterKind::JwtAuthn(c) => {
                 Filter::JwtAuthn(jwt_authn::JwtAuthn::new(c.clone(), worker, upstream, stat_prefix))
             }
@@ -348,7 +350,11 @@ pub async fn run_request(chain: &Rc<Chain>, x: &mut Exchange) -> Option<Answer> 
                 drop(waiting);
                 if let (Ok(Flow::Answer(_)), Some(upload)) = (&waited, &x.upload) {
                     // Meanwhile the request may have come to its end.
-                    poll_fn(|cx| Poll::Ready(upload.poll_arrived(cx))).await;
+                    poll_fn(|cx| {
+                        upload.poll_arrived(cx);
+                        Poll::Ready(())
+                    })
+                    .await;
                 }
                 match waited {
                     Ok(flow) => flow,

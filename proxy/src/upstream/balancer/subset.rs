@@ -43,7 +43,10 @@ pub fn choose(config: &SubsetConfig, wanted: &Labels, has_hosts: &dyn Fn(&Labels
         _ => choose_once(config, wanted, has_hosts),
     };
     match decided {
-        (Choice::Nobody, _) if config.panic_mode_any => (Choice::Any, Via::Panic),
+        // As in Envoy: where there is a fallback and it has no host.
+        (Choice::Nobody, Via::Fallback) if config.panic_mode_any && config.fallback != SubsetFallback::NoFallback => {
+            (Choice::Any, Via::Panic)
+        }
         decided => decided,
     }
 }

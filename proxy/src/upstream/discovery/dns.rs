@@ -30,6 +30,9 @@ pub async fn run(
     stats: Arc<MembershipStats>,
 ) {
     let names = names(&config.assignment);
+    // As in Envoy: an address is a name that resolves to itself.
+    let addresses = config.assignment.localities.iter().flat_map(|l| &l.endpoints);
+    let addresses = addresses.filter(|e| !matches!(e.address, Address::Dns { .. })).count() as u64;
     let mut known = Known::new();
     let mut failures = 0u32;
     let mut last: Option<LoadAssignment> = None;
@@ -38,6 +41,8 @@ pub async fn run(
         let answers = futures_util::future::join_all(lookups).await;
         let mut ttl = None;
         let mut failed = false;
+        stats.update_attempt.add(addresses);
+        stats.update_success.add(addresses);
         for (name, answer) in names.iter().zip(answers) {
             stats.update_attempt.inc();
             match answer {

@@ -122,11 +122,17 @@ fn faults_and_mutations() {
     let mutation = kind(
         "header_mutation.v3.HeaderMutation",
         json!({ "mutations": {
-        "request_mutations": [{ "append": { "header": { "key": ":path", "value": "/x" } } }, { "remove": "x-b" }],
+        "request_mutations": [{ "append": { "header": { "key": "x-a", "value": "/x" } } }, { "remove": "x-b" }],
         "query_parameter_mutations": [{ "append": { "record": { "key": "k", "value": "%PROTOCOL%" } } }] } }),
     );
     let Ok(HttpFilterKind::HeaderMutation(mutation)) = mutation else { panic!("{mutation:?}") };
     assert_eq!((mutation.request.len(), mutation.query.len()), (2, 1));
+    let path = json!({ "request_mutations": [{ "append": { "header": { "key": ":path", "value": "/x" } } }] });
+    refused(
+        over("header_mutation.v3.HeaderMutationPerRoute", json!({ "mutations": path })),
+        "typed_per_filter_config[f].mutations.request_mutations[0].append.header.key: invalid: \
+         :-prefixed or host headers may not be modified",
+    );
     refused(
         over("header_mutation.v3.HeaderMutationPerRoute", json!({ "mutations": { "request_mutations": [{}] } })),
         "typed_per_filter_config[f].mutations.request_mutations[0]: invalid: \

@@ -268,3 +268,31 @@ fn change(option: &core::HeaderValueOption, how: How) -> Option<Change> {
     };
     Some(Change { target, value, how })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn said(answer: &Value) -> Verdict {
+        let answer = sidemesh_proto::json::parse("envoy.service.auth.v3.CheckResponse", answer).expect("well-formed");
+        verdict(answer, Duration::ZERO)
+    }
+
+    #[test]
+    fn a_service_allows_denies_or_cannot_tell() {
+        let header = |value| json!({ "header": { "key": "x-d", "value": value } });
+        let denied =
+            said(&json!({ "status": { "code": 7 }, "denied_response": { "headers": [header("1"), header("2")] } }));
+        assert!(!denied.allowed && !denied.error && denied.status == 403);
+        assert_eq!(denied.client.len(), 2, "each value of a header is told");
+        let error = said(&json!({ "status": { "code": 13 }, "error_response": { "body": "b" } }));
+        assert!(error.error && error.status == 0 && error.body == "b", "the filter says the status");
+        let edits = |value| {
+            let set = json!([{ "key": "a", "value": value }]);
+            said(&json!({ "status": { "code": 0 }, "ok_response": { "query_parameters_to_set": set } }))
+        };
+        assert!(edits("n w").invalid && !edits("n%20w").invalid);
+    }
+}

@@ -88,7 +88,6 @@ fn response(log: &GrpcAccessLog, ctx: &LogContext<'_>) -> HttpResponseProperties
         response_code_details: info.details.to_string(),
         downstream_header_bytes_sent: info.response_header_bytes,
         upstream_header_bytes_received: format::bytes(&Operator::HeaderBytes { upstream: true, sent: false }, ctx),
-        ..Default::default()
     }
 }
 
