@@ -5,7 +5,8 @@ use std::path::Path;
 
 use sidemesh_tests::source::{cycle, long_functions, module_graph, rust_files};
 
-const CRATES: [&str; 5] = ["proto/src", "proxy/config/src", "proxy/src", "control-plane/src", "examples/src"];
+const CRATES: [&str; 6] =
+    ["proto/src", "proxy/config/src", "proxy/src", "control-plane/src", "examples/src", "benches/src"];
 const FILE_LINES: usize = 500;
 const FUNCTION_LINES: usize = 70;
 

@@ -3,6 +3,7 @@
 //! Static listeners, clusters and secrets stay encoded here and go through the same decoding as those of xDS. Nothing is
 //! read from disk: the caller passes the text.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -233,20 +234,29 @@ fn file_log(path: &str) -> Result<AccessLog, Rejection> {
 
 fn static_resources(wire: wire_bootstrap::bootstrap::StaticResources) -> Result<Vec<StaticResource>, Rejection> {
     let mut all = Vec::with_capacity(wire.listeners.len() + wire.clusters.len() + wire.secrets.len());
+    let mut seen = Seen::new();
     for (i, listener) in wire.listeners.iter().enumerate() {
-        push(&mut all, type_url::LISTENER, &listener.name, listener, format!("static_resources.listeners[{i}]"))?;
+        let path = format!("static_resources.listeners[{i}]");
+        push(&mut all, &mut seen, type_url::LISTENER, &listener.name, listener, path)?;
     }
+    seen.clear();
     for (i, cluster) in wire.clusters.iter().enumerate() {
-        push(&mut all, type_url::CLUSTER, &cluster.name, cluster, format!("static_resources.clusters[{i}]"))?;
+        let path = format!("static_resources.clusters[{i}]");
+        push(&mut all, &mut seen, type_url::CLUSTER, &cluster.name, cluster, path)?;
     }
+    seen.clear();
     for (i, secret) in wire.secrets.iter().enumerate() {
-        push(&mut all, type_url::SECRET, &secret.name, secret, format!("static_resources.secrets[{i}]"))?;
+        push(&mut all, &mut seen, type_url::SECRET, &secret.name, secret, format!("static_resources.secrets[{i}]"))?;
     }
     Ok(all)
 }
 
+/// The names of one kind, and where they stand.
+type Seen = HashMap<Name, String>;
+
 fn push(
     all: &mut Vec<StaticResource>,
+    seen: &mut Seen,
     type_url: &'static str,
     name: &str,
     message: &impl Message,
@@ -255,10 +265,13 @@ fn push(
     if name.is_empty() && type_url != type_url::LISTENER {
         return Err(Rejection::invalid(format!("{path}.name"), "must not be empty"));
     }
-    if let Some(other) = all.iter().find(|r| r.type_url == type_url && !name.is_empty() && &*r.name == name) {
-        return Err(Rejection::invalid(format!("{path}.name"), format!("`{name}` is also the name of {}", other.path)));
+    let name = Name::from(name);
+    if !name.is_empty()
+        && let Some(other) = seen.insert(name.clone(), path.clone())
+    {
+        return Err(Rejection::invalid(format!("{path}.name"), format!("`{name}` is also the name of {other}")));
     }
-    all.push(StaticResource { type_url, name: Name::from(name), bytes: message.encode_to_vec().into(), path });
+    all.push(StaticResource { type_url, name, bytes: message.encode_to_vec().into(), path });
     Ok(())
 }
 

@@ -207,6 +207,8 @@ impl Manager {
 
     pub(super) fn take(&mut self, kind: ResourceKind, source: &Source, items: Vec<Item>) -> Taken {
         let mut taken = Taken::default();
+        // Content that is there already still ends a wait, which may warm what waited.
+        let waiting = self.assembler.is_anything_warming();
         for item in items {
             let name = item.resource_name();
             self.renew(kind, &name, item.ttl);
@@ -225,6 +227,7 @@ impl Manager {
             if !self.concerns_us(kind, source, &name) {
                 continue;
             }
+            self.dirty |= waiting;
             match self.take_one(kind, source, &name, &any, &item.version) {
                 Ok(changed) => {
                     taken.changed |= changed;
@@ -268,9 +271,7 @@ impl Manager {
         version: &str,
     ) -> Result<bool, String> {
         let same = self.resources.borrow().is_accepted(kind, name, any);
-        // Content that is there already still ends a wait, which may warm what waited.
-        let waiting = self.assembler.warming(ResourceKind::Cluster) + self.assembler.warming(ResourceKind::Listener);
-        self.dirty |= !same || waiting > 0;
+        self.dirty |= !same;
         if same {
             self.assembler.handle_settled(kind, name);
         } else {

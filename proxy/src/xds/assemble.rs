@@ -239,6 +239,10 @@ impl Assembler {
         }
     }
 
+    pub fn is_anything_warming(&self) -> bool {
+        self.clusters.values().any(|s| s.warming.is_some()) || self.listeners.values().any(|s| s.warming.is_some())
+    }
+
     pub fn warming(&self, kind: ResourceKind) -> usize {
         match kind {
             ResourceKind::Cluster => self.clusters.values().filter(|s| s.warming.is_some()).count(),
