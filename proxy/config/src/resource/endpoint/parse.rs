@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use prost::Message;
 use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::config::endpoint::v3 as pb;
@@ -51,9 +52,14 @@ pub fn parse_encoded(bytes: &[u8]) -> Result<LoadAssignment, Rejection> {
 
 /// An address that EDS names twice is one endpoint, as it is named first (Envoy's rule).
 fn keep_first(localities: &mut [LocalityEndpoints]) {
-    let mut seen = HashSet::with_capacity(localities.iter().map(|l| l.endpoints.len()).sum());
+    let count = localities.iter().map(|l| l.endpoints.len()).sum();
+    let mut seen: HashSet<&Address, RandomState> = HashSet::with_capacity_and_hasher(count, RandomState::default());
+    if localities.iter().flat_map(|l| &l.endpoints).all(|endpoint| seen.insert(&endpoint.address)) {
+        return;
+    }
+    let mut kept: HashSet<Address> = HashSet::new();
     for locality in localities {
-        locality.endpoints.retain(|endpoint| seen.insert(endpoint.address.clone()));
+        locality.endpoints.retain(|endpoint| kept.insert(endpoint.address.clone()));
     }
 }
 
