@@ -212,7 +212,13 @@ impl Chain {
     async fn refuse(&self, mut io: Io, connection: Rc<ConnectionInfo>, denied: &Denied) -> Box<StreamInfo> {
         let (start, start_time) = (connection.start, connection.start_time);
         let mut info = Box::new(StreamInfo::new(connection, None, start, start_time));
-        (info.request_body_bytes, _) = tcp::filter::first_bytes(&mut io, None).await;
+        let idle = match &self.terminal {
+            Terminal::Http(manager) => manager.idle_timeout(),
+            _ => None,
+        };
+        let heard = tcp::filter::first_bytes(&mut io, None, &self.worker.local.timers, idle).await;
+        let Some(bytes) = heard.up else { return info };
+        info.request_body_bytes = bytes;
         if let Some(delay) = denied.delay {
             self.worker.local.timers.after(delay).await;
         }

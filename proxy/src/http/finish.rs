@@ -236,6 +236,10 @@ impl Last {
     pub fn cut(&self, limit: Limit) {
         self.cut.set(Some(limit));
     }
+
+    pub fn was_cut(&self) -> Option<Limit> {
+        self.cut.get()
+    }
 }
 
 impl Watch for Last {

@@ -40,7 +40,7 @@ impl Handler for Connection {
         async move {
             let mut answer = answer(&mut x).await;
             if x.grpc_web {
-                answer = Box::pin(filter::whole_if_foreign(answer)).await;
+                answer = Box::pin(filter::whole_if_foreign(&x, answer)).await;
             }
             finish::respond(x, answer)
         }

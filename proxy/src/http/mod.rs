@@ -166,6 +166,11 @@ impl ConnectionManager {
         })
     }
 
+    /// How long a connection may be without requests.
+    pub fn idle_timeout(&self) -> Option<Duration> {
+        idle_timeout(&self.config)
+    }
+
     /// Serves one connection to its end.
     pub async fn serve(self: Rc<Self>, mut io: Io, info: Rc<ConnectionInfo>, drain: Drain) {
         let stats = self.stats.clone();

@@ -1,8 +1,9 @@
 //! The TCP proxy (`tcp_proxy.v3.TcpProxy`): choose a cluster, connect with retries, copy both ways, log at the end.
 
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use sidemesh_config::resource::route::SubsetMatch;
@@ -11,7 +12,7 @@ use sidemesh_config::value::{Address, Backoff, Name};
 use tokio::io::AsyncWriteExt;
 
 use super::copy::{self, Copied, End, Tools};
-use super::filter::{self, Denied, Passed};
+use super::filter::{self, Denied, Heard, Passed};
 use super::stats::TcpStats;
 use super::tunnel;
 use crate::clock::Timers;
@@ -71,6 +72,20 @@ impl Forward {
         }
         session.finish();
         Box::new(session.info)
+    }
+
+    /// `None`: the connection has lasted as long as it may, which is counted.
+    async fn within_duration<T>(&self, start: Instant, work: impl Future<Output = T>) -> Option<T> {
+        let (config, local) = (&self.config, &self.worker.local);
+        let Some(limit) = config.max_downstream_connection_duration else { return Some(work.await) };
+        let share = local.random.fraction() * config.duration_jitter_percent / 100.0;
+        let lasted = local.clock.now().saturating_duration_since(start);
+        let left = (limit + limit.mul_f64(share)).saturating_sub(lasted);
+        let done = local.timers.timeout(left, work).await.ok();
+        if done.is_none() {
+            self.stats.max_downstream_connection_duration.inc();
+        }
+        done
     }
 }
 
@@ -231,9 +246,25 @@ impl Session<'_> {
 
     /// A filter has refused the client, which hears of it with its first bytes.
     async fn refuse(&mut self, io: &mut Io, mut connected: TcpConnected, denied: &Denied) {
-        let (up, down) = filter::first_bytes(io, Some(&mut connected.upstream.io)).await;
+        let timers = &self.forward.worker.local.timers;
+        let (guard, host) = (connected.upstream.guard.as_ref(), &mut connected.upstream.io);
+        let heard = async {
+            tokio::select! {
+                biased;
+                heard = filter::first_bytes(io, Some(host), timers, self.forward.config.idle_timeout) => heard,
+                () = told_to_close(guard) => Heard::default(),
+            }
+        };
+        let Some(heard) = self.forward.within_duration(self.connection.start, heard).await else {
+            self.info.flags.insert(ResponseFlags::DURATION_TIMEOUT);
+            return;
+        };
+        self.copied.down.set(heard.down);
+        if heard.idle {
+            self.forward.stats.idle_timeout.inc();
+        }
+        let Some(up) = heard.up else { return };
         self.copied.up.set(up);
-        self.copied.down.set(down);
         if let Some(delay) = denied.delay {
             self.forward.worker.local.timers.after(delay).await;
         }
@@ -260,33 +291,22 @@ impl Session<'_> {
                 }
             }
         };
-        let end = match config.max_downstream_connection_duration {
-            None => Ok(copying.await),
-            Some(limit) => {
-                let share = local.random.fraction() * config.duration_jitter_percent / 100.0;
-                let left =
-                    (limit + limit.mul_f64(share)).saturating_sub(local.clock.now().saturating_duration_since(start));
-                local.timers.timeout(left, copying).await
-            }
-        };
+        let end = forward.within_duration(start, copying).await;
         let stats = &self.forward.stats;
         match end {
-            Ok(End::Complete) if self.copied.host_last.get() => {
+            Some(End::Complete) if self.copied.host_last.get() => {
                 connected.upstream.guard.iter().for_each(ConnectionGuard::closed_by_peer);
             }
             // A client that resets has ended the session, as Envoy counts it.
-            Ok(End::Complete | End::DownstreamReset) => {}
-            Ok(End::Idle) => stats.idle_timeout.inc(),
-            Ok(End::UpstreamReset) => {
+            Some(End::Complete | End::DownstreamReset) => {}
+            Some(End::Idle) => stats.idle_timeout.inc(),
+            Some(End::UpstreamReset) => {
                 connected.upstream.guard.iter().for_each(ConnectionGuard::closed_by_peer);
                 self.info.flags.insert(ResponseFlags::UPSTREAM_REMOTE_RESET);
                 // The client must notice that what it got may not be all.
                 io.reset_on_close();
             }
-            Err(_) => {
-                stats.max_downstream_connection_duration.inc();
-                self.info.flags.insert(ResponseFlags::DURATION_TIMEOUT);
-            }
+            None => self.info.flags.insert(ResponseFlags::DURATION_TIMEOUT),
         }
         let (up, down) = (self.copied.up.get(), self.copied.down.get());
         if let Some(guard) = &connected.upstream.guard {

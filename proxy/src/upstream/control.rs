@@ -54,7 +54,17 @@ pub struct Context {
     secrets_version: Cell<u64>,
     outlier_stats: RefCell<HashMap<Name, Arc<OutlierStats>>>,
     updates: Arc<UpdateStats>,
-    match_stats: RefCell<HashMap<(Name, Name), Arc<MatchStats>>>,
+    /// By the clusters' names.
+    apart: RefCell<HashMap<Name, Apart>>,
+}
+
+/// What is counted of one cluster, over all its configurations, only where it has these parts.
+#[derive(Default)]
+struct Apart {
+    health: Option<Arc<HealthStats>>,
+    /// Under the cluster's part of that name.
+    matches: HashMap<Name, Arc<MatchStats>>,
+    remaining: HashMap<Name, Arc<RemainingStats>>,
 }
 
 impl Context {
@@ -73,6 +83,20 @@ impl Context {
         let mut own = UpstreamTls::clone(tls);
         own.common.alpn = check.alpn.clone();
         Arc::new(own)
+    }
+
+    /// A cluster is gone, and what is counted of its parts with it.
+    fn forget_apart(&self, cluster: &Name, stat_name: &Name) {
+        let Some(apart) = self.apart.borrow_mut().remove(cluster) else { return };
+        for part in apart.matches.into_keys().chain(apart.remaining.into_keys()) {
+            self.registry.stats.remove(&Scope::ClusterPart { cluster: stat_name.clone(), part });
+        }
+    }
+
+    fn health_stats(&self, config: &Config) -> Arc<HealthStats> {
+        let make = || self.registry.stats.shard(Scope::Cluster(config.stat_name.clone()));
+        let mut all = self.apart.borrow_mut();
+        all.entry(config.name.clone()).or_default().health.get_or_insert_with(make).clone()
     }
 
     fn outlier_stats(&self, shared: &SharedCluster) -> Arc<OutlierStats> {
@@ -123,7 +147,7 @@ impl Control {
             secrets: RefCell::default(),
             secrets_version: Cell::new(0),
             outlier_stats: RefCell::default(),
-            match_stats: RefCell::default(),
+            apart: RefCell::default(),
         };
         let control = Rc::new(Control { context: Rc::new(context), running: RefCell::default() });
         let weak = Rc::downgrade(&control);
@@ -172,7 +196,7 @@ impl Control {
         let mut running = self.running.borrow_mut();
         for gone in &done.removed {
             running.remove(&gone.name);
-            self.context.match_stats.borrow_mut().retain(|(cluster, _), _| *cluster != gone.entry().cluster.stat_name);
+            self.context.forget_apart(&gone.name, &gone.entry().cluster.stat_name);
             self.context.outlier_stats.borrow_mut().remove(&gone.name);
         }
         for shared in done.changed {
@@ -218,8 +242,7 @@ impl Control {
             }
             _ => shared.discovered(),
         }
-        let health: Option<Arc<HealthStats>> =
-            config.health_checks.first().map(|_| context.registry.stats.shard(scope()));
+        let health: Option<Arc<HealthStats>> = config.health_checks.first().map(|_| context.health_stats(&config));
         match config.health_checks.first().zip(health.clone()) {
             Some((check, stats)) => {
                 tasks.push(Task::spawn(health::run(context.clone(), shared.clone(), check.clone(), stats)));
@@ -259,11 +282,12 @@ impl Running {
         for (_, endpoint, _) in self.shared.members().iter() {
             *counts.entry(self.config.transport_match(endpoint).map_or("default", |m| &m.name)).or_default() += 1;
         }
+        let mut all = context.apart.borrow_mut();
+        let apart = all.entry(self.shared.name.clone()).or_default();
         for (name, count) in counts {
-            let scope = Scope::ClusterPart { cluster: self.config.stat_name.clone(), part: Name::from(name) };
-            let key = (self.config.stat_name.clone(), Name::from(name));
-            let mut known = context.match_stats.borrow_mut();
-            let stats = known.entry(key).or_insert_with(|| context.registry.stats.shard(scope));
+            let part = Name::from(name);
+            let scope = Scope::ClusterPart { cluster: self.config.stat_name.clone(), part: part.clone() };
+            let stats = apart.matches.entry(part).or_insert_with(|| context.registry.stats.shard(scope));
             stats.total_match_count.add(count);
         }
     }
@@ -314,12 +338,20 @@ impl Running {
 fn remaining(context: &Context, config: &Config) -> Vec<(Priority, Arc<RemainingStats>)> {
     let limits = &config.circuit_breakers;
     let all = [(Priority::Default, &limits.default, "default"), (Priority::High, &limits.high, "high")];
-    let tracked = all.into_iter().filter(|(_, limits, _)| limits.track_remaining);
-    let shard = |name: &str| {
+    let mut apart = context.apart.borrow_mut();
+    let known = &mut apart.entry(config.name.clone()).or_default().remaining;
+    let mut shown = Vec::new();
+    for (priority, limits, name) in all {
         let part = Name::from(format!("circuit_breakers.{name}"));
-        context.registry.stats.shard(Scope::ClusterPart { cluster: config.stat_name.clone(), part })
-    };
-    tracked.map(|(priority, _, name)| (priority, shard(name))).collect()
+        let scope = Scope::ClusterPart { cluster: config.stat_name.clone(), part: part.clone() };
+        if limits.track_remaining {
+            let stats = known.entry(part).or_insert_with(|| context.registry.stats.shard(scope));
+            shown.push((priority, stats.clone()));
+        } else if known.remove(&part).is_some() {
+            context.registry.stats.remove(&scope);
+        }
+    }
+    shown
 }
 
 /// Keeps the gauges of membership and health up to date.

@@ -8,47 +8,24 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::{Instant, SystemTime};
 
-use prost::Message;
 use sidemesh_config::resource::http_connection_manager::RouteSource;
 use sidemesh_config::resource::listener::Listener;
 use sidemesh_config::resource::route::{ClusterChoice, ClusterChoiceLeaf, Forward, RouteAction, RouteConfig};
 use sidemesh_config::resource::secret::Secret;
 use sidemesh_config::resource::{self, Resource, ResourceKind};
 use sidemesh_config::value::Name;
-use sidemesh_proto::envoy::service::discovery::v3 as discovery;
 use sidemesh_proto::google::Any;
 use sidemesh_proto::type_url;
 
 use super::cascade::{self, Source};
 use super::channel::Channel;
 use super::filesystem;
+use super::item::{Item, envelope, unwrap};
 use super::manager::{Manager, StartError, clock};
 use super::state::{Accepted, Rejected};
 use super::stats::Outcome;
 use super::stream::Response;
 use crate::tls;
-
-/// `type_url` of a resource in its envelope (state of the world with a time to live).
-const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
-
-/// A resource as it came.
-pub(super) struct Item {
-    /// Given beside the resource (delta) or in its envelope.
-    pub(super) name: String,
-    pub(super) version: String,
-    /// `None`: a heartbeat, which only renews the time to live.
-    pub(super) any: Option<Any>,
-    pub(super) ttl: Option<std::time::Duration>,
-}
-
-impl Item {
-    fn resource_name(&self) -> Name {
-        match &self.any {
-            Some(any) if self.name.is_empty() => resource_name(any).into(),
-            _ => self.name.as_str().into(),
-        }
-    }
-}
 
 /// What became of an update.
 #[derive(Default)]
@@ -120,14 +97,17 @@ impl Manager {
             }
             Response::Delta(r) => {
                 let Some(kind) = self.expected(channel, &r.type_url) else { return };
-                let items = r.resources.into_iter().map(envelope).collect();
-                for name in &r.removed_resources {
-                    self.take_removed(kind, source, name);
-                }
-                if kind == ResourceKind::Listener {
-                    self.release_ports();
-                }
-                let taken = self.take(kind, source, items);
+                let items: Vec<Item> = r.resources.into_iter().map(envelope).collect();
+                let gone = |name: &Name| r.removed_resources.iter().any(|gone| **gone == **name);
+                let taken = self.conflict(kind, &items, gone).unwrap_or_else(|| {
+                    for name in &r.removed_resources {
+                        self.take_removed(kind, source, name);
+                    }
+                    if kind == ResourceKind::Listener {
+                        self.release_ports();
+                    }
+                    self.take(kind, source, items)
+                });
                 let error = self.conclude(kind, &taken, &r.system_version_info);
                 if let Some(subscription) = channel.subscription(kind) {
                     let accepted = taken.accepted.iter().map(|(n, v)| (&**n, v.as_str()));
@@ -163,6 +143,10 @@ impl Manager {
     fn take_whole(&mut self, kind: ResourceKind, source: &Source, items: Vec<Item>, version: &str) -> Option<String> {
         // Removal goes first, so that a new listener may take the address of one that goes.
         let there: BTreeSet<Name> = items.iter().map(Item::resource_name).collect();
+        if let Some(refused) = self.conflict(kind, &items, |name| !there.contains(name)) {
+            self.assembler.handle_settled(kind, "");
+            return self.conclude(kind, &refused, version);
+        }
         let mut removed = false;
         for name in self.assembler.names_from(kind, source) {
             if !there.contains(&name) {
@@ -182,6 +166,16 @@ impl Manager {
             self.assembler.handle_settled(kind, "");
         }
         self.conclude(kind, &taken, version)
+    }
+
+    /// An update that would leave two scoped routes with one key is refused whole.
+    fn conflict(&self, kind: ResourceKind, items: &[Item], gone: impl Fn(&Name) -> bool) -> Option<Taken> {
+        if kind != ResourceKind::ScopedRoute {
+            return None;
+        }
+        let named = items.iter().map(|item| (item.resource_name(), item.scoped_route())).collect();
+        let taken = self.assembler.scopes().admit(&named, gone).err()?;
+        Some(Taken { rejected: vec![(taken.second.to_string(), taken.to_string())], ..Taken::default() })
     }
 
     /// Counts the update and makes its NACK text.
@@ -309,13 +303,19 @@ impl Manager {
     fn check(&mut self, resource: &Resource, source: &Source) -> Result<(), String> {
         match resource {
             Resource::Listener(listener) => {
-                self.check_needs(&cascade::of_listener(listener, source))?;
+                let needs = cascade::of_listener(listener, source);
+                self.check_needs(&needs)?;
+                if self.assembler.has_other_scopes(listener, &needs) {
+                    return Err(
+                        "scoped_routes: scoped_rds names another source than one in use; scoped routes come from one"
+                            .to_owned(),
+                    );
+                }
                 self.check_tables(listener)?;
                 self.host.reserve(listener)
             }
             Resource::Cluster(cluster) => self.check_needs(&cascade::of_cluster(cluster, source)),
             Resource::Route(table) => self.check_clusters(table),
-            Resource::ScopedRoute(scope) => self.assembler.admits(scope).map_err(|taken| taken.to_string()),
             _ => Ok(()),
         }
     }
@@ -395,7 +395,6 @@ impl Manager {
             self.resources.borrow_mut().remove(kind, name);
             if kind == ResourceKind::Cluster {
                 self.stats.clusters.cluster_removed.inc();
-                self.stats.forget_cluster(name);
             }
         } else {
             self.resources.borrow_mut().forget_rejected(kind, |gone| gone == name);
@@ -432,31 +431,6 @@ impl Manager {
             }
         }
     }
-}
-
-/// Takes a state-of-the-world resource out of its envelope, if it has one.
-fn unwrap(any: Any, version: &str) -> Item {
-    if any.type_url == ENVELOPE
-        && let Ok(resource) = discovery::Resource::decode(any.value.as_slice())
-    {
-        return Item { version: version.to_owned(), ..envelope(resource) };
-    }
-    Item { name: String::new(), version: version.to_owned(), any: Some(any), ttl: None }
-}
-
-fn envelope(resource: discovery::Resource) -> Item {
-    let ttl = resource.ttl.and_then(|d| sidemesh_config::wire::duration(&d, "ttl").ok());
-    Item { name: resource.name, version: resource.version, any: resource.resource, ttl }
-}
-
-/// The name of a resource: field 1 of every kind, readable even where the rest is not valid.
-fn resource_name(any: &Any) -> String {
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct Named {
-        #[prost(string, tag = "1")]
-        name: String,
-    }
-    Named::decode(any.value.as_slice()).map(|n| n.name).unwrap_or_default()
 }
 
 fn named_clusters(forward: &Forward) -> impl Iterator<Item = &Name> {

@@ -5,7 +5,7 @@
 //! secrets, filter configurations. A leaf is kept while somebody needs it; a server's removal of a leaf is not acted on,
 //! as in Envoy, since whoever named it still does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use sidemesh_config::resource::cluster::{Cluster, Discovery};
 use sidemesh_config::resource::endpoint::LoadAssignment;
 use sidemesh_config::resource::http_filter::HttpFilterKind;
 use sidemesh_config::resource::listener::Listener;
-use sidemesh_config::resource::route::{KeyTaken, RouteConfig, ScopedRoute, ScopedRoutes, VirtualHost};
+use sidemesh_config::resource::route::{RouteConfig, ScopedRoute, VirtualHost};
 use sidemesh_config::resource::secret::Secret;
 use sidemesh_config::resource::{Resource, ResourceKind};
 use sidemesh_config::snapshot::{ByName, ClusterEntry, Snapshot};
@@ -23,6 +23,7 @@ use super::cascade::{self, Need, Source};
 use super::hosts::Hosts;
 use super::leaf::Leaf;
 use super::runtime;
+use super::scopes::Scopes;
 use crate::telemetry::stats::Scope;
 
 /// A resource with what it needs.
@@ -69,9 +70,7 @@ pub struct Assembler {
     static_secrets: BTreeMap<Name, Arc<Secret>>,
     extensions: Leaf<HttpFilterKind>,
     hosts: Hosts,
-    scopes: BTreeMap<Name, Arc<ScopedRoute>>,
-    /// The same, as requests look them up.
-    scopes_by_key: Arc<ScopedRoutes>,
+    scopes: Scopes,
     /// Whether the scoped routes have arrived: one pseudo-name stands for all.
     scopes_wait: Leaf<()>,
     runtime: runtime::Layers,
@@ -83,6 +82,8 @@ pub struct Assembler {
     wanted: Vec<Wanted>,
     /// Where updates of what is needed are counted.
     counted: BTreeMap<(ResourceKind, Name), Vec<Scope>>,
+    /// `counted` is new.
+    counted_anew: bool,
     entries: ByName<Arc<ClusterEntry>>,
 }
 
@@ -116,12 +117,7 @@ impl Assembler {
             Resource::Secret(s) => self.secrets.arrive(&s.name.clone(), s),
             Resource::ExtensionConfig(name, e) => self.extensions.arrive(&name, e),
             Resource::ScopedRoute(s) => {
-                let by_key = Arc::make_mut(&mut self.scopes_by_key);
-                if let Some(old) = self.scopes.insert(s.name.clone(), s.clone()) {
-                    by_key.remove(&old.key, &old.name);
-                }
-                // No two have one key: see `admits`.
-                let _ = by_key.insert(s);
+                self.scopes.put(s);
                 self.needs_changed = true;
             }
             Resource::Runtime(name, r) => self.runtime.set(&name, r),
@@ -136,10 +132,7 @@ impl Assembler {
         match kind {
             ResourceKind::Cluster => self.clusters.remove(name).is_some(),
             ResourceKind::Listener => self.listeners.remove(name).is_some(),
-            ResourceKind::ScopedRoute => self.scopes.remove(name).is_some_and(|old| {
-                Arc::make_mut(&mut self.scopes_by_key).remove(&old.key, name);
-                true
-            }),
+            ResourceKind::ScopedRoute => self.scopes.remove(name),
             ResourceKind::ExtensionConfig => self.extensions.remove(name),
             ResourceKind::Runtime => self.runtime.remove(name),
             ResourceKind::VirtualHost => self.hosts.remove(name),
@@ -187,7 +180,7 @@ impl Assembler {
         match kind {
             ResourceKind::Cluster => of(&self.clusters, source),
             ResourceKind::Listener => of(&self.listeners, source),
-            ResourceKind::ScopedRoute => self.scopes.keys().cloned().collect(),
+            ResourceKind::ScopedRoute => self.scopes.values().map(|s| s.name.clone()).collect(),
             _ => Vec::new(),
         }
     }
@@ -210,9 +203,16 @@ impl Assembler {
         self.clusters.contains_key(name)
     }
 
-    /// How many scoped routes there are.
-    pub fn scopes(&self) -> usize {
-        self.scopes.len()
+    /// Whether scoped routes would come from more than one source: there is one table of them.
+    pub fn has_other_scopes(&self, listener: &Listener, needs: &[Need]) -> bool {
+        let others = self.listeners.iter().filter(|(name, _)| **name != listener.name);
+        let others = others.flat_map(|(_, staged)| staged.versions()).flat_map(|held| &held.needs);
+        let mut sources = others.chain(needs).filter(|n| n.kind == ResourceKind::ScopedRoute).map(|n| &n.source);
+        sources.next().is_some_and(|first| sources.any(|source| source != first))
+    }
+
+    pub(super) fn scopes(&self) -> &Scopes {
+        &self.scopes
     }
 
     pub fn has_static_secret(&self, name: &str) -> bool {
@@ -295,6 +295,11 @@ impl Assembler {
         self.counted.get(&(kind, name.clone())).cloned().unwrap_or_default()
     }
 
+    /// All places where anything needed is counted, if these have changed since this was asked last.
+    pub fn counted_anew(&mut self) -> Option<HashSet<&Scope>> {
+        std::mem::take(&mut self.counted_anew).then(|| self.counted.values().flatten().collect())
+    }
+
     fn collect(&mut self, now: Instant) {
         let mut all: BTreeMap<(ResourceKind, Name), Need> = BTreeMap::new();
         let mut counted: BTreeMap<(ResourceKind, Name), Vec<Scope>> = BTreeMap::new();
@@ -333,6 +338,7 @@ impl Assembler {
             counted.insert((need.kind, need.name.clone()), vec![need.counted.clone()]);
         }
         self.counted = counted;
+        self.counted_anew = true;
         all.extend(hosts.into_iter().map(|need| ((need.kind, need.name.clone()), need)));
         self.wanted.clear();
         for need in all.values().filter(|n| n.source != Source::Static) {
@@ -418,7 +424,7 @@ impl Assembler {
             listeners: self.listeners.iter().filter_map(|(n, s)| Some((n.clone(), active(s)?))).collect(),
             clusters: entries,
             routes,
-            scopes: self.scopes_by_key.clone(),
+            scopes: self.scopes.by_key(),
             absent_hosts: Arc::new(self.hosts.absent()),
             secrets,
             extension_configs: self.extensions.values(),
@@ -446,16 +452,6 @@ impl Assembler {
             | Discovery::Aggregate(_) => None,
         }
     }
-
-    /// Whether a scope's key is another's.
-    pub fn admits(&self, scope: &ScopedRoute) -> Result<(), KeyTaken> {
-        match self.scopes_by_key.get(&scope.key) {
-            Some(other) if other.name != scope.name => {
-                Err(KeyTaken { first: other.name.clone(), second: scope.name.clone() })
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 /// Virtual hosts are counted with the connection manager that uses their table.
@@ -479,7 +475,7 @@ fn stage<T: PartialEq>(all: &mut BTreeMap<Name, Staged<T>>, name: Name, held: He
 }
 
 /// The route tables that a listener's discovered scopes name.
-fn scoped_needs(held: &Held<Listener>, scopes: &BTreeMap<Name, Arc<ScopedRoute>>) -> Vec<Need> {
+fn scoped_needs(held: &Held<Listener>, scopes: &Scopes) -> Vec<Need> {
     use sidemesh_config::resource::http_connection_manager::{RouteSource, ScopeSource};
     let mut needs = Vec::new();
     for hcm in cascade::connection_managers(&held.value) {

@@ -325,6 +325,9 @@ impl Manager {
     fn settle(&mut self, now: Instant) {
         self.assembler.refresh(now);
         self.progress();
+        if let Some(needed) = self.assembler.counted_anew() {
+            self.stats.keep(&needed);
+        }
         self.subscribe();
         if std::mem::take(&mut self.dirty) {
             self.publish();

@@ -17,8 +17,8 @@ use sidemesh_config::value::Name;
 use sidemesh_proto::google::Any;
 
 use super::ORDER;
-use super::apply::Item;
 use super::cascade::Source;
+use super::item::Item;
 use super::manager::Manager;
 
 const FILE: &str = "configuration.pb";

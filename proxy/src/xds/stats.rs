@@ -1,6 +1,6 @@
 //! What is counted of configuration updates, under Envoy's names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -247,9 +247,16 @@ impl Stats {
         self.subscriptions.entry(scope.clone()).or_insert_with_key(|scope| Subscribed::new(registry, kind, scope))
     }
 
-    /// Lets go of what is counted of a cluster's endpoints.
-    pub(super) fn forget_cluster(&mut self, name: &str) {
-        self.subscriptions.remove(&Scope::Cluster(name.into()));
+    /// Lets go of the subscriptions of resources that nobody needs any more, and of their figures; a cluster's own stay with it.
+    pub(super) fn keep(&mut self, needed: &HashSet<&Scope>) {
+        let registry = &self.registry;
+        self.subscriptions.retain(|scope, _| {
+            let kept = matches!(scope, Scope::Fixed(_)) || needed.contains(scope);
+            if !kept && !matches!(scope, Scope::Cluster(_)) {
+                registry.remove(scope);
+            }
+            kept
+        });
     }
 }
 
@@ -295,7 +302,7 @@ impl Manager {
     pub(super) fn count_whole(&mut self, kind: ResourceKind, outcome: Outcome<'_>) {
         self.count(kind, &Name::from(""), outcome);
         if kind == ResourceKind::ScopedRoute {
-            let count = self.assembler.scopes();
+            let count = self.assembler.scopes().len();
             for scope in self.counted(kind, &Name::from("")) {
                 self.stats.subscription(kind, &scope).scopes(count);
             }

@@ -1,8 +1,8 @@
 //! gRPC-Web (the protocol of browsers' gRPC clients) to gRPC and back: content types, the text form, trailers as a last frame.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::future::poll_fn;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -18,10 +18,12 @@ use super::grpc_stats::{CallStats, MAX_METHODS};
 use super::{Data, Exchange, Flow};
 use crate::body::{Body, Error, HttpBody};
 use crate::http::exchange::is_grpc;
-use crate::http::finish::Answer;
+use crate::http::finish::{Answer, Last};
+use crate::http::forward::out_of_time;
+use crate::http::guard::Guard;
 use crate::http::names::{GRPC_MESSAGE, GRPC_STATUS};
 use crate::http::reply::percent_encode_message;
-use crate::telemetry::stats::Scope;
+use crate::telemetry::stats::{Scope, Shards};
 
 /// What the client wants to hear.
 pub struct Mode {
@@ -30,9 +32,8 @@ pub struct Mode {
 }
 
 /// The filter with what it counts, per cluster and method (`cluster.<name>.grpc-web.<service>.<method>.`).
-#[derive(Default)]
 pub struct GrpcWeb {
-    groups: RefCell<HashMap<(Name, Name), Arc<CallStats>>>,
+    groups: Shards<(Name, Name), CallStats>,
 }
 
 /// Marks the frame that holds the trailers.
@@ -45,6 +46,12 @@ const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-en
 
 fn is_one_of(headers: &HeaderMap, name: &HeaderName, types: &[&str]) -> bool {
     headers.get(name).is_some_and(|value| types.iter().any(|t| value == t))
+}
+
+impl Default for GrpcWeb {
+    fn default() -> Self {
+        GrpcWeb { groups: Shards::new(MAX_METHODS) }
+    }
 }
 
 impl GrpcWeb {
@@ -62,17 +69,10 @@ impl GrpcWeb {
         let cluster = x.info.cluster.clone()?;
         let (service, method) = x.view().path_only().strip_prefix('/')?.split_once('/')?;
         let key = (cluster, Name::from(format!("grpc-web.{service}.{method}")));
-        let mut groups = self.groups.borrow_mut();
-        if let Some(known) = groups.get(&key) {
-            return Some(known.clone());
-        }
-        if groups.len() >= MAX_METHODS {
-            return None;
-        }
-        let (cluster, part) = key.clone();
-        let stats: Arc<CallStats> = x.manager.worker.stats().shard(Scope::ClusterPart { cluster, part });
-        groups.insert(key, stats.clone());
-        Some(stats)
+        self.groups.admit(x.manager.worker.stats(), &key, |(cluster, part)| Scope::ClusterPart {
+            cluster: cluster.clone(),
+            part: part.clone(),
+        })
     }
 }
 
@@ -91,22 +91,29 @@ fn make_grpc(at: u16, x: &mut Exchange, text: bool, stats: Option<Arc<CallStats>
     x.data.push((at, Data::GrpcWeb(mode)));
 }
 
-/// Waits for all of an answer that is no gRPC: its text goes into its head.
-pub async fn whole_if_foreign(answer: Answer) -> Answer {
+/// Waits, within the limits of the answer, for the text of one that is no gRPC: it goes into its head.
+pub async fn whole_if_foreign(x: &Exchange, answer: Answer) -> Answer {
     let Answer::Upstream(mut response, limits) = answer else { return answer };
     if response.body().is_end() || is_translated(&response) {
         return Answer::Upstream(response, limits);
     }
-    let mut body = std::mem::take(response.body_mut());
+    let last = Rc::new(Last::default());
+    let mut body = Guard::new(std::mem::take(response.body_mut()), x, *limits, last.clone());
     let mut text = BytesMut::new();
-    while let Some(frame) = body.next().await {
-        let Ok(frame) = frame else { break };
-        let data = frame.into_data().unwrap_or_default();
-        let room = MAX_MESSAGE_BYTES - text.len();
-        text.extend_from_slice(&data[..data.len().min(room)]);
+    while text.len() < MAX_MESSAGE_BYTES
+        && let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
+    {
+        match (frame, last.was_cut()) {
+            (Ok(frame), _) => {
+                let data = frame.into_data().unwrap_or_default();
+                text.extend_from_slice(&data[..data.len().min(MAX_MESSAGE_BYTES - text.len())]);
+            }
+            (Err(_), Some(limit)) => return Answer::Local(out_of_time(x, limit)),
+            (Err(error), None) => return Answer::Abort(error),
+        }
     }
     *response.body_mut() = Body::full(text.freeze());
-    Answer::Upstream(response, limits)
+    Answer::Own(response)
 }
 
 /// Whether the body of an answer is one of gRPC.

@@ -4,8 +4,11 @@ mod connection_limit;
 mod rate_limit;
 mod rbac;
 
+use std::cell::Cell;
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sidemesh_config::resource::network_filter::NetworkFilter;
 use sidemesh_config::value::Name;
@@ -15,9 +18,13 @@ pub use connection_limit::ConnectionLimit;
 pub use rate_limit::RateLimit;
 pub use rbac::Rbac;
 
+use crate::clock::Timers;
 use crate::connection::ConnectionInfo;
 use crate::io::Io;
 use crate::worker::Worker;
+
+/// What is read at once for a client that is refused.
+const PIECE: usize = 4096;
 
 /// A filter, set up for one chain on one worker.
 pub enum Filter {
@@ -33,7 +40,7 @@ pub enum Filter {
 pub struct Denied {
     pub details: String,
     /// Wait this long before closing.
-    pub delay: Option<std::time::Duration>,
+    pub delay: Option<Duration>,
 }
 
 /// What a filter leaves behind for the length of the connection.
@@ -74,31 +81,55 @@ pub fn run(filters: &[Filter], connection: &ConnectionInfo, worker: &Worker) -> 
     Ok(passed)
 }
 
-/// Waits for the client's first bytes, or its end, and reads them; meanwhile `host`, if there is one, is listened to for it. Returns how
-/// much came from the client and from the host.
-pub async fn first_bytes(io: &mut Io, mut host: Option<&mut Io>) -> (u64, u64) {
-    let mut down = 0;
-    let mut ours = vec![0; 4096];
-    let mut theirs = vec![0; 4096];
-    loop {
-        let heard = async {
-            match &mut host {
-                Some(host) => host.read(&mut theirs).await.unwrap_or(0),
-                None => std::future::pending().await,
+/// What came before a refused client was closed.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// Bytes from the client; `None`: it has said nothing, and the wait for it was over otherwise.
+    pub up: Option<u64>,
+    /// Bytes from the host.
+    pub down: u64,
+    /// Nobody has said anything for too long.
+    pub idle: bool,
+}
+
+/// Waits for the client's first bytes, or its end, and reads them. Meanwhile `host`, if there is one, is listened to for it, until that
+/// ends. A silence of `idle` ends the wait, too.
+pub async fn first_bytes(io: &mut Io, host: Option<&mut Io>, timers: &Timers, idle: Option<Duration>) -> Heard {
+    let (mut from_client, mut to_client) = tokio::io::split(io);
+    let mut first = vec![0; PIECE];
+    let down = Cell::new(0);
+    let relayed = async {
+        let Some(host) = host else {
+            silence(timers, idle, std::future::pending::<()>()).await;
+            return true;
+        };
+        let mut said = vec![0; PIECE];
+        loop {
+            let one = async {
+                let n = host.read(&mut said).await.ok().filter(|n| *n > 0)?;
+                to_client.write_all(&said[..n]).await.ok()?;
+                to_client.flush().await.ok()?;
+                Some(n)
+            };
+            match silence(timers, idle, one).await {
+                Some(Some(n)) => down.set(down.get() + n as u64),
+                Some(None) => return false,
+                None => return true,
             }
-        };
-        let n = tokio::select! {
-            biased;
-            read = io.read(&mut ours) => return (read.unwrap_or(0) as u64, down),
-            n = heard => n,
-        };
-        // A host that ends is waited for no longer.
-        if n == 0 {
-            host = None;
-        } else if io.write_all(&theirs[..n]).await.is_err() || io.flush().await.is_err() {
-            return (0, down);
         }
-        down += n as u64;
+    };
+    tokio::select! {
+        biased;
+        read = from_client.read(&mut first) => Heard { up: Some(read.unwrap_or(0) as u64), down: down.get(), idle: false },
+        idle = relayed => Heard { up: None, down: down.get(), idle },
+    }
+}
+
+/// `None`: it has taken longer than `idle`.
+async fn silence<T>(timers: &Timers, idle: Option<Duration>, wait: impl Future<Output = T>) -> Option<T> {
+    match idle {
+        Some(limit) => timers.timeout(limit, wait).await.ok(),
+        None => Some(wait.await),
     }
 }
 

@@ -39,6 +39,11 @@ impl ScopedRoutes {
         }
     }
 
+    /// As [`ScopedRoutes::insert`], in the place of whichever scope has the key.
+    pub fn replace(&mut self, scope: Arc<ScopedRoute>) {
+        self.0.insert(scope.key.clone(), scope);
+    }
+
     /// Takes out the scope of this name that has `key`.
     pub fn remove(&mut self, key: &[String], name: &str) {
         if self.0.get(key).is_some_and(|scope| &*scope.name == name) {
