@@ -270,6 +270,11 @@ impl Manager {
         }
     }
 
+    /// The same of several resources, each place once.
+    fn counted_once(&self, kind: ResourceKind, names: &[Name]) -> BTreeSet<Scope> {
+        names.iter().flat_map(|name| self.counted(kind, name)).collect()
+    }
+
     /// Counts what became of an attempt to get a resource.
     pub(super) fn count(&mut self, kind: ResourceKind, name: &Name, outcome: Outcome<'_>) {
         for scope in self.counted(kind, name) {
@@ -282,8 +287,7 @@ impl Manager {
         if matches!(self.channels[channel].source, Source::Path { .. }) {
             return;
         }
-        let scopes: BTreeSet<Scope> = names.iter().flat_map(|name| self.counted(kind, name)).collect();
-        for scope in scopes {
+        for scope in self.counted_once(kind, names) {
             self.stats.subscription(kind, &scope).asked();
         }
     }
@@ -291,8 +295,7 @@ impl Manager {
     /// Counts for everything asked for by a channel that it gave no answer.
     pub(super) fn count_failed(&mut self, asked: Vec<(ResourceKind, Vec<Name>)>) {
         for (kind, names) in asked {
-            let scopes: BTreeSet<Scope> = names.iter().flat_map(|name| self.counted(kind, name)).collect();
-            for scope in scopes {
+            for scope in self.counted_once(kind, &names) {
                 self.stats.subscription(kind, &scope).answered(Outcome::Failed);
             }
         }
