@@ -123,6 +123,5 @@ async fn send(cluster: Rc<Cluster>, head: http::request::Parts, upload: Option<R
         let mut body = response.into_body();
         while let Some(Ok(_)) = body.next().await {}
         cluster.charge_own(status, None);
-        cluster.stats().internal_rq.record(status, None);
     }
 }

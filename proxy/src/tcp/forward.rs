@@ -335,9 +335,7 @@ impl Session<'_> {
         let context = LogContext::of(&self.info, worker.local.clock.now());
         worker.log.log(logs, &context, &worker.config().runtime, worker.local.random.next_u64());
     }
-}
 
-impl Session<'_> {
     /// Takes down what has passed so far.
     fn passed(&mut self) {
         let (up, down) = (self.copied.up.get(), self.copied.down.get());

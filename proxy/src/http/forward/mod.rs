@@ -16,10 +16,11 @@ mod retry;
 mod timeout;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Response};
-use sidemesh_config::resource::route::{ClusterChoice, Forward, Priority};
+use sidemesh_config::resource::route::{ClusterChoice, Forward, Priority, RetryPolicy};
 use sidemesh_config::value::Address;
 use smallvec::SmallVec;
 
@@ -96,8 +97,13 @@ fn for_cluster(x: &Exchange, plan: &Plan, reply: LocalReply) -> Answer {
     Answer::Local(reply)
 }
 
+/// The route's, else its virtual host's.
+fn retry_policy(x: &Exchange, forward: &Forward) -> Option<Arc<RetryPolicy>> {
+    forward.retry.as_ref().or_else(|| x.info.vhost.as_ref()?.retry_policy.as_ref()).cloned()
+}
+
 fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>, asks: bool) -> Plan {
-    let policy = forward.retry.as_ref().or_else(|| x.info.vhost.as_ref()?.retry_policy.as_ref()).cloned();
+    let policy = retry_policy(x, forward);
     let longest = cluster.config().protocol.common.max_stream_duration;
     let timeouts = Timeouts::new(x, forward, policy.as_deref(), longest, asks);
     if x.manager.config.scheme_matches_upstream {
@@ -121,7 +127,7 @@ fn plan(x: &mut Exchange, forward: &Forward, cluster: Rc<Cluster>, asks: bool) -
 /// What the request asks for in the form that it goes upstream in: retries, and the host that its hash chooses. `asks`: it has headers that
 /// may speak of retries.
 fn wishes(x: &mut Exchange, forward: &Forward, plan: &mut Plan, asks: bool) {
-    let policy = forward.retry.as_ref().or_else(|| x.info.vhost.as_ref()?.retry_policy.as_ref()).cloned();
+    let policy = retry_policy(x, forward);
     if policy.is_some() || asks {
         plan.retry = Retry::new(policy.as_ref(), &x.view());
     }
