@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sidemesh_tests::http;
-use sidemesh_tests::process::Process;
+use sidemesh_tests::process::{Process, resident_kib};
 
 /// How long a proxy may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -109,13 +109,7 @@ impl Usage {
     }
 
     pub fn resident_kib(&self) -> u64 {
-        let of = |process: &u32| {
-            let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-            let line =
-                status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?.trim().trim_end_matches("kB").trim().to_owned();
-            line.parse::<u64>().ok()
-        };
-        self.0.iter().filter_map(of).sum()
+        self.0.iter().filter_map(|process| resident_kib(*process)).sum()
     }
 }
 
