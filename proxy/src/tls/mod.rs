@@ -25,6 +25,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod tickets;
+mod verified;
 mod verify;
 
 pub use client::{Client, Target};

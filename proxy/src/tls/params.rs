@@ -27,8 +27,8 @@ pub(super) const TLS13_SUITES: [CipherSuite; 3] = [
 /// The groups offered where none are asked for, Envoy's list: P-384 only when it is named.
 const USUAL_CURVES: [&str; 3] = ["X25519MLKEM768", "X25519", "P-256"];
 
-/// rustls' suites of TLS 1.3 with those of 1.2 that are asked for, in the order asked for. Without curves asked for, the hybrid
-/// post-quantum group comes first.
+/// All suites of TLS 1.3, in BoringSSL's order, with those of 1.2 that are asked for, in the order asked for. Without curves
+/// asked for, the hybrid post-quantum group comes first.
 pub(super) fn provider(params: &TlsParams) -> Arc<CryptoProvider> {
     static USUAL: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(build(&[], &[])));
     match (params.cipher_suites.as_slice(), params.ecdh_curves.as_slice()) {
@@ -37,9 +37,17 @@ pub(super) fn provider(params: &TlsParams) -> Arc<CryptoProvider> {
     }
 }
 
+/// The same with one suite of TLS 1.3 before the others.
+pub(super) fn preferring(provider: &CryptoProvider, first: CipherSuite) -> Arc<CryptoProvider> {
+    let mut provider = provider.clone();
+    provider.cipher_suites.sort_by_key(|s| s.suite() != first);
+    Arc::new(provider)
+}
+
 fn build(suites: &[Name], curves: &[Name]) -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.retain(|s| s.tls13().is_some());
+    provider.cipher_suites.sort_by_key(|s| TLS13_SUITES.iter().position(|known| *known == s.suite()));
     if suites.is_empty() {
         provider.cipher_suites.extend(CIPHER_SUITES.iter().filter_map(|n| suite(n)));
     } else {

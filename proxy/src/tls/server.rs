@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::pki_types::UnixTime;
-use rustls::server::{Acceptor, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache};
+use rustls::server::{
+    Acceptor, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, SignatureAlgorithm, SignatureScheme, server};
 use sidemesh_config::resource::secret::Secret;
@@ -49,8 +51,16 @@ pub(super) struct State {
     files: Vec<FileState>,
 }
 
+/// Variants of one configuration, of which the ClientHello chooses.
 #[derive(Debug)]
 struct Configs {
+    /// By the suite of TLS 1.3 that comes first, in the order of [`params::TLS13_SUITES`]: between those the client's order
+    /// counts, as in BoringSSL, while ours counts between those of TLS 1.2.
+    by_suite: Vec<Variant>,
+}
+
+#[derive(Debug)]
+struct Variant {
     with_alpn: Arc<ServerConfig>,
     without_alpn: Arc<ServerConfig>,
 }
@@ -81,12 +91,10 @@ impl Server {
             (Some(logged), Some(config)) if key_log::applies(config, local, remote) => logged,
             _ => &state.plain,
         };
-        let ours = &self.shared.config.common.alpn;
-        let common = hello.alpn().is_some_and(|mut theirs| theirs.any(|p| ours.iter().any(|o| o == p)));
+        let config = configs.choose(&hello, &self.shared.config.common.alpn);
         let server_name = hello.server_name().map(str::to_owned);
         let certificate = state.certificates.choose(&hello).map(|(identity, _)| identity.certificate.clone());
-        let config = if common { &configs.with_alpn } else { &configs.without_alpn };
-        let stream = start.into_stream(config.clone()).await?;
+        let stream = start.into_stream(config).await?;
         let session: &server::ServerConnection = stream.get_ref().1;
         let validated = session.peer_certificates().is_some_and(|chain| state.verifier.validated(chain));
         let peer = PeerInfo::new(session, server_name.as_deref(), validated, certificate);
@@ -118,26 +126,33 @@ impl Side for State {
         let verifier = Verifier::new(&mut reader, resolved.validation.as_deref(), provider.clone(), Peer::Client)?;
         let verifier = Arc::new(verifier.for_clients(config.require_client_certificate));
 
-        let builder = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(params::versions(&config.common.params))?;
-        let builder = if verifier.asks() {
-            builder.with_client_cert_verifier(verifier.clone())
-        } else {
-            builder.with_no_client_auth()
-        };
-        let mut base = builder.with_cert_resolver(certificates.clone());
-        base.ignore_client_order = !config.prefer_client_ciphers;
-        resumption(&mut base, config, resolved, &mut reader, &certificates, &verifier)?;
-
+        let resumption = resumption(config, resolved, &mut reader, &certificates, &verifier)?;
+        let mut bases = Vec::new();
+        for first in params::TLS13_SUITES {
+            let builder = ServerConfig::builder_with_provider(params::preferring(&provider, first))
+                .with_protocol_versions(params::versions(&config.common.params))?;
+            let builder = if verifier.asks() {
+                builder.with_client_cert_verifier(verifier.clone())
+            } else {
+                builder.with_no_client_auth()
+            };
+            let mut base = builder.with_cert_resolver(certificates.clone());
+            base.ignore_client_order = !config.prefer_client_ciphers;
+            resumption.apply(&mut base);
+            bases.push(base);
+        }
         let logged = match &config.common.key_log {
             None => None,
             Some(log) => {
-                let mut base = base.clone();
-                base.key_log = Arc::new(KeyLog::open(log)?);
-                Some(Configs::new(base, &config.common.alpn))
+                let log = Arc::new(KeyLog::open(log)?);
+                let logging = |mut base: ServerConfig| {
+                    base.key_log = log.clone();
+                    base
+                };
+                Some(Configs::new(bases.iter().cloned().map(logging), &config.common.alpn))
             }
         };
-        let plain = Configs::new(base, &config.common.alpn);
+        let plain = Configs::new(bases, &config.common.alpn);
         Ok(State { certificates, verifier, plain, logged, files: reader.files })
     }
 }
@@ -154,24 +169,27 @@ pub(super) fn check_staples(config: &DownstreamTls, all: &[Arc<Identity>]) -> Re
     }
 }
 
+/// How sessions of a context are resumed.
+struct Resumption {
+    storage: Arc<dyn StoresServerSessions>,
+    /// `None`: no tickets.
+    tickets: Option<Arc<Tickets>>,
+}
+
 /// Session tickets and session identifiers, as the context allows them.
 fn resumption(
-    base: &mut ServerConfig,
     config: &DownstreamTls,
     resolved: &Resolved,
     reader: &mut Reader,
     certificates: &Certificates,
     verifier: &Verifier,
-) -> Result<(), Error> {
-    base.session_storage = if config.stateful_resumption {
-        ServerSessionMemoryCache::new(SESSIONS)
-    } else {
-        Arc::new(NoServerSessionStorage {})
+) -> Result<Resumption, Error> {
+    let storage: Arc<dyn StoresServerSessions> = match config.stateful_resumption {
+        true => ServerSessionMemoryCache::new(SESSIONS),
+        false => Arc::new(NoServerSessionStorage {}),
     };
     if config.tickets == TicketConfig::Disabled {
-        // TLS 1.3 resumes by tickets alone, what is kept here included: as in Envoy session identifiers are for TLS 1.2.
-        base.send_tls13_tickets = 0;
-        return Ok(());
+        return Ok(Resumption { storage, tickets: None });
     }
     let given = match &resolved.ticket_keys {
         None => None,
@@ -184,16 +202,37 @@ fn resumption(
     };
     let leaves: Vec<_> = certificates.all.iter().map(|c| &c.certificate.subject).collect();
     let context = sha256(format!("{}{leaves:?}", verifier.fingerprint()).as_bytes());
-    base.ticketer = Arc::new(Tickets::new(given.as_deref(), context, config.session_timeout)?);
-    Ok(())
+    let tickets = Arc::new(Tickets::new(given.as_deref(), context, config.session_timeout)?);
+    Ok(Resumption { storage, tickets: Some(tickets) })
+}
+
+impl Resumption {
+    fn apply(&self, base: &mut ServerConfig) {
+        base.session_storage = self.storage.clone();
+        match &self.tickets {
+            Some(tickets) => base.ticketer = tickets.clone(),
+            // TLS 1.3 resumes by tickets alone, what is kept here included: as in Envoy session identifiers are for TLS 1.2.
+            None => base.send_tls13_tickets = 0,
+        }
+    }
 }
 
 impl Configs {
-    fn new(base: ServerConfig, alpn: &[Vec<u8>]) -> Self {
-        let without_alpn = Arc::new(base.clone());
-        let mut with_alpn = base;
-        with_alpn.alpn_protocols = alpn.to_vec();
-        Configs { with_alpn: Arc::new(with_alpn), without_alpn }
+    /// `bases`: one for each of the suites of TLS 1.3.
+    fn new(bases: impl IntoIterator<Item = ServerConfig>, alpn: &[Vec<u8>]) -> Self {
+        let variant = |mut base: ServerConfig| {
+            let without_alpn = Arc::new(base.clone());
+            base.alpn_protocols = alpn.to_vec();
+            Variant { with_alpn: Arc::new(base), without_alpn }
+        };
+        Configs { by_suite: bases.into_iter().map(variant).collect() }
+    }
+
+    fn choose(&self, hello: &server::ClientHello<'_>, ours: &[Vec<u8>]) -> Arc<ServerConfig> {
+        let known = |s: &CipherSuite| params::TLS13_SUITES.iter().position(|k| k == s);
+        let variant = &self.by_suite[hello.cipher_suites().iter().find_map(known).unwrap_or(0)];
+        let common = hello.alpn().is_some_and(|mut theirs| theirs.any(|p| ours.iter().any(|o| o == p)));
+        if common { variant.with_alpn.clone() } else { variant.without_alpn.clone() }
     }
 }
 

@@ -175,6 +175,37 @@ async fn gets_in(server: &Server, client: &Client) -> bool {
     accepted.is_ok() && connected.is_ok()
 }
 
+#[test]
+fn a_chain_that_has_passed_is_good_until_it_ends_and_no_other_chain_is() {
+    use rustls::pki_types::{CertificateDer, UnixTime, pem::PemObject};
+    use rustls::server::danger::ClientCertVerifier;
+    let (ca, evil) = (Ca::new("ca"), Ca::new("evil"));
+    let ask = Ask { name: "good", ..Ask::default() };
+    let der = |leaf: &Leaf| CertificateDer::from_pem_slice(leaf.chain.as_bytes()).expect("a certificate");
+    let (good, forged) = (der(&ca.leaf(ask)), der(&evil.leaf(ask)));
+    let verifier = super::verify::Verifier::new(
+        &mut super::material::Reader::default(),
+        Some(&trust(&ca, &[])),
+        super::params::provider(&common(None, None).params),
+        super::verify::Peer::Client,
+    );
+    let verifier = verifier.expect("usable");
+    let passes = |leaf: &CertificateDer<'_>, days: i64| {
+        let now = UnixTime::now().as_secs().saturating_add_signed(days * 86_400);
+        let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
+        verifier.verify_client_cert(leaf, &[], at).is_ok()
+    };
+    let mut altered = good.to_vec();
+    *altered.last_mut().expect("a signature") ^= 1;
+    for _ in 0..2 {
+        assert!(passes(&good, 0) && passes(&good, 6), "in date, verified or remembered");
+        assert!(!passes(&good, 8), "expired since");
+        assert!(!passes(&good, -2), "not valid yet");
+        assert!(!passes(&forged, 0), "of another CA");
+        assert!(!passes(&CertificateDer::from(altered.clone()), 0), "one bit of the signature");
+    }
+}
+
 #[tokio::test]
 async fn client_certificates() {
     let (ca, evil) = (Ca::new("ca"), Ca::new("evil"));

@@ -22,6 +22,7 @@ use super::error::Error;
 use super::material::{self, Reader};
 use super::roots::{self, Roots};
 use super::san::Names;
+use super::verified::{ChainId, Verified};
 
 /// `allow_expired_certificate`: so many certificates of a chain may be out of date.
 const MAX_EXPIRED: usize = 8;
@@ -51,6 +52,7 @@ pub(super) struct Verifier {
     roots: Arc<Roots>,
     crls: Vec<CertRevocationList<'static>>,
     rules: ValidationContext,
+    verified: Verified,
     /// A client's certificate must be there.
     mandatory: bool,
     /// The certificate must be for the server name of the connection.
@@ -79,7 +81,8 @@ impl Verifier {
             Some(source) => material::revocation_lists(&reader.read(source, "crl")?)?,
             None => Vec::new(),
         };
-        Ok(Verifier { provider, peer, roots, crls, rules, mandatory: false, match_server_name: false })
+        let verified = Verified::default();
+        Ok(Verifier { provider, peer, roots, crls, rules, verified, mandatory: false, match_server_name: false })
     }
 
     /// Clients: `require` a certificate. One is necessary also where names or pins are asked for.
@@ -127,35 +130,59 @@ impl Verifier {
         now: UnixTime,
         host: Option<&str>,
     ) -> Result<(), rustls::Error> {
+        let id = self.remembers().then(|| ChainId::of(leaf, intermediates));
+        let known = id.is_some_and(|id| self.verified.holds(id, now));
+        if known && host.is_none() && !self.asks_for_leaf() {
+            return Ok(());
+        }
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| CertificateError::BadEncoding)?;
         if !may_sign(&parsed) {
             return Err(broken(Broken::KeyUsage));
         }
-        if !self.roots.is_empty() {
-            self.verify_chain(leaf, intermediates, &parsed, now)?;
+        if !self.roots.is_empty() && !known {
+            let anchor = self.verify_chain(leaf, intermediates, &parsed, now)?;
+            if let Some(id) = id {
+                self.verified.keep(id, leaf, intermediates, anchor);
+            }
         }
         self.verify_names(&parsed, host)?;
         self.verify_pins(leaf, &parsed)
     }
 
+    /// Whether a chain that has passed is good until one of its certificates ends.
+    fn remembers(&self) -> bool {
+        !self.roots.is_empty() && self.crls.is_empty() && !self.rules.allow_expired_certificate
+    }
+
+    /// Whether something is asked of the leaf itself besides its chain.
+    fn asks_for_leaf(&self) -> bool {
+        let r = &self.rules;
+        let names = !self.match_server_name && !r.san_matchers.is_empty();
+        names || !(r.spki_hashes.is_empty() && r.certificate_hashes.is_empty())
+    }
+
+    /// The validity of the CA at the chain's end, where it is known.
     fn verify_chain(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         parsed: &X509Certificate<'_>,
         now: UnixTime,
-    ) -> Result<(), rustls::Error> {
+    ) -> Result<Option<(i64, i64)>, rustls::Error> {
         // A certificate that is itself among the trusted ones needs no issuer.
         if self.roots.holds(leaf) {
             let validity = parsed.validity();
             let (from, to) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-            return self.in_date(from, to, now).map_err(|e| certificate_error(e).into());
+            return match self.in_date(from, to, now) {
+                Ok(()) => Ok(Some((from, to))),
+                Err(e) => Err(certificate_error(e).into()),
+            };
         }
         let end_entity = EndEntityCert::try_from(leaf).map_err(certificate_error)?;
         let mut at = now;
         for _ in 0..MAX_EXPIRED {
             match self.build_path(&end_entity, intermediates, at) {
-                Ok(()) => return Ok(()),
+                Ok(anchor) => return Ok(anchor),
                 // The rest of the chain is judged at a time when this certificate was good.
                 Err(webpki::Error::CertExpired { not_after, .. }) if self.rules.allow_expired_certificate => {
                     at = not_after
@@ -174,7 +201,7 @@ impl Verifier {
         end_entity: &EndEntityCert<'_>,
         intermediates: &[CertificateDer<'_>],
         at: UnixTime,
-    ) -> Result<(), webpki::Error> {
+    ) -> Result<Option<(i64, i64)>, webpki::Error> {
         let usage = match self.peer {
             Peer::Client => KeyUsage::client_auth(),
             Peer::Server => KeyUsage::server_auth(),
@@ -196,7 +223,7 @@ impl Verifier {
                 revocation,
                 Some(&accept),
             )
-            .map(|_| ())
+            .map(|path| self.roots.validity(path.anchor()))
     }
 
     /// What webpki leaves open: the length of the path, and whether the trusted CA itself is in date.
