@@ -1,10 +1,12 @@
 //! What is known of a downstream connection: filled by `downstream` before any filter runs, read by filters, logs, formats.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use sidemesh_config::resource::listener::{FilterChain, Listener};
 use sidemesh_config::value::{Metadata, Name};
 
@@ -34,6 +36,8 @@ pub struct ConnectionInfo {
     pub alpn: Option<Name>,
     /// TLS was terminated here.
     pub tls: Option<Arc<PeerInfo>>,
+    /// What `x-forwarded-client-cert` says of the peer, the same for all requests; `None`: it cannot be told in a header.
+    pub client_cert: OnceCell<Option<HeaderValue>>,
     pub handshake_complete: Option<Instant>,
     pub listener: Arc<Listener>,
     pub filter_chain: Arc<FilterChain>,
@@ -68,6 +72,7 @@ impl ConnectionInfo {
             server_name: None,
             alpn: None,
             tls: None,
+            client_cert: OnceCell::new(),
             handshake_complete: None,
             chain: filter_chain.name.clone(),
             filter_chain,

@@ -153,7 +153,7 @@ fn own_headers(x: &mut Exchange, response: &mut Response<Body>) {
         x.operation = named.to_str().ok().map(Box::from).or(x.operation.take());
     }
     if let Some(via) = &manager.config.via {
-        append_joined(headers, VIA, via, ", ");
+        append_joined(headers, VIA, via.as_bytes(), ", ");
     }
     match manager.overwrites_server() {
         ServerHeader::Overwrite => {

@@ -11,6 +11,7 @@ use sidemesh_config::format::TlsPart;
 use sidemesh_config::resource::http_connection_manager::{
     ForwardClientCert, HttpConnectionManager, IpDetection, XffDetection,
 };
+use smallvec::SmallVec;
 
 use super::names::*;
 use crate::codec::Scheme;
@@ -100,7 +101,7 @@ pub fn apply(
         add_user_agent(headers, node);
     }
     if let Some(via) = &hcm.via {
-        append_joined(headers, VIA, via, ", ");
+        append_joined(headers, VIA, via.as_bytes(), ", ");
     }
     if edge {
         insert_ip(headers, X_ENVOY_EXTERNAL_ADDRESS, address.ip());
@@ -236,7 +237,7 @@ fn append_peer(headers: &mut HeaderMap, peer: IpAddr) {
         other => other,
     };
     if headers.contains_key(X_FORWARDED_FOR) {
-        append_joined(headers, X_FORWARDED_FOR, &shown.to_string(), ",");
+        append_joined(headers, X_FORWARDED_FOR, shown.to_string().as_bytes(), ",");
     } else {
         insert_ip(headers, X_FORWARDED_FOR, shown);
     }
@@ -268,7 +269,7 @@ fn insert_ip(headers: &mut HeaderMap, name: HeaderName, ip: IpAddr) {
 }
 
 /// Appends `value` to the header as one list, or sets it.
-pub fn append_joined(headers: &mut HeaderMap, name: HeaderName, value: &str, separator: &str) {
+pub fn append_joined(headers: &mut HeaderMap, name: HeaderName, value: &[u8], separator: &str) {
     let mut all = Vec::new();
     for have in headers.get_all(&name) {
         if !all.is_empty() {
@@ -279,7 +280,7 @@ pub fn append_joined(headers: &mut HeaderMap, name: HeaderName, value: &str, sep
     if !all.is_empty() {
         all.extend_from_slice(separator.as_bytes());
     }
-    all.extend_from_slice(value.as_bytes());
+    all.extend_from_slice(value);
     if let Ok(value) = HeaderValue::try_from(all) {
         headers.insert(name, value);
     }
@@ -313,14 +314,18 @@ fn sanitize(headers: &mut HeaderMap, edge: bool, internal_only: &[HeaderName]) {
         headers.remove(X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER);
         headers.remove(X_ENVOY_DOWNSTREAM_SERVICE_NODE);
     }
-    if any_envoy(headers) {
-        for name in &INTERNAL_ONLY {
-            headers.remove(name);
-        }
+    // A sidecar in front always sends one (the expected timeout): only what is there is looked up.
+    let ours: SmallVec<[HeaderName; 4]> = headers.keys().filter(|n| is_internal_only(n)).cloned().collect();
+    for name in &ours {
+        headers.remove(name);
     }
     for name in internal_only {
         headers.remove(name);
     }
+}
+
+fn is_internal_only(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-envoy-") && INTERNAL_ONLY.contains(name)
 }
 
 fn add_user_agent(headers: &mut HeaderMap, node: &crate::worker::Node) {
@@ -341,7 +346,7 @@ fn client_cert(headers: &mut HeaderMap, hcm: &HttpConnectionManager, connection:
     if hcm.forward_client_cert == ForwardClientCert::AlwaysForwardOnly {
         return;
     }
-    let peer = connection.tls.as_deref().filter(|p| p.part(TlsPart::PeerFingerprint256).is_some());
+    let peer = connection.tls.as_deref().filter(|p| p.presented());
     let (Some(peer), false) = (peer, hcm.forward_client_cert == ForwardClientCert::Sanitize) else {
         if present.client_cert {
             headers.remove(X_FORWARDED_CLIENT_CERT);
@@ -351,21 +356,25 @@ fn client_cert(headers: &mut HeaderMap, hcm: &HttpConnectionManager, connection:
     if hcm.forward_client_cert == ForwardClientCert::ForwardOnly {
         return;
     }
-    let chain = hcm.client_cert_details.chain.then(|| peer.chain_url_encoded()).flatten();
-    tell_cert(headers, hcm.forward_client_cert, cert_element(&hcm.client_cert_details, chain, |part| peer.part(part)));
+    let element = connection.client_cert.get_or_init(|| {
+        let details = &hcm.client_cert_details;
+        let chain = details.chain.then(|| peer.chain_url_encoded()).flatten();
+        HeaderValue::try_from(cert_element(details, chain, |part| peer.part(part))).ok()
+    });
+    tell_cert(headers, hcm.forward_client_cert, element.as_ref());
 }
 
 /// Puts the element about our peer last. Where it cannot be told (a name in it is no header text), nothing is: what the
 /// peer itself has put there must not pass for our word.
-fn tell_cert(headers: &mut HeaderMap, how: ForwardClientCert, element: String) {
-    let Ok(value) = HeaderValue::try_from(element.as_str()) else {
+fn tell_cert(headers: &mut HeaderMap, how: ForwardClientCert, element: Option<&HeaderValue>) {
+    let Some(element) = element else {
         headers.remove(X_FORWARDED_CLIENT_CERT);
         return;
     };
-    if how == ForwardClientCert::AppendForward {
-        append_joined(headers, X_FORWARDED_CLIENT_CERT, &element, ",");
+    if how == ForwardClientCert::AppendForward && headers.contains_key(X_FORWARDED_CLIENT_CERT) {
+        append_joined(headers, X_FORWARDED_CLIENT_CERT, element.as_bytes(), ",");
     } else {
-        headers.insert(X_FORWARDED_CLIENT_CERT, value);
+        headers.insert(X_FORWARDED_CLIENT_CERT, element.clone());
     }
 }
 
@@ -432,7 +441,7 @@ mod tests {
     #[test]
     fn lists_are_appended_with_their_separator() {
         let mut headers = xff("a");
-        append_joined(&mut headers, X_FORWARDED_FOR, "b", ",");
+        append_joined(&mut headers, X_FORWARDED_FOR, b"b", ",");
         assert_eq!(headers[X_FORWARDED_FOR], "a,b");
     }
 
@@ -441,7 +450,7 @@ mod tests {
         for how in [ForwardClientCert::SanitizeSet, ForwardClientCert::AppendForward] {
             let mut headers = HeaderMap::new();
             headers.insert(X_FORWARDED_CLIENT_CERT, HeaderValue::from_static("By=spiffe://a;URI=spiffe://admin"));
-            tell_cert(&mut headers, how, "Subject=\"CN=a\nb\"".to_owned());
+            tell_cert(&mut headers, how, HeaderValue::try_from("Subject=\"CN=a\nb\"").ok().as_ref());
             assert!(!headers.contains_key(X_FORWARDED_CLIENT_CERT));
         }
     }

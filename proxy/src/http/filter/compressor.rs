@@ -252,7 +252,7 @@ fn insert_vary(headers: &mut HeaderMap) {
         .iter()
         .any(|v| v.to_str().is_ok_and(|v| v.to_ascii_lowercase().contains("accept-encoding")));
     if !present {
-        append_joined(headers, VARY, "Accept-Encoding", ", ");
+        append_joined(headers, VARY, b"Accept-Encoding", ", ");
     }
 }
 

@@ -172,7 +172,7 @@ fn set_host(x: &mut Exchange, forward: &Forward, host: &str) {
     if forward.append_forwarded_host
         && let Ok(text) = old.to_str()
     {
-        append_joined(&mut x.parts.headers, X_FORWARDED_HOST, text, ",");
+        append_joined(&mut x.parts.headers, X_FORWARDED_HOST, text.as_bytes(), ",");
     }
     if !x.manager.suppresses() && !x.parts.headers.contains_key(X_ENVOY_ORIGINAL_HOST) {
         x.parts.headers.insert(X_ENVOY_ORIGINAL_HOST, old);
