@@ -9,6 +9,7 @@ mod micro;
 mod peers;
 mod svg;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -49,13 +50,19 @@ enum Command {
     Case { name: String, operations: u32 },
     /// Instructions per request with 10 and with 10,000 routes, clusters and endpoints.
     Flat,
-    /// The comparison with nginx, HAProxy and Envoy: CPU per request, HTTP/1.1 and HTTP/2.
+    /// The comparison with nginx, HAProxy and Envoy: CPU and latency, HTTP/1.1, HTTP/2, a pair with mutual TLS, TCP.
     Load {
         #[arg(long, default_value_t = 3)]
         rounds: u32,
         #[arg(long, default_value_t = 5)]
         seconds: u32,
     },
+    /// Sends as fast as it is read; what `load` measures TCP with.
+    #[command(hide = true)]
+    Stream { to: SocketAddr, seconds: u32 },
+    /// Reads what `stream` sends.
+    #[command(hide = true)]
+    Sink { at: SocketAddr },
     /// An EDS update: time until it is applied, and the slowest request meanwhile.
     Update {
         #[arg(long, default_value_t = 100_000)]
@@ -104,6 +111,8 @@ fn run(args: Args) -> Result<(), String> {
     match &args.command {
         Command::Micro { baseline, only, update } => return micro::run(baseline, only.as_deref(), *update),
         Command::Case { name, operations } => return micro::run_case(name, *operations),
+        Command::Stream { to, seconds } => return load::stream(*to, *seconds),
+        Command::Sink { at } => return load::sink(*at),
         _ => {}
     }
     if let Command::Flat = args.command {
@@ -112,7 +121,12 @@ fn run(args: Args) -> Result<(), String> {
     let peers: Vec<_> =
         [Some(peers::find_ours(args.proxy)?), peers::find_envoy(args.envoy)].into_iter().flatten().collect();
     match args.command {
-        Command::Micro { .. } | Command::Case { .. } | Command::Flat => {}
+        // Done above.
+        Command::Micro { .. }
+        | Command::Case { .. }
+        | Command::Stream { .. }
+        | Command::Sink { .. }
+        | Command::Flat => {}
         Command::Load { rounds, seconds } => load::run(peers, rounds, seconds)?,
         Command::Update { endpoints } => peers.iter().try_for_each(|peer| update(peer, endpoints))?,
         Command::Start { clusters } => {

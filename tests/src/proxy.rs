@@ -156,3 +156,11 @@ pub fn http2_cluster(name: &str, endpoint: SocketAddr) -> Value {
     cluster["typed_extension_protocol_options"] = json!({options: typed(options, http2)});
     cluster
 }
+
+/// A listener whose connections go to one cluster as they are.
+pub fn tcp_listener(name: &str, at: SocketAddr, cluster: &str) -> Value {
+    let config = json!({"stat_prefix": name, "cluster": cluster});
+    let config = typed("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", config);
+    let filter = json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": config});
+    json!({"name": name, "address": address(at), "filter_chains": [{"filters": [filter]}]})
+}

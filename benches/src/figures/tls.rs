@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,16 +40,35 @@ impl Pki {
         Pki { ca: ca_certificate, leaf, key }
     }
 
-    /// The transport socket of a listener that asks for a client certificate.
-    pub fn downstream(&self) -> Value {
+    fn context(&self) -> Value {
         let text = |pem: String| json!({"inline_string": pem});
-        let common = json!({
+        json!({
             "tls_certificates": [{"certificate_chain": text(self.leaf.pem()), "private_key": text(self.key.serialize_pem())}],
             "validation_context": {"trusted_ca": text(self.ca.pem())},
-        });
-        let context = json!({"common_tls_context": common, "require_client_certificate": true});
+            "alpn_protocols": ["h2", "http/1.1"],
+        })
+    }
+
+    /// The transport socket of a listener that asks for a client certificate.
+    pub fn downstream(&self) -> Value {
+        let context = json!({"common_tls_context": self.context(), "require_client_certificate": true});
         let typed = proxy::typed("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext", context);
         json!({"name": "envoy.transport_sockets.tls", "typed_config": typed})
+    }
+
+    /// The transport socket of a cluster behind such a listener.
+    pub fn upstream(&self) -> Value {
+        let context = json!({"common_tls_context": self.context(), "sni": "localhost"});
+        let typed = proxy::typed("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", context);
+        json!({"name": "envoy.transport_sockets.tls", "typed_config": typed})
+    }
+
+    /// The certificate with its key, and the CA, as files in `dir`.
+    pub fn files(&self, dir: &Path) -> (PathBuf, PathBuf) {
+        let (own, ca) = (dir.join("own.pem"), dir.join("ca.pem"));
+        std::fs::write(&own, self.leaf.pem() + &self.key.serialize_pem()).expect("a certificate file");
+        std::fs::write(&ca, self.ca.pem()).expect("a CA file");
+        (own, ca)
     }
 
     /// A client that resumes its sessions, or never does. Key exchange by X25519, which every peer has.
