@@ -18,6 +18,9 @@ use clap::{Parser, Subcommand};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Connections of each kind when a profile is recorded.
+const TRAINING_HANDSHAKES: u32 = 500;
+
 /// What the proxy costs.
 #[derive(Parser)]
 #[command(version)]
@@ -55,6 +58,12 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         rounds: u32,
         #[arg(long, default_value_t = 5)]
+        seconds: u32,
+    },
+    /// Work of every kind, not measured: what `pgo/renew` records.
+    #[command(hide = true)]
+    Train {
+        #[arg(long, default_value_t = 4)]
         seconds: u32,
     },
     /// Sends as fast as it is read; what `load` measures TCP with.
@@ -118,15 +127,15 @@ fn run(args: Args) -> Result<(), String> {
     if let Command::Flat = args.command {
         return flat::run(&peers::find_ours(args.proxy)?);
     }
+    if let Command::Train { seconds } = args.command {
+        let ours = peers::find_ours(args.proxy)?;
+        micro::run_all();
+        figures::tls::run(&ours, TRAINING_HANDSHAKES)?;
+        return load::once(ours, seconds);
+    }
     let peers: Vec<_> =
         [Some(peers::find_ours(args.proxy)?), peers::find_envoy(args.envoy)].into_iter().flatten().collect();
     match args.command {
-        // Done above.
-        Command::Micro { .. }
-        | Command::Case { .. }
-        | Command::Stream { .. }
-        | Command::Sink { .. }
-        | Command::Flat => {}
         Command::Load { rounds, seconds } => load::run(peers, rounds, seconds)?,
         Command::Update { endpoints } => peers.iter().try_for_each(|peer| update(peer, endpoints))?,
         Command::Start { clusters } => {
@@ -156,6 +165,8 @@ fn run(args: Args) -> Result<(), String> {
                 );
             }
         }
+        // Done above.
+        _ => {}
     }
     Ok(())
 }

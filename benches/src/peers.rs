@@ -54,7 +54,7 @@ impl Peer {
         std::fs::write(&path, bootstrap.to_string()).expect("a bootstrap file");
         let command = self.command(&path);
         let begin = Instant::now();
-        let mut process = Process::start(self.name, command, dir);
+        let mut process = Process::start(self.name, command, dir).with_children();
         let deadline = begin + READY_WITHIN;
         while !http::get(admin, "/ready").is_ok_and(|answer| answer.status == 200) {
             process.assert_running();

@@ -75,6 +75,12 @@ pub fn run(peers: Vec<Peer>, rounds: u32, seconds: u32) -> Result<(), String> {
     Ok(())
 }
 
+/// Every scenario once, through one proxy: work to record a profile of (`pgo/renew`).
+pub fn once(peer: Peer, seconds: u32) -> Result<(), String> {
+    let (way, tools) = (Way::Bootstrap(peer), Tools::find()?);
+    Scenario::ALL.into_iter().try_for_each(|scenario| measure(&way, scenario, &tools, seconds).map(drop))
+}
+
 fn print(scenario: Scenario, way: &str, figures: &[Figure]) {
     let median = |of: &dyn Fn(&Figure) -> Option<f64>| {
         let mut all: Vec<f64> = figures.iter().filter_map(of).collect();

@@ -86,7 +86,7 @@ impl Way {
                 command
             }
         };
-        let process = Process::start(&name, pinned(PROXY_CORE, &command), dir);
+        let process = Process::start(&name, pinned(PROXY_CORE, &command), dir).with_children();
         wait::until_true("the proxy listens", || TcpStream::connect(entry).is_ok());
         process
     }
@@ -184,7 +184,7 @@ pub fn start_origin(program: &Path, dir: &Path, scenario: Scenario, at: SocketAd
             command
         }
     };
-    let process = Process::start("origin", pinned(LOAD_CORE, &command), dir);
+    let process = Process::start("origin", pinned(LOAD_CORE, &command), dir).with_children();
     wait::until_true("the origin listens", || TcpStream::connect(at).is_ok());
     Ok(process)
 }

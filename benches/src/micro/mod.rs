@@ -47,6 +47,13 @@ pub fn run_case(name: &str, operations: u32) -> Result<(), String> {
     Ok(())
 }
 
+/// Runs every case in this process, as often as it is counted.
+pub fn run_all() {
+    for case in cases() {
+        (case.run)(case.operations);
+    }
+}
+
 /// Counts all cases whose names contain `only`, and compares them with the baseline or writes it.
 pub fn run(baseline: &Path, only: Option<&str>, update: bool) -> Result<(), String> {
     if !counted::is_there() {
