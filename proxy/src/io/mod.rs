@@ -8,6 +8,7 @@ mod socket;
 mod splice;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,12 +18,12 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::{client, server};
 
 pub use buffers::{Buffers, READ_BUFFER_BYTES};
 pub use ring::{Ring, drive};
 pub use socket::Socket;
 pub use splice::{Pipe, Pipes};
+pub use tls::{Greeted, Tls};
 
 /// Anything else that reads and writes: rare nestings such as TLS inside a CONNECT tunnel.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
@@ -35,8 +36,7 @@ pub struct Io {
 
 enum Kind {
     Plain(Socket),
-    ServerTls(Box<server::TlsStream<Socket>>),
-    ClientTls(Box<client::TlsStream<Socket>>),
+    Tls(Box<Tls>),
     Memory(Box<DuplexStream>),
     Boxed(Box<dyn Stream>),
 }
@@ -45,8 +45,7 @@ impl std::fmt::Debug for Io {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = match self.kind {
             Kind::Plain(_) => "plain",
-            Kind::ServerTls(_) => "server TLS",
-            Kind::ClientTls(_) => "client TLS",
+            Kind::Tls(_) => "TLS",
             Kind::Memory(_) => "memory",
             Kind::Boxed(_) => "boxed",
         };
@@ -76,15 +75,9 @@ impl From<tokio::net::UnixStream> for Io {
     }
 }
 
-impl From<server::TlsStream<Socket>> for Io {
-    fn from(stream: server::TlsStream<Socket>) -> Self {
-        Self { kind: Kind::ServerTls(Box::new(stream)) }
-    }
-}
-
-impl From<client::TlsStream<Socket>> for Io {
-    fn from(stream: client::TlsStream<Socket>) -> Self {
-        Self { kind: Kind::ClientTls(Box::new(stream)) }
+impl From<Tls> for Io {
+    fn from(tls: Tls) -> Self {
+        Self { kind: Kind::Tls(Box::new(tls)) }
     }
 }
 
@@ -104,8 +97,7 @@ impl Io {
     pub fn socket(&self) -> Option<&Socket> {
         match &self.kind {
             Kind::Plain(socket) => Some(socket),
-            Kind::ServerTls(tls) => Some(tls.get_ref().0),
-            Kind::ClientTls(tls) => Some(tls.get_ref().0),
+            Kind::Tls(tls) => Some(tls.socket()),
             Kind::Memory(_) | Kind::Boxed(_) => None,
         }
     }
@@ -118,26 +110,22 @@ impl Io {
         }
     }
 
-    /// The TLS session of an accepted connection.
-    pub fn server_session(&self) -> Option<&rustls::ServerConnection> {
+    /// What was negotiated, on a TLS connection.
+    pub fn tls_session(&self) -> Option<&rustls::CommonState> {
         match &self.kind {
-            Kind::ServerTls(tls) => Some(tls.get_ref().1),
+            Kind::Tls(tls) => Some(tls.session()),
             _ => None,
         }
     }
 
     /// Whether the bytes are encrypted on the wire.
     pub fn is_tls(&self) -> bool {
-        matches!(self.kind, Kind::ServerTls(_) | Kind::ClientTls(_))
+        matches!(self.kind, Kind::Tls(_))
     }
 
     /// The protocol that ALPN settled on.
     pub fn alpn(&self) -> Option<&[u8]> {
-        match &self.kind {
-            Kind::ServerTls(tls) => tls.get_ref().1.alpn_protocol(),
-            Kind::ClientTls(tls) => tls.get_ref().1.alpn_protocol(),
-            _ => None,
-        }
+        self.tls_session()?.alpn_protocol()
     }
 
     /// The peer's address, where the connection is a TCP one.
@@ -170,17 +158,9 @@ impl Io {
     /// Ready when a read would find something (bytes, the end, an error), without a buffer to read into: an idle connection
     /// waits here. A spurious `Ready` is possible: the read that follows then is pending.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.kind {
+        match &mut self.kind {
             Kind::Plain(socket) => socket.poll_read_ready(cx),
-            // Plaintext that is already decrypted does not show on the socket.
-            Kind::ServerTls(tls) => match tls.get_ref() {
-                (_, session) if !session.wants_read() => Poll::Ready(Ok(())),
-                (socket, _) => socket.poll_read_ready(cx),
-            },
-            Kind::ClientTls(tls) => match tls.get_ref() {
-                (_, session) if !session.wants_read() => Poll::Ready(Ok(())),
-                (socket, _) => socket.poll_read_ready(cx),
-            },
+            Kind::Tls(tls) => tls.poll_readable(cx),
             // No readiness without a read: whoever waits holds a buffer.
             Kind::Memory(_) | Kind::Boxed(_) => Poll::Ready(Ok(())),
         }
@@ -205,8 +185,7 @@ impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.kind {
             Kind::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
-            Kind::ServerTls(tls) => Pin::new(tls).poll_read(cx, buf),
-            Kind::ClientTls(tls) => Pin::new(tls).poll_read(cx, buf),
+            Kind::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
             Kind::Memory(pipe) => Pin::new(pipe).poll_read(cx, buf),
             Kind::Boxed(stream) => Pin::new(stream).poll_read(cx, buf),
         }
@@ -218,8 +197,7 @@ impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.kind {
             Kind::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
-            Kind::ServerTls(tls) => Pin::new(tls).poll_write(cx, buf),
-            Kind::ClientTls(tls) => Pin::new(tls).poll_write(cx, buf),
+            Kind::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
             Kind::Memory(pipe) => Pin::new(pipe).poll_write(cx, buf),
             Kind::Boxed(stream) => Pin::new(stream).poll_write(cx, buf),
         }
@@ -233,8 +211,7 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         match &mut self.kind {
             Kind::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
-            Kind::ServerTls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
-            Kind::ClientTls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+            Kind::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
             Kind::Memory(pipe) => Pin::new(pipe).poll_write_vectored(cx, bufs),
             Kind::Boxed(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
@@ -251,8 +228,7 @@ impl AsyncWrite for Io {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.kind {
             Kind::Plain(socket) => Pin::new(socket).poll_flush(cx),
-            Kind::ServerTls(tls) => Pin::new(tls).poll_flush(cx),
-            Kind::ClientTls(tls) => Pin::new(tls).poll_flush(cx),
+            Kind::Tls(tls) => Pin::new(tls).poll_flush(cx),
             Kind::Memory(pipe) => Pin::new(pipe).poll_flush(cx),
             Kind::Boxed(stream) => Pin::new(stream).poll_flush(cx),
         }
@@ -261,8 +237,7 @@ impl AsyncWrite for Io {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.kind {
             Kind::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Kind::ServerTls(tls) => Pin::new(tls).poll_shutdown(cx),
-            Kind::ClientTls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Kind::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
             Kind::Memory(pipe) => Pin::new(pipe).poll_shutdown(cx),
             Kind::Boxed(stream) => Pin::new(stream).poll_shutdown(cx),
         }

@@ -1,9 +1,12 @@
 //! Early bytes, quiet connections, pooled buffers.
+use std::io::IoSlice;
+use std::sync::Arc;
+
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Buffers, Io, READ_BUFFER_BYTES};
+use super::{Buffers, Greeted, Io, READ_BUFFER_BYTES, Socket, Tls};
 use crate::codec::h1::tests::run;
 
 async fn pair() -> (TcpStream, TcpStream) {
@@ -90,46 +93,139 @@ fn buffers_come_back_empty_and_bounded() {
     assert!(buffers.is_empty());
 }
 
-/// A connection through TLS, over sockets that had early bytes.
-async fn tls_pair() -> (Io, Io) {
-    use std::sync::Arc;
+/// Configurations of both ends, TLS 1.3 or 1.2.
+fn tls_configs(new: bool) -> (Arc<rustls::ClientConfig>, Arc<rustls::ServerConfig>) {
     let key = rcgen::generate_simple_self_signed(vec!["h.test".to_owned()]).unwrap();
     let der = rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions = [if new { &rustls::version::TLS13 } else { &rustls::version::TLS12 }];
     let mut roots = rustls::RootCertStore::empty();
     roots.add(key.cert.der().clone()).unwrap();
     let server = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&versions)
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![key.cert.der().clone()], der)
         .unwrap();
     let client = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&versions)
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let (near, far) = pair().await;
-    let mut far = far;
+    (Arc::new(client), Arc::new(server))
+}
+
+async fn accept(socket: Socket, config: Arc<rustls::ServerConfig>) -> std::io::Result<Io> {
+    Ok(Io::from(Greeted::read(socket).await?.accept(config).await?))
+}
+
+async fn connect(socket: Socket, config: Arc<rustls::ClientConfig>) -> std::io::Result<Io> {
+    let name = rustls::pki_types::ServerName::try_from("h.test").unwrap();
+    Ok(Io::from(Tls::connect(socket, config, name).await?))
+}
+
+/// A connection through TLS, over sockets that had early bytes.
+async fn tls_pair() -> (Io, Io) {
+    let (client, server) = tls_configs(true);
+    let (near, mut far) = pair().await;
     let mut early = [0; 5];
-    let accept = async {
+    let accepted = async {
         far.read_exact(&mut early).await.unwrap();
-        let socket = super::Socket::from(far).with_prefix(Bytes::copy_from_slice(&early));
-        Io::from(tokio_rustls::TlsAcceptor::from(Arc::new(server)).accept(socket).await.unwrap())
+        accept(Socket::from(far).with_prefix(Bytes::copy_from_slice(&early)), server).await.unwrap()
     };
-    let connect = async {
-        let name = rustls::pki_types::ServerName::try_from("h.test").unwrap();
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
-        Io::from(connector.connect(name, super::Socket::from(near)).await.unwrap())
+    tokio::join!(async { connect(Socket::from(near), client).await.unwrap() }, accepted)
+}
+
+/// Carries bytes on in pieces of `piece` bytes; the bits of byte `damaged` are turned.
+async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, piece: usize, damaged: usize) {
+    let (mut at, mut bytes) = (0, vec![0; piece]);
+    while let Ok(n @ 1..) = from.read(&mut bytes).await {
+        if (at..at + n).contains(&damaged) {
+            bytes[damaged - at] ^= 0xff;
+        }
+        at += n;
+        if to.write_all(&bytes[..n]).await.is_err() {
+            return;
+        }
+    }
+    // The other side may have gone.
+    let _gone = to.shutdown().await;
+}
+
+/// A conversation of a few messages each way through somebody in the middle. Whether it went well.
+async fn talk(new: bool, piece: usize, damaged: (usize, usize)) -> bool {
+    static MESSAGE: [u8; 20_000] = [7; 20_000];
+    // A length that was tampered with makes an end wait for what never comes.
+    let whole = damaged == (usize::MAX, usize::MAX);
+    let limit = std::time::Duration::from_millis(if whole { 20_000 } else { 300 });
+    let (client, server) = tls_configs(new);
+    let ((near, middle), (onwards, far)) = (pair().await, pair().await);
+    let ((from_near, to_near), (from_far, to_far)) = (middle.into_split(), onwards.into_split());
+    let asks = async move {
+        let mut io = connect(Socket::from(near), client).await?;
+        for _ in 0..2 {
+            io.write_all(&MESSAGE).await?;
+            io.flush().await?;
+            io.read_exact(&mut [0; 3]).await?;
+        }
+        io.shutdown().await
     };
-    tokio::join!(connect, accept)
+    let answers = async move {
+        let mut io = accept(Socket::from(far), server).await?;
+        let mut got = vec![0; MESSAGE.len()];
+        for _ in 0..2 {
+            io.read_exact(&mut got).await?;
+            if got != MESSAGE {
+                return Err(std::io::Error::other("other bytes than were sent"));
+            }
+            let answer = [IoSlice::new(b"y"), IoSlice::new(b""), IoSlice::new(b"es")];
+            assert_eq!(io.write_vectored(&answer).await?, 3, "what is small shares a record");
+            io.flush().await?;
+        }
+        // Its end is told apart from a cut.
+        if io.read(&mut got).await? == 0 {
+            io.shutdown().await
+        } else {
+            Err(std::io::Error::other("more than was sent"))
+        }
+    };
+    let carried =
+        async { tokio::join!(carry(from_near, to_far, piece, damaged.0), carry(from_far, to_near, piece, damaged.1)) };
+    let all = async { tokio::join!(asks, answers, carried) };
+    let Ok((asked, answered, _)) = tokio::time::timeout(limit, all).await else { return false };
+    asked.is_ok() && answered.is_ok()
+}
+
+#[test]
+fn tls_takes_bytes_as_they_come() {
+    run(async {
+        for new in [true, false] {
+            for piece in [1, 7, 1000, 100_000] {
+                assert!(talk(new, piece, (usize::MAX, usize::MAX)).await, "TLS 1.3: {new}, {piece} bytes at a time");
+            }
+        }
+    });
+}
+
+#[test]
+fn tls_that_was_tampered_with_ends_in_an_error() {
+    run(async {
+        for new in [true, false] {
+            for at in (0..2000).step_by(97) {
+                assert!(!talk(new, 4096, (at, usize::MAX)).await, "TLS 1.3: {new}, byte {at} of the client");
+            }
+            for at in (0..600).step_by(61) {
+                assert!(!talk(new, 4096, (usize::MAX, at)).await, "TLS 1.3: {new}, byte {at} of the server");
+            }
+        }
+    });
 }
 
 #[test]
 fn readiness_below_tls_counts_what_is_decrypted() {
     run(async {
         let (mut client, mut server) = tls_pair().await;
-        assert!(client.is_tls() && server.server_session().is_some());
+        assert!(client.is_tls() && server.tls_session().is_some());
         // Session tickets are no sign of life.
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         assert!(client.is_quiet() && server.is_quiet());

@@ -12,7 +12,6 @@ use rustls::pki_types::{DnsName, ServerName};
 use sidemesh_config::resource::secret::Secret;
 use sidemesh_config::resource::tls::{CommonTls, UpstreamTls};
 use sidemesh_config::snapshot::ByName;
-use tokio_rustls::TlsConnector;
 
 use super::context::{Context, Side};
 use super::error::Error;
@@ -23,7 +22,7 @@ use super::params;
 use super::peer::PeerInfo;
 use super::store;
 use super::verify::{Named, Peer, Verifier};
-use crate::io::{Io, Socket};
+use crate::io::{Io, Socket, Tls};
 
 /// Configurations with a name or protocols of a connection's own, kept for the next such connection.
 const MAX_VARIANTS: usize = 32;
@@ -85,12 +84,12 @@ impl Client {
             ServerName::DnsName(dns) => Some(dns.as_ref().to_owned()),
             _ => None,
         };
-        let stream = TlsConnector::from(config).connect(name, socket).await?;
-        let session = stream.get_ref().1;
+        let tls = Tls::connect(socket, config, name).await?;
+        let session = tls.session();
         let validated = session.peer_certificates().is_some_and(|chain| state.verifier.validated(chain));
         let local = state.identity.as_ref().map(|i| i.certificate.clone());
         let peer = PeerInfo::new(session, sent.as_deref(), validated, local);
-        Ok((Io::from(stream), Arc::new(peer)))
+        Ok((Io::from(tls), Arc::new(peer)))
     }
 
     /// The configuration and name for a stream that is no [`Socket`].

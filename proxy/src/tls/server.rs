@@ -7,15 +7,12 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::pki_types::UnixTime;
-use rustls::server::{
-    Acceptor, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions,
-};
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, SignatureAlgorithm, SignatureScheme, server};
 use sidemesh_config::resource::secret::Secret;
 use sidemesh_config::resource::tls::{CommonTls, DownstreamTls, StaplePolicy, Tickets as TicketConfig};
 use sidemesh_config::snapshot::ByName;
-use tokio_rustls::LazyConfigAcceptor;
 
 use super::context::{Context, Side};
 use super::error::Error;
@@ -29,7 +26,7 @@ use super::san::dns_match;
 use super::store;
 use super::tickets::Tickets;
 use super::verify::{Peer, Verifier, sha256};
-use crate::io::{Io, Socket};
+use crate::io::{Greeted, Io, Socket};
 
 /// Sessions kept for stateful resumption, per context.
 const SESSIONS: usize = 1024;
@@ -85,8 +82,8 @@ impl Server {
     pub async fn accept(&self, socket: Socket) -> Result<(Io, Arc<PeerInfo>), Error> {
         let state = self.shared.state();
         let (local, remote) = (socket.local_addr(), socket.peer_addr());
-        let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
-        let hello = start.client_hello();
+        let greeted = Greeted::read(socket).await?;
+        let hello = greeted.hello();
         let configs = match (&state.logged, &self.shared.config.common.key_log) {
             (Some(logged), Some(config)) if key_log::applies(config, local, remote) => logged,
             _ => &state.plain,
@@ -94,11 +91,11 @@ impl Server {
         let config = configs.choose(&hello, &self.shared.config.common.alpn);
         let server_name = hello.server_name().map(str::to_owned);
         let certificate = state.certificates.choose(&hello).map(|(identity, _)| identity.certificate.clone());
-        let stream = start.into_stream(config).await?;
-        let session: &server::ServerConnection = stream.get_ref().1;
+        let tls = greeted.accept(config).await?;
+        let session = tls.session();
         let validated = session.peer_certificates().is_some_and(|chain| state.verifier.validated(chain));
         let peer = PeerInfo::new(session, server_name.as_deref(), validated, certificate);
-        Ok((Io::from(stream), Arc::new(peer)))
+        Ok((Io::from(tls), Arc::new(peer)))
     }
 }
 

@@ -422,7 +422,7 @@ async fn sessions_resume_only_under_the_same_rules() {
     let kind = |accepted: Handshake| {
         let (io, peer) = accepted.expect("accepted");
         assert_eq!(peer.subject(), "CN=c", "a resumed session knows its peer");
-        io.server_session().expect("TLS").handshake_kind()
+        io.tls_session().expect("TLS").handshake_kind()
     };
     let first = trusting(&a);
     assert_eq!(kind(meet(&first, &client, Target::default()).await.0), Some(rustls::HandshakeKind::Full));
