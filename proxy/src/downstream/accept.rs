@@ -17,7 +17,7 @@ use super::listener::{Listener, Version};
 use super::log::{Unserved, log_connection, log_served};
 use super::original_dst::original_destination;
 use super::proxy_protocol::{self, Parsed};
-use super::stats::{ListenerStats, ProxyProtocolStats};
+use super::stats::{ListenerStats, ProxyProtocolStats, WorkerConnectionStats};
 use crate::connection::ConnectionInfo;
 use crate::io::{Io, Socket};
 
@@ -63,6 +63,7 @@ struct Accepted {
 /// Counts an open connection of the listener, from when its chain is known.
 struct Counted {
     stats: Arc<ListenerStats>,
+    own_stats: Arc<WorkerConnectionStats>,
     start: Instant,
     worker: Rc<crate::worker::Worker>,
     _open: crate::shutdown::OpenConnection,
@@ -71,6 +72,7 @@ struct Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.stats.downstream_cx_active.dec();
+        self.own_stats.downstream_cx_active.dec();
         self.stats.downstream_cx_destroy.inc();
         let lasted = self.worker.local.clock.now().saturating_duration_since(self.start);
         self.stats.downstream_cx_length_ms.record(lasted.as_secs_f64() * 1000.0);
@@ -81,8 +83,11 @@ impl Counted {
     fn new(listener: &Listener, accepted: Accepted) -> Self {
         listener.stats.downstream_cx_total.inc();
         listener.stats.downstream_cx_active.inc();
+        listener.own_stats.downstream_cx_total.inc();
+        listener.own_stats.downstream_cx_active.inc();
         let Accepted { start, open } = accepted;
-        Counted { stats: listener.stats.clone(), start, _open: open, worker: listener.worker.clone() }
+        let (stats, own_stats) = (listener.stats.clone(), listener.own_stats.clone());
+        Counted { stats, own_stats, start, _open: open, worker: listener.worker.clone() }
     }
 }
 
