@@ -156,11 +156,11 @@ fn gathered<'a>(
     by_owner
 }
 
-/// Secrets of a context that came with this snapshot by SDS: of a new context those that were not there before.
+/// Secrets of a context that came with this snapshot by SDS: of a new context all that it has.
 fn arrived(common: &CommonTls, is_new: bool, before: &Snapshot, now: &Snapshot) -> u64 {
     let is_news = |reference: &&SecretRef| {
         let (old, new) = (before.secrets.get(&reference.name), now.secrets.get(&reference.name));
-        reference.source.is_some() && new.is_some() && if is_new { old.is_none() } else { old != new }
+        reference.source.is_some() && new.is_some() && (is_new || old != new)
     };
     common.certificate_secrets.iter().chain(&common.validation_secret).filter(is_news).count() as u64
 }

@@ -6,6 +6,7 @@
 
 mod accept;
 mod chain;
+mod counted;
 pub mod detect;
 mod listener;
 mod log;

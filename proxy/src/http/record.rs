@@ -235,10 +235,15 @@ fn complete(x: &mut Exchange) {
 fn count_bytes(x: &mut Exchange, stats: &HttpStats) {
     let info = &x.info;
     let (up, down) = (info.request_body_bytes, info.response_body_bytes);
-    stats.downstream_cx_rx_bytes_total.add(info.request_header_bytes + up);
-    stats
-        .downstream_cx_tx_bytes_total
-        .add(info.response_header_bytes + size::status_line(info.protocol, info.status) + down);
+    let received = info.request_header_bytes + up;
+    let sent = info.response_header_bytes + size::status_line(info.protocol, info.status) + down;
+    let mut passed = info.connection.passed.get();
+    passed.received += received;
+    passed.sent += sent;
+    passed.protocol = Some(x.protocol);
+    info.connection.passed.set(passed);
+    stats.downstream_cx_rx_bytes_total.add(received);
+    stats.downstream_cx_tx_bytes_total.add(sent);
     if let Some(cluster) = x.answered_by.take() {
         let line = size::status_line(info.upstream.protocol, info.status);
         cluster.stats().upstream_cx_rx_bytes_total.add(info.response_header_bytes + line + down);

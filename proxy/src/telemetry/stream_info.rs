@@ -79,6 +79,8 @@ pub struct TraceContext {
 pub enum Moment {
     /// A request's head has come; a TCP session begins.
     Start,
+    /// A connection is over: the listener's own log, which Envoy gives no type.
+    Connection,
     /// An attempt at an upstream host is over.
     Attempt,
     UpstreamConnected,
@@ -178,6 +180,7 @@ impl StreamInfo {
     /// The number and the name of `data.accesslog.v3.AccessLogType`.
     pub fn log_type(&self) -> (i32, &'static str) {
         match (self.protocol, self.moment) {
+            (_, Moment::Connection) => (0, "NotSet"),
             (None, Moment::UpstreamConnected) => (1, "TcpUpstreamConnected"),
             (None, Moment::Start) => (14, "TcpConnectionStart"),
             (None, Moment::Periodic) => (2, "TcpPeriodic"),
