@@ -1,6 +1,6 @@
 //! What is known of a downstream connection: filled by `downstream` before any filter runs, read by filters, logs, formats.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -10,6 +10,7 @@ use http::HeaderValue;
 use sidemesh_config::resource::listener::{FilterChain, Listener};
 use sidemesh_config::value::{Metadata, Name};
 
+use crate::codec::Protocol;
 use crate::tls::PeerInfo;
 
 /// One downstream connection. Immutable once its filter chain runs.
@@ -48,6 +49,18 @@ pub struct ConnectionInfo {
     pub metadata: Metadata,
     /// PROXY protocol v2 TLVs that an upstream PROXY protocol transport may pass on.
     pub proxy_tlvs: Vec<(u8, Bytes)>,
+    /// Why a look at the first bytes found no TLS.
+    pub not_tls: Option<&'static str>,
+    /// What its requests have moved so far.
+    pub passed: Cell<Passed>,
+}
+
+/// What the requests of an HTTP connection have moved.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Passed {
+    pub received: u64,
+    pub sent: u64,
+    pub protocol: Option<Protocol>,
 }
 
 impl ConnectionInfo {
@@ -80,6 +93,8 @@ impl ConnectionInfo {
             listener,
             metadata: Metadata::default(),
             proxy_tlvs: Vec::new(),
+            not_tls: None,
+            passed: Cell::default(),
         }
     }
 

@@ -17,6 +17,7 @@ use sidemesh_proto::{json, type_url};
 
 use crate::rejection::{Rejection, Within};
 use crate::resource::access_log::{self, AccessLog};
+use crate::resource::cluster::{BindConfig, bind_config};
 use crate::support::{self, Hint};
 use crate::value::{Address, ConfigOrigin, ConfigSource, GrpcSource, Locality, Name};
 use crate::wire;
@@ -86,6 +87,8 @@ pub struct ClusterManager {
     /// The cluster that this proxy is an endpoint of, for zone-aware routing.
     pub local_cluster_name: Option<Name>,
     pub outlier_event_log: Option<PathBuf>,
+    /// For clusters that do not say it themselves.
+    pub bind: Option<BindConfig>,
 }
 
 /// Why a start-up file cannot be used: names the file, the field and the cure.
@@ -133,7 +136,12 @@ impl Bootstrap {
                 .transpose()?
                 .unwrap_or_default(),
             runtime: runtime::layers(wire.layered_runtime.unwrap_or_default()).within("layered_runtime")?,
-            cluster_manager: wire.cluster_manager.map(cluster_manager).unwrap_or_default(),
+            cluster_manager: wire
+                .cluster_manager
+                .map(cluster_manager)
+                .transpose()
+                .within("cluster_manager")?
+                .unwrap_or_default(),
             stats: wire.stats_config.map(|s| stats::parse(&s).within("stats_config")).transpose()?.unwrap_or_default(),
             hints,
         };
@@ -296,10 +304,12 @@ fn dynamic_resources(wire: &wire_bootstrap::bootstrap::DynamicResources) -> Resu
     })
 }
 
-fn cluster_manager(wire: wire_bootstrap::ClusterManager) -> ClusterManager {
+fn cluster_manager(wire: wire_bootstrap::ClusterManager) -> Result<ClusterManager, Rejection> {
+    let bind = wire.upstream_bind_config.as_ref().map(bind_config).transpose().within("upstream_bind_config")?;
     let outlier = wire.outlier_detection.unwrap_or_default();
-    ClusterManager {
+    Ok(ClusterManager {
+        bind,
         local_cluster_name: wire::optional_name(&wire.local_cluster_name),
         outlier_event_log: wire::optional_name(&outlier.event_log_path).map(|path| PathBuf::from(&*path)),
-    }
+    })
 }

@@ -1,5 +1,7 @@
 //! `/listeners`.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 use sidemesh_config::resource::listener::bind_addresses;
 
@@ -14,8 +16,16 @@ pub fn answer(handle: &Handle, query: &Query) -> Answer {
         let statuses: Vec<Value> = listeners
             .iter()
             .filter_map(|l| {
-                let address = *bind_addresses(l).first()?;
-                Some(json!({"name": &*l.name, "local_address": {"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}}}))
+                let address =
+                    |a: &SocketAddr| json!({"socket_address": {"address": a.ip().to_string(), "port_value": a.port()}});
+                let (first, more) = bind_addresses(l)
+                    .split_first()
+                    .map(|(a, more)| (address(a), more.iter().map(address).collect::<Vec<_>>()))?;
+                let mut status = json!({"name": &*l.name, "local_address": first});
+                if !more.is_empty() {
+                    status["additional_local_addresses"] = more.into();
+                }
+                Some(status)
             })
             .collect();
         return Answer::json(&json!({"listener_statuses": statuses}));

@@ -4,7 +4,7 @@ use http::{Method, Request, StatusCode};
 use sidemesh_config::resource::ResourceKind;
 
 use super::{Handle, certs, clusters, config_dump, listeners, logging, runtime, server_info, stats};
-use crate::shutdown::Phase;
+use crate::shutdown::{Phase, Which};
 
 pub const TEXT: &str = "text/plain; charset=UTF-8";
 pub const JSON: &str = "application/json";
@@ -91,7 +91,12 @@ const ENDPOINTS: [Endpoint; 29] = [
         changes: false,
         answer: |_, _| Answer::text("Lock contention is not measured: no lock is taken while a request is served.\n"),
     },
-    Endpoint { path: "/drain_listeners", help: "stop accepting connections", changes: true, answer: drain },
+    Endpoint {
+        path: "/drain_listeners",
+        help: "stop accepting connections; ?graceful, ?skip_exit, ?inboundonly",
+        changes: true,
+        answer: drain,
+    },
     Endpoint { path: "/healthcheck/fail", help: "fail health checks", changes: true, answer: |h, _| health(h, true) },
     Endpoint {
         path: "/healthcheck/ok",
@@ -249,16 +254,16 @@ pub fn state(phase: Phase) -> &'static str {
     match phase {
         Phase::PreInitializing => "PRE_INITIALIZING",
         Phase::Initializing => "INITIALIZING",
-        Phase::Live | Phase::Graceful => "LIVE",
-        Phase::Draining | Phase::Stopping | Phase::Exit => "DRAINING",
+        Phase::Live => "LIVE",
+        Phase::Stopping | Phase::Exit => "DRAINING",
     }
 }
 
 fn ready(handle: &Handle) -> Answer {
     let phase = handle.shared.shutdown.phase();
-    let live = matches!(phase, Phase::Live | Phase::Graceful) && !handle.shared.shutdown.is_health_failed();
+    let live = phase == Phase::Live && !handle.shared.shutdown.is_health_failed();
     let status = if live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let word = if matches!(phase, Phase::Live | Phase::Graceful) && !live { "DRAINING" } else { state(phase) };
+    let word = if phase == Phase::Live && !live { "DRAINING" } else { state(phase) };
     Answer { status, content_type: TEXT, body: format!("{word}\n") }
 }
 
@@ -279,9 +284,10 @@ fn init_dump(handle: &Handle) -> Answer {
 
 fn drain(handle: &Handle, query: &Query) -> Answer {
     let stay = query.has("skip_exit");
+    let which = if query.has("inboundonly") { Which::Inbound } else { Which::All };
     match stay || query.has("graceful") {
-        true => handle.shared.shutdown.drain_gracefully(stay),
-        false => handle.shared.shutdown.drain_listeners(),
+        true => handle.shared.shutdown.drain_gracefully(which, stay),
+        false => handle.shared.shutdown.drain_listeners(which),
     }
     Answer::text("OK\n")
 }

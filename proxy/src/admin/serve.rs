@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
@@ -11,12 +11,16 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use sidemesh_config::value::Name;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 
 use super::Handle;
 use super::route::{self, Answer};
+use crate::downstream::{ListenerStats, WorkerConnectionStats};
+use crate::http::{HttpStats, ListenerHttpStats};
+use crate::telemetry::stats::{Gauge, Registry, Scope};
 
 /// Connections at a time; further ones wait.
 const MAX_CONNECTIONS: usize = 64;
@@ -25,6 +29,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves until dropped. Runs inside the control thread's `LocalSet`.
 pub async fn serve(listener: TcpListener, handle: Rc<Handle>) {
+    let stats = Rc::new(Stats::new(&handle.shared.stats));
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
@@ -37,17 +42,96 @@ pub async fn serve(listener: TcpListener, handle: Rc<Handle>) {
             }
         };
         let handle = handle.clone();
+        let open = Open::new(stats.clone());
         spawn_local(async move {
+            let counted = open.stats.clone();
             let service = service_fn(move |request: Request<Incoming>| {
                 let handle = handle.clone();
-                async move { Ok::<_, Infallible>(respond(route::answer(&handle, &request))) }
+                let answer = counted.count(|| respond(route::answer(&handle, &request)));
+                async move { Ok::<_, Infallible>(answer) }
             });
             let mut server = hyper::server::conn::http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
             // A client that goes away in the middle is its own affair.
             let _ = server.serve_connection(TokioIo::new(stream), service).await;
-            drop(slot);
+            drop((slot, open));
         });
+    }
+}
+
+/// The admin interface's own traffic, counted like that of a listener and a connection manager, both called `admin`.
+struct Stats {
+    listener: Arc<ListenerStats>,
+    thread: Arc<WorkerConnectionStats>,
+    http: Arc<HttpStats>,
+    answers: Arc<ListenerHttpStats>,
+}
+
+impl Stats {
+    fn new(registry: &Registry) -> Self {
+        let admin = || Name::from("admin");
+        Stats {
+            listener: registry.shard(Scope::Listener(admin())),
+            thread: registry.shard(Scope::Filter(Name::from("listener.admin.main_thread"))),
+            http: registry.shard(Scope::Http(admin())),
+            answers: registry.shard(Scope::ListenerHttp { address: admin(), prefix: admin() }),
+        }
+    }
+
+    fn levels(&self) -> [&Gauge; 4] {
+        let http = &self.http;
+        [
+            &self.listener.downstream_cx_active,
+            &self.thread.downstream_cx_active,
+            &http.downstream_cx_active,
+            &http.downstream_cx_http1_active,
+        ]
+    }
+
+    /// Counts a request and its answer. The request that reads the figures is among them, its answer is not.
+    fn count(&self, answer: impl FnOnce() -> Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+        self.http.downstream_rq_total.inc();
+        self.http.downstream_rq_http1_total.inc();
+        self.http.downstream_rq_active.inc();
+        let answer = answer();
+        self.http.downstream_rq_active.dec();
+        let status = answer.status().as_u16();
+        self.http.downstream_rq.record(status);
+        self.answers.downstream_rq.record(status);
+        answer
+    }
+}
+
+/// One open connection.
+struct Open {
+    stats: Rc<Stats>,
+    since: Instant,
+}
+
+impl Open {
+    fn new(stats: Rc<Stats>) -> Self {
+        for counter in [
+            &stats.listener.downstream_cx_total,
+            &stats.thread.downstream_cx_total,
+            &stats.http.downstream_cx_total,
+            &stats.http.downstream_cx_http1_total,
+        ] {
+            counter.inc();
+        }
+        stats.levels().iter().for_each(|gauge| gauge.inc());
+        Open { stats, since: Instant::now() }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let (stats, lasted) = (&self.stats, self.since.elapsed());
+        stats.levels().iter().for_each(|gauge| gauge.dec());
+        stats.listener.downstream_cx_destroy.inc();
+        stats.listener.downstream_cx_length_ms.record_duration(lasted);
+        stats.http.downstream_cx_destroy.inc();
+        stats.http.downstream_cx_destroy_remote.inc();
+        stats.http.downstream_cx_length_ms.record_duration(lasted);
     }
 }
 

@@ -1,8 +1,11 @@
 //! `server.*`: what the process tells of itself, brought up to date once a second; certificate files are looked at as often,
 //! and the control thread's freed memory is given back. What only the start needed goes with the first look after it.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::certificates::Certificates;
 use super::{memory, text};
 use crate::shutdown::Phase;
 use crate::stats_group;
@@ -11,6 +14,8 @@ use crate::tls;
 use crate::worker::Shared;
 
 const EVERY: Duration = Duration::from_secs(1);
+/// Days until a certificate runs out are counted anew after so many looks.
+const LOOKS_PER_COUNT: u64 = 60;
 
 stats_group! {
     pub struct ServerStats {
@@ -41,7 +46,7 @@ stats_group! {
     }
 }
 
-pub(super) fn start(shared: &Shared, started: Instant, workers: usize) {
+pub(super) fn start(shared: &Shared, started: Instant, workers: usize, certificates: Rc<RefCell<Certificates>>) {
     let stats = shared.stats.shard::<ServerStats>(Scope::Server);
     stats.concurrency.set(workers as i64);
     let runtime = shared.stats.shard::<RuntimeStats>(Scope::Fixed("runtime"));
@@ -53,14 +58,14 @@ pub(super) fn start(shared: &Shared, started: Instant, workers: usize) {
     let shared = shared.clone();
     tokio::task::spawn_local(async move {
         let mut phases = shared.shutdown.subscribe();
-        let mut starting = true;
+        let (mut starting, mut looks) = (true, 0u64);
         loop {
             let phase = *phases.borrow_and_update();
             if starting && phase == Phase::Live {
                 starting = false;
                 text::forget();
             }
-            stats.live.set(i64::from(matches!(phase, Phase::Live | Phase::Graceful)));
+            stats.live.set(i64::from(phase == Phase::Live && !shared.shutdown.is_health_failed()));
             stats.state.set(state(phase));
             stats.uptime.set(started.elapsed().as_secs() as i64);
             stats.total_connections.set(shared.shutdown.connections() as i64);
@@ -71,7 +76,10 @@ pub(super) fn start(shared: &Shared, started: Instant, workers: usize) {
             let resident = resident_bytes();
             stats.memory_allocated.set(resident);
             stats.memory_heap_size.set(resident);
-            tls::refresh_files();
+            looks += 1;
+            if tls::refresh_files() > 0 || looks % LOOKS_PER_COUNT == 0 {
+                certificates.borrow().show();
+            }
             memory::give_back();
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
@@ -85,8 +93,8 @@ pub(super) fn start(shared: &Shared, started: Instant, workers: usize) {
 /// Envoy's numbers: LIVE, DRAINING, PRE_INITIALIZING, INITIALIZING.
 fn state(phase: Phase) -> i64 {
     match phase {
-        Phase::Live | Phase::Graceful => 0,
-        Phase::Draining | Phase::Stopping | Phase::Exit => 1,
+        Phase::Live => 0,
+        Phase::Stopping | Phase::Exit => 1,
         Phase::PreInitializing => 2,
         Phase::Initializing => 3,
     }

@@ -1,19 +1,20 @@
 //! Puts snapshots in force: upstream first, then the swap, then listeners, so that nobody sees a route to what is not there.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use sidemesh_config::diff::diff;
-use sidemesh_config::resource::listener::Listener;
+use sidemesh_config::resource::listener::{Listener, TrafficDirection};
 use sidemesh_config::snapshot::Snapshot;
 use sidemesh_config::value::Name;
 
+use super::certificates::Certificates;
 use super::workers::Workers;
 use crate::downstream::Sockets;
-use crate::tls;
+use crate::shutdown::Which;
 use crate::upstream;
 use crate::worker::Shared;
 use crate::xds::{Host, ListenerManagerStats};
@@ -21,14 +22,13 @@ use crate::xds::{Host, ListenerManagerStats};
 /// The composition root's side of the configuration manager.
 pub struct Installer {
     pub shared: Shared,
-    pub sockets: Rc<std::cell::RefCell<Sockets>>,
+    pub sockets: Rc<RefCell<Sockets>>,
     pub workers: Rc<Workers>,
     pub upstream: Rc<upstream::Control>,
     pub stats: Arc<ListenerManagerStats>,
-    /// Set once no listener is to be opened any more.
-    pub closed: Rc<Cell<bool>>,
-    /// TLS contexts built ahead of the workers' asking, kept until the next snapshot.
-    pub prepared: Option<tls::Prepared>,
+    /// Set once no listener, or no inbound one, is to be opened any more.
+    pub closed: Rc<Cell<Option<Which>>>,
+    pub certificates: Rc<RefCell<Certificates>>,
 }
 
 impl Host for Installer {
@@ -46,7 +46,7 @@ impl Host for Installer {
         let before = self.shared.live.load();
         snapshot.generation = before.generation + 1;
         self.upstream.reconcile(&snapshot);
-        self.prepared = Some(tls::prepare(&snapshot));
+        self.certificates.borrow_mut().follow(&before, &snapshot);
         let now = self.shared.live.publish(snapshot);
         let changes = diff(&before, &now).listeners;
         for name in &changes.removed {
@@ -78,8 +78,10 @@ impl Host for Installer {
 impl Installer {
     fn open(&self, snapshot: &Snapshot, name: &Name) {
         let Some(listener) = snapshot.listeners.get(name) else { return };
-        if self.closed.get() {
-            return;
+        match self.closed.get() {
+            Some(Which::All) => return,
+            Some(Which::Inbound) if listener.direction == TrafficDirection::Inbound => return,
+            _ => {}
         }
         match self.sockets.borrow_mut().open(listener) {
             Ok(sockets) => {

@@ -13,7 +13,7 @@ use super::Error;
 use super::mesh::Member;
 use super::workers::Workers;
 use crate::downstream::Sockets;
-use crate::shutdown::{Phase, Shutdown};
+use crate::shutdown::{Drains, Phase, Shutdown, Which};
 use crate::telemetry::access_log::Writer;
 use crate::worker::Shared;
 
@@ -27,8 +27,8 @@ pub(super) struct Process {
     pub(super) shared: Shared,
     pub(super) workers: Rc<Workers>,
     pub(super) sockets: Rc<RefCell<Sockets>>,
-    /// Set once no listener is to be opened any more.
-    pub(super) closed: Rc<Cell<bool>>,
+    /// Set once no listener, or no inbound one, is to be opened any more.
+    pub(super) closed: Rc<Cell<Option<Which>>>,
     pub(super) writer: Writer,
     pub(super) drain_time: Duration,
     pub(super) member: Option<Member>,
@@ -39,8 +39,8 @@ pub(super) async fn run(mut process: Process) -> Result<(), Error> {
     let shutdown = process.shared.shutdown.clone();
     tokio::task::spawn_local(watch_signals(shutdown.clone())?);
     tokio::task::spawn_local(reopen_logs(on(SignalKind::user_defined1())?, process.writer.clone()));
-    let mut phases = shutdown.subscribe();
-    let (mut draining, mut graceful) = (false, false);
+    let (mut phases, mut drains) = (shutdown.subscribe(), shutdown.drains());
+    let mut drained = Drains::default();
     loop {
         let phase = *phases.borrow_and_update();
         match phase {
@@ -53,36 +53,49 @@ pub(super) async fn run(mut process: Process) -> Result<(), Error> {
                 }
                 break;
             }
-            Phase::Draining if !draining => {
-                draining = true;
-                tracing::info!("draining: listeners are closed");
-                process.close();
-                process.workers.drain(false, graceful);
+            _ => {
+                let asked = *drains.borrow_and_update();
+                process.drain(drained, asked);
+                drained = asked;
             }
-            Phase::Graceful if !graceful => {
-                graceful = true;
-                tracing::info!("draining: listeners are closed in {:?}", process.drain_time);
-                tokio::task::spawn_local(drain_later(shutdown.clone(), process.drain_time));
-            }
-            _ => {}
         }
-        // The sender lives in `shutdown`.
-        let _ = phases.changed().await;
+        // The senders live in `shutdown`.
+        tokio::select! {
+            _ = phases.changed() => {}
+            _ = drains.changed() => {}
+        }
     }
     process.end();
     Ok(())
 }
 
 /// The rest of a graceful drain.
-async fn drain_later(shutdown: Shutdown, after: Duration) {
+async fn drain_later(shutdown: Shutdown, which: Which, after: Duration) {
     tokio::time::sleep(after).await;
-    shutdown.drain_listeners();
+    shutdown.drain_listeners(which);
 }
 
 impl Process {
-    fn close(&self) {
-        self.closed.set(true);
-        self.sockets.borrow_mut().clear();
+    fn close(&self, which: Which) {
+        self.closed.set(Some(which));
+        self.sockets.borrow_mut().clear(which == Which::Inbound);
+    }
+
+    /// What `/drain_listeners` asks for, and has not asked for `before`.
+    fn drain(&self, before: Drains, asked: Drains) {
+        if let Some(which) = asked.closed.filter(|_| asked.closed != before.closed) {
+            tracing::info!(?which, "draining: listeners are closed");
+            self.close(which);
+            self.workers.drain(which == Which::Inbound, false);
+        }
+        match asked.goodbye {
+            Some(goodbye) if before.goodbye.is_none() && goodbye.then_close => {
+                tracing::info!(which = ?goodbye.which, "draining: listeners are closed in {:?}", self.drain_time);
+                let later = drain_later(self.shared.shutdown.clone(), goodbye.which, self.drain_time);
+                tokio::task::spawn_local(later);
+            }
+            _ => {}
+        }
     }
 
     async fn stop(&mut self) {
@@ -91,7 +104,7 @@ impl Process {
         {
             tracing::warn!("the registry did not answer within {LEAVE_LIMIT:?}; the lease will run out");
         }
-        self.close();
+        self.close(Which::All);
         self.workers.drain(false, true);
         let open = self.shared.shutdown.connections();
         tracing::info!(connections = open, "stopping: waiting for the last connection, at most {:?}", self.drain_time);
@@ -104,7 +117,7 @@ impl Process {
     }
 
     fn end(self) {
-        self.close();
+        self.close(Which::All);
         self.workers.stop();
         self.writer.drain(LOG_LIMIT);
         tracing::info!("exiting");

@@ -6,6 +6,7 @@
 
 mod args;
 mod bootstrap;
+mod certificates;
 mod channels;
 mod gauges;
 mod grpc;
@@ -168,10 +169,11 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
     let workers = Rc::new(workers::Workers::start(count, &equipment)?);
     drop(equipment);
     let sockets = Rc::new(RefCell::new(Sockets::new(count)));
-    let closed = Rc::new(Cell::new(false));
+    let closed = Rc::new(Cell::new(None));
     let stats: Arc<xds::ListenerManagerStats> = shared.stats.shard(Scope::Fixed("listener_manager"));
     stats.workers_started.set(1);
     stats.workers_pinned.set(0);
+    let certificates = Rc::new(RefCell::new(certificates::Certificates::new(shared.stats.clone())));
     let installer = install::Installer {
         shared: shared.clone(),
         sockets: sockets.clone(),
@@ -179,7 +181,7 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
         upstream: control.clone(),
         stats,
         closed: closed.clone(),
-        prepared: None,
+        certificates: certificates.clone(),
     };
     let setup = xds::Setup { saved: saved(args, &loaded)?, ..setup(args, &loaded, &shared) };
     let (bootstrap, resources, connect) = (setup.bootstrap.clone(), setup.resources.clone(), setup.connect.clone());
@@ -200,7 +202,7 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
         refresh: Box::new(move || control.gauge()),
     };
     start_admin(handle)?;
-    gauges::start(&shared, started, count);
+    gauges::start(&shared, started, count, certificates);
     let spans = spans::start(span_queue, &shared, &bootstrap, connect.clone());
     let logs = logs::start(record_queue, &shared, loaded.wire, connect.clone());
     let member = mesh::start(args, &bootstrap, &shared, &manager, &connect)?;
@@ -221,6 +223,7 @@ fn surroundings(loaded: &Loaded, writer: &Writer) -> upstream::Surroundings {
     let manager = &loaded.bootstrap.cluster_manager;
     let local = manager.local_cluster_name.clone();
     upstream::Surroundings {
+        bind: manager.bind.clone(),
         local: local.map(|cluster| upstream::LocalZone { cluster, locality: loaded.node.locality.clone() }),
         outlier_log: manager.outlier_event_log.clone().map(|path| upstream::EventLog::new(writer.clone(), path)),
     }

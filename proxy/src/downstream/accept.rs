@@ -12,14 +12,16 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use super::chain::Chain;
+use super::counted::{Accepted, Counted};
 use super::detect::{self, Detected};
 use super::listener::{Listener, Version};
 use super::log::{Unserved, log_connection, log_served};
 use super::original_dst::original_destination;
 use super::proxy_protocol::{self, Parsed};
-use super::stats::{ListenerStats, ProxyProtocolStats};
+use super::stats::ProxyProtocolStats;
 use crate::connection::ConnectionInfo;
 use crate::io::{Io, Socket};
+use crate::telemetry::stats::Counter;
 
 /// A connection is handed from listener to listener at most so often.
 const MAX_HAND_OVERS: usize = 4;
@@ -33,6 +35,7 @@ struct Inspected {
     local: SocketAddr,
     restored: bool,
     transport: &'static str,
+    not_tls: Option<&'static str>,
     server_name: Option<Name>,
     alpn: Vec<Name>,
     metadata: Metadata,
@@ -44,6 +47,8 @@ struct Inspected {
 enum Ended {
     #[error("the client went away")]
     Closed,
+    #[error("reading failed: {0}")]
+    Broken(std::io::ErrorKind),
     #[error("listener filters: {0}")]
     Filter(&'static str),
     #[error("the listener filters did not see enough within listener_filters_timeout")]
@@ -52,38 +57,6 @@ enum Ended {
     Limited,
     #[error("the listener is draining")]
     Draining,
-}
-
-/// A connection that was accepted: the process waits for its end.
-struct Accepted {
-    start: Instant,
-    open: crate::shutdown::OpenConnection,
-}
-
-/// Counts an open connection of the listener, from when its chain is known.
-struct Counted {
-    stats: Arc<ListenerStats>,
-    start: Instant,
-    worker: Rc<crate::worker::Worker>,
-    _open: crate::shutdown::OpenConnection,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.stats.downstream_cx_active.dec();
-        self.stats.downstream_cx_destroy.inc();
-        let lasted = self.worker.local.clock.now().saturating_duration_since(self.start);
-        self.stats.downstream_cx_length_ms.record(lasted.as_secs_f64() * 1000.0);
-    }
-}
-
-impl Counted {
-    fn new(listener: &Listener, accepted: Accepted) -> Self {
-        listener.stats.downstream_cx_total.inc();
-        listener.stats.downstream_cx_active.inc();
-        let Accepted { start, open } = accepted;
-        Counted { stats: listener.stats.clone(), start, _open: open, worker: listener.worker.clone() }
-    }
 }
 
 /// Takes a connection on. Without listener filters its chain is chosen at once.
@@ -248,6 +221,21 @@ async fn secure(
     }
 }
 
+/// A PROXY protocol version that is not allowed: refused, unless the header may be missing altogether.
+fn disallow(
+    stats: &ProxyProtocolStats,
+    config: &ProxyProtocolFilter,
+    (found, refused): (&Counter, &Counter),
+) -> Result<(), Ended> {
+    if config.allow_without_header {
+        stats.not_found_allowed.inc();
+        return Ok(());
+    }
+    found.inc();
+    refused.inc();
+    Err(Ended::Filter("a PROXY protocol version that is not allowed"))
+}
+
 impl Inspected {
     fn new(stream: TcpStream, ends: &Ends) -> Self {
         Inspected {
@@ -257,6 +245,7 @@ impl Inspected {
             local: ends.local,
             restored: false,
             transport: "raw_buffer",
+            not_tls: None,
             server_name: None,
             alpn: Vec::new(),
             metadata: Metadata::default(),
@@ -284,6 +273,7 @@ impl Inspected {
             alpn: alpn.filter(|_| self.transport != "tls"),
             metadata: std::mem::take(&mut self.metadata),
             proxy_tlvs: std::mem::take(&mut self.tlvs),
+            not_tls: self.not_tls,
             ..ConnectionInfo::new(id, start, version.config.clone(), filter_chain, self.local, self.remote)
         }
     }
@@ -319,7 +309,7 @@ impl Inspected {
         listener.stats.downstream_pre_cx_active.dec();
         match &done {
             Err(Ended::Closed) => listener.stats.downstream_listener_filter_remote_close.inc(),
-            Err(Ended::Filter(_)) => listener.stats.downstream_listener_filter_error.inc(),
+            Err(Ended::Broken(_)) => listener.stats.downstream_listener_filter_error.inc(),
             _ => {}
         }
         done
@@ -356,7 +346,8 @@ impl Inspected {
     async fn more(&mut self) -> Result<(), Ended> {
         match self.stream.read_buf(&mut self.early).await {
             Ok(n) if n > 0 => Ok(()),
-            _ => Err(Ended::Closed),
+            Ok(_) => Err(Ended::Closed),
+            Err(error) => Err(Ended::Broken(error.kind())),
         }
     }
 
@@ -370,14 +361,8 @@ impl Inspected {
                         proxy_protocol::Version::V2 => (config.disallow_v2, &stats.v2_found, &stats.v2_disallowed),
                     };
                     // Where a header may be missing, one of the wrong version is the client's own first bytes.
-                    if disallowed && config.allow_without_header {
-                        stats.not_found_allowed.inc();
-                        return Ok(());
-                    }
                     if disallowed {
-                        found.inc();
-                        refused.inc();
-                        return Err(Ended::Filter("a PROXY protocol version that is not allowed"));
+                        return disallow(stats, config, (found, refused));
                     }
                     found.inc();
                     self.early.advance(header.length);
@@ -394,6 +379,10 @@ impl Inspected {
                 }
                 Err(reason) => {
                     let v1 = self.early.first() == Some(&b'P');
+                    // Whether the version is allowed is asked before the line is looked at.
+                    if v1 && config.disallow_v1 && proxy_protocol::has_line(&self.early) {
+                        return disallow(stats, config, (&stats.v1_found, &stats.v1_disallowed));
+                    }
                     if v1 { &stats.v1_error } else { &stats.v2_error }.inc();
                     return Err(Ended::Filter(reason));
                 }
@@ -435,6 +424,7 @@ impl Inspected {
                 Detected::Partial => self.more().await?,
                 Detected::Other => {
                     stats.tls_not_found.inc();
+                    self.not_tls = Some(detect::why_not_tls(&self.early));
                     return Ok(());
                 }
                 Detected::Found(hello) => {

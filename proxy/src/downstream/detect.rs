@@ -148,6 +148,22 @@ pub fn http(bytes: &[u8]) -> Detected<&'static str> {
     }
 }
 
+/// Why `bytes` begin no TLS, in BoringSSL's words.
+pub fn why_not_tls(bytes: &[u8]) -> &'static str {
+    let http = [&b"GET "[..], b"POST ", b"HEAD ", b"PUT "].iter().any(|method| bytes.starts_with(method));
+    if http {
+        "TLS_error|error:1000009c:SSL routines:OPENSSL_internal:HTTP_REQUEST:TLS_error_end"
+    } else if bytes.starts_with(b"CONNE") {
+        "TLS_error|error:1000009b:SSL routines:OPENSSL_internal:HTTPS_PROXY_REQUEST:TLS_error_end"
+    } else if let [CONTENT_HANDSHAKE, _, _, _, _, _, high, middle, ..] = bytes
+        && (*high > 0 || *middle >= 0x40)
+    {
+        "TLS_error|error:10000096:SSL routines:OPENSSL_internal:EXCESSIVE_MESSAGE_SIZE:TLS_error_end"
+    } else {
+        "TLS_error|error:100000f7:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER:TLS_error_end"
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,6 +207,14 @@ mod tests {
     fn plain_text_is_no_tls() {
         assert_eq!(client_hello(b"GET / HTTP/1.1\r\n"), Detected::Other);
         assert_eq!(client_hello(&[22, 9, 1]), Detected::Other);
+    }
+
+    #[test]
+    fn what_is_no_tls_is_told_apart() {
+        assert!(why_not_tls(b"GET / HTTP/1.1").contains("HTTP_REQUEST"));
+        assert!(why_not_tls(b"CONNECT a:1").contains("HTTPS_PROXY_REQUEST"));
+        assert!(why_not_tls(b"SSH-2.0").contains("WRONG_VERSION_NUMBER"));
+        assert!(why_not_tls(b"\x16\x03\x01\x00\x05aaaaa").contains("EXCESSIVE_MESSAGE_SIZE"));
     }
 
     #[test]

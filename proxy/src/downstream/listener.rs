@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::Listeners;
 use super::accept;
 use super::chain::Chain;
-use super::stats::{HttpInspectorStats, ListenerStats, ProxyProtocolStats, TlsInspectorStats};
+use super::stats::{HttpInspectorStats, ListenerStats, ProxyProtocolStats, TlsInspectorStats, WorkerConnectionStats};
 use crate::codec::{Drain, DrainHandle};
 use crate::tcp::filter::RateLimit;
 use crate::telemetry::stats::Scope;
@@ -62,6 +62,8 @@ pub(super) struct Listener {
     pub(super) name: Name,
     pub(super) worker: Rc<Worker>,
     pub(super) stats: Arc<ListenerStats>,
+    /// This worker's connections alone.
+    pub(super) own_stats: Arc<WorkerConnectionStats>,
     tls_stats: OnceCell<Arc<TlsStats>>,
     pub(super) tls_inspector: Arc<TlsInspectorStats>,
     pub(super) http_inspector: Arc<HttpInspectorStats>,
@@ -93,6 +95,10 @@ impl Listener {
             name: config.name.clone(),
             worker: worker.clone(),
             stats: worker.stats().shard(Scope::Listener(config.stat_prefix.clone())),
+            own_stats: worker.stats().shard(Scope::ListenerWorker {
+                address: config.stat_prefix.clone(),
+                worker: Name::from(worker.index.to_string()),
+            }),
             tls_stats: OnceCell::new(),
             tls_inspector: worker.stats().shard(Scope::Fixed("tls_inspector")),
             http_inspector: worker.stats().shard(Scope::Fixed("http_inspector")),

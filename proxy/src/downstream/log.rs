@@ -3,7 +3,7 @@ use std::rc::Rc;
 
 use crate::connection::ConnectionInfo;
 use crate::telemetry::flags::ResponseFlags;
-use crate::telemetry::stream_info::{LogContext, StreamInfo};
+use crate::telemetry::stream_info::{LogContext, Moment, StreamInfo};
 use crate::tls;
 use crate::worker::Worker;
 
@@ -17,7 +17,10 @@ pub(super) enum Unserved<'a> {
 /// A connection that was served: `session` is what its filters know of it.
 pub(super) fn log_served(worker: &Worker, info: &Rc<ConnectionInfo>, session: Option<Box<StreamInfo>>) {
     match session {
-        Some(session) if !info.listener.access_logs.is_empty() => write(worker, info, &session),
+        Some(mut session) if !info.listener.access_logs.is_empty() => {
+            session.moment = Moment::Connection;
+            write(worker, info, &session);
+        }
         Some(_) => {}
         None => log_connection(worker, info, None),
     }
@@ -27,6 +30,10 @@ pub(super) fn log_served(worker: &Worker, info: &Rc<ConnectionInfo>, session: Op
 pub(super) fn log_connection(worker: &Worker, info: &Rc<ConnectionInfo>, unserved: Option<Unserved<'_>>) {
     if !info.listener.access_logs.is_empty() {
         let mut stream = StreamInfo::new(info.clone(), None, info.start, info.start_time);
+        stream.moment = Moment::Connection;
+        let passed = info.passed.get();
+        (stream.request_body_bytes, stream.response_body_bytes) = (passed.received, passed.sent);
+        stream.protocol = passed.protocol;
         match unserved {
             Some(Unserved::Unrouted(details)) => {
                 stream.flags = ResponseFlags::NO_ROUTE_FOUND;

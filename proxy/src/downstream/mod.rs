@@ -6,6 +6,7 @@
 
 mod accept;
 mod chain;
+mod counted;
 pub mod detect;
 mod listener;
 mod log;
@@ -25,7 +26,7 @@ use sidemesh_config::resource::listener::Listener as Config;
 use sidemesh_config::value::{Address, Name};
 
 pub use sockets::{BindError, Sockets};
-pub use stats::ListenerStats;
+pub use stats::{ListenerStats, WorkerConnectionStats};
 
 use crate::telemetry::stats::Scope;
 use crate::upstream::Upstream;

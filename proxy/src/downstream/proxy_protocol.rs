@@ -56,6 +56,11 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, &'static str> {
     }
 }
 
+/// Whether a version 1 header has come to its line's end, be it good or not.
+pub fn has_line(bytes: &[u8]) -> bool {
+    bytes[..bytes.len().min(MAX_V1_BYTES)].windows(2).any(|w| w == b"\r\n")
+}
+
 fn parse_v1(line: &[u8]) -> Result<Header, &'static str> {
     let text = std::str::from_utf8(line).map_err(|_| "a version 1 header that is no text")?;
     let header = |addresses| Header { version: Version::V1, addresses, tlvs: Vec::new(), length: line.len() + 2 };

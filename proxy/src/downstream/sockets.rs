@@ -5,9 +5,12 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 
-use sidemesh_config::resource::listener::{Listener, bind_addresses};
+use sidemesh_config::resource::listener::{Listener, TrafficDirection, bind_addresses};
+use sidemesh_config::resource::socket_option::{SocketOption, State};
 use sidemesh_config::value::{Address, Name};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::io::option;
 
 /// Why a listener cannot be bound: address and cure included, for the NACK.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +35,9 @@ fn cure(error: &io::Error) -> &'static str {
 }
 
 /// What the sockets of an address were made with: a listener that differs gets new ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Options {
+    own: Vec<SocketOption>,
     transparent: bool,
     freebind: bool,
     reuse_port: bool,
@@ -42,6 +46,7 @@ struct Options {
 
 struct Bound {
     owner: Name,
+    inbound: bool,
     wanted: SocketAddr,
     options: Options,
     sockets: Vec<Socket>,
@@ -83,8 +88,16 @@ impl Sockets {
                 _ if self.holds_ephemeral(listener, wanted) => {}
                 _ => {
                     let sockets =
-                        self.bind(wanted, options).map_err(|error| BindError::Bind { address: wanted, error })?;
-                    fresh.push(Bound { owner: listener.name.clone(), wanted, options, sockets, listening: false });
+                        self.bind(wanted, &options).map_err(|error| BindError::Bind { address: wanted, error })?;
+                    let inbound = listener.direction == TrafficDirection::Inbound;
+                    fresh.push(Bound {
+                        owner: listener.name.clone(),
+                        inbound,
+                        wanted,
+                        options: options.clone(),
+                        sockets,
+                        listening: false,
+                    });
                 }
             }
         }
@@ -108,7 +121,10 @@ impl Sockets {
                 self.bound.iter_mut().find(|b| b.owner == listener.name && b.wanted == wanted && b.options == options);
             let Some(bound) = found else { continue };
             if !bound.listening {
-                bound.sockets.iter().try_for_each(|socket| socket.listen(backlog))?;
+                for socket in &bound.sockets {
+                    socket.listen(backlog)?;
+                    set(socket, wanted, &bound.options.own, State::Listening)?;
+                }
                 bound.listening = true;
             }
             // Without SO_REUSEPORT all workers accept on the one socket.
@@ -128,16 +144,16 @@ impl Sockets {
         });
     }
 
-    /// Closes all.
-    pub fn clear(&mut self) {
-        self.bound.clear();
+    /// Closes all, or those of inbound listeners alone.
+    pub fn clear(&mut self, inbound_only: bool) {
+        self.bound.retain(|bound| inbound_only && !bound.inbound);
     }
 
     /// One socket per worker; a port of 0 is chosen once.
-    fn bind(&self, wanted: SocketAddr, options: Options) -> io::Result<Vec<Socket>> {
+    fn bind(&self, wanted: SocketAddr, options: &Options) -> io::Result<Vec<Socket>> {
         if wanted.port() != 0 && !self.used.contains(&wanted) {
             // Without SO_REUSEPORT, so that another process that has it set does not share our port unnoticed.
-            drop(bind_one(wanted, Options { reuse_port: false, ..options })?);
+            drop(bind_one(wanted, &Options { reuse_port: false, ..options.clone() })?);
         }
         let mut address = wanted;
         let count = if options.reuse_port { self.workers } else { 1 };
@@ -157,6 +173,7 @@ impl Sockets {
 
 fn options(listener: &Listener) -> Options {
     Options {
+        own: listener.socket_options.clone(),
         transparent: listener.transparent,
         freebind: listener.freebind,
         reuse_port: listener.reuse_port,
@@ -164,7 +181,7 @@ fn options(listener: &Listener) -> Options {
     }
 }
 
-fn bind_one(address: SocketAddr, options: Options) -> io::Result<Socket> {
+fn bind_one(address: SocketAddr, options: &Options) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
@@ -184,6 +201,12 @@ fn bind_one(address: SocketAddr, options: Options) -> io::Result<Socket> {
     if options.transparent && address.is_ipv4() {
         socket.set_ip_transparent_v4(true)?;
     }
+    set(&socket, address, &options.own, State::Prebind)?;
     socket.bind(&address.into())?;
+    set(&socket, address, &options.own, State::Bound)?;
     Ok(socket)
+}
+
+fn set(socket: &Socket, address: SocketAddr, options: &[SocketOption], state: State) -> io::Result<()> {
+    option::set(SockRef::from(socket), address.is_ipv4(), options, state)
 }

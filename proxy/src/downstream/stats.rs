@@ -16,7 +16,18 @@ stats_group! {
         downstream_listener_filter_remote_close: Counter,
         downstream_global_cx_overflow: Counter,
         no_filter_chain_match: Counter,
-        secrets_not_ready: Counter = "server_ssl_socket_factory.downstream_context_secrets_not_ready",
+        downstream_cx_overload_reject: Counter,
+        extension_config_missing: Counter,
+        network_extension_config_missing: Counter,
+        secrets_not_ready: LazyCounter = "server_ssl_socket_factory.downstream_context_secrets_not_ready",
+    }
+}
+
+stats_group! {
+    /// `listener.ADDRESS.worker_N.`
+    pub struct WorkerConnectionStats {
+        downstream_cx_active: Gauge,
+        downstream_cx_total: Counter,
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Exchange {
     pub data: Vec<(u16, Data)>,
     /// When the whole stream must be over.
     pub duration_ends: Option<Instant>,
+    /// When it is logged next while it lasts.
+    pub next_log: Cell<Option<Instant>>,
     /// The stream's idle limit.
     pub idle: Option<Duration>,
     pub trace_state: Option<http::HeaderValue>,
@@ -67,8 +69,8 @@ pub struct Exchange {
     pub operation: Option<Box<str>>,
     /// Tells the client the operation (`decorator.propagate`).
     pub tells_operation: bool,
-    /// The cluster that answered, where it keeps the sizes of messages.
-    pub sized: Option<Rc<Cluster>>,
+    /// The cluster that answered.
+    pub answered_by: Option<Rc<Cluster>>,
     /// Held until the retry that is under way is over.
     pub retry_permit: Option<RetryPermit>,
     /// A host port that was stripped for matching and goes back on a CONNECT.
@@ -109,6 +111,7 @@ impl Exchange {
         info.stream_id = (u128::from(random) << 64) | u128::from(info.connection.id);
         let remote = info.remote;
         let idle = manager.config.stream_idle_timeout;
+        let next_log = manager.config.log_interval.and_then(|every| meta.received.checked_add(every));
         Exchange {
             config,
             info,
@@ -133,12 +136,13 @@ impl Exchange {
             upload: None,
             data: Vec::new(),
             duration_ends: None,
+            next_log: Cell::new(next_log),
             idle,
             trace_state: None,
             attempt_span: None,
             operation: None,
             tells_operation: false,
-            sized: None,
+            answered_by: None,
             retry_permit: None,
             stripped_host: None,
             response_headers: HeaderMap::new(),

@@ -3,11 +3,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, SERVER, SET_COOKIE, VIA};
-use http::{HeaderMap, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
 use sidemesh_config::resource::http_connection_manager::ServerHeader;
+use sidemesh_config::resource::listener::TrafficDirection;
 use sidemesh_config::resource::route::RouteAction;
 
 use super::exchange::Exchange;
@@ -173,7 +174,9 @@ fn own_headers(x: &mut Exchange, response: &mut Response<Body>) {
         proxy_status::apply(config, x, response);
     }
     let unread = x.protocol != Protocol::Http2 && !x.request_complete() && !switches(response);
-    let drains = manager.worker.shutdown().says_goodbye() && !x.info.connection.listener.drain_modify_only;
+    let listener = &x.info.connection.listener;
+    let inbound = listener.direction == TrafficDirection::Inbound;
+    let drains = manager.worker.shutdown().says_goodbye(inbound, listener.drain_modify_only);
     if drains || (unread && closes_unread(x)) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -199,10 +202,13 @@ fn deliver(mut x: Box<Exchange>, response: Response<Body>, limits: Option<Box<Li
     } else if !x.request_complete() {
         x.manager.stats.downstream_rq_response_before_rq_complete.inc();
     }
-    x.info.response_header_bytes = head_bytes(&response);
     if x.manager.keeps_heads {
         x.response_headers = response.headers().clone();
     }
+    if switches(&response) || (x.parts.method == Method::CONNECT && response.status().is_success()) {
+        record::tunnelled(&mut x);
+    }
+    x.info.response_header_bytes = head_bytes(&response);
     let (mut parts, mut body) = response.into_parts();
     parts.version = Version::HTTP_11;
     let last = Rc::new(Last::default());
@@ -235,6 +241,16 @@ impl Last {
     /// The body is cut short here.
     pub fn cut(&self, limit: Limit) {
         self.cut.set(Some(limit));
+    }
+
+    /// Logs the request where it is time to; returns when it is next.
+    pub fn log_if_due(&self, now: Instant) -> Option<Instant> {
+        let exchange = self.exchange.borrow();
+        let x = exchange.as_ref()?;
+        if x.next_log.get()? <= now {
+            record::periodic(x, self.bytes.get());
+        }
+        x.next_log.get()
     }
 
     pub fn was_cut(&self) -> Option<Limit> {

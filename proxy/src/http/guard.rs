@@ -171,6 +171,7 @@ impl Limits {
             || self.upstream_ends.is_some()
             || x.idle.is_some()
             || x.duration_ends.is_some()
+            || x.next_log.get().is_some()
             || self.cluster.weighs_reports()
             || self.trailers_tell
     }
@@ -208,7 +209,8 @@ impl Guard {
             request_ended: x.request_ended(),
             last,
         };
-        if let Some((at, _)) = guard.next() {
+        let next = guard.next().map(|(at, _)| at);
+        if let Some(at) = next.into_iter().chain(x.next_log.get()).min() {
             guard.sleep.reset(at);
         }
         guard
@@ -240,6 +242,7 @@ impl Guard {
                 return Poll::Pending;
             }
             let now = self.clock.now();
+            let log = self.last.log_if_due(now);
             match self.next() {
                 Some((at, limit)) if at <= now => {
                     let waits_for_request = limit == Limit::Route
@@ -253,8 +256,10 @@ impl Guard {
                     self.last.cut(limit);
                     return Poll::Ready(Error::Timeout(limit.as_str()));
                 }
-                Some((at, _)) => self.sleep.reset(at),
-                None => return Poll::Pending,
+                next => match next.map(|(at, _)| at).into_iter().chain(log).min() {
+                    Some(at) => self.sleep.reset(at),
+                    None => return Poll::Pending,
+                },
             }
         }
     }

@@ -47,7 +47,7 @@ use sidemesh_config::snapshot::Snapshot;
 use sidemesh_config::value::Name;
 
 pub use exchange::Exchange;
-pub use stats::HttpStats;
+pub use stats::{HttpStats, ListenerHttpStats};
 
 use crate::codec::{Closed, Drain, Ending, Protocol, h1, h2};
 use crate::connection::ConnectionInfo;

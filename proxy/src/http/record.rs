@@ -9,11 +9,13 @@ use super::exchange::Exchange;
 use super::finish;
 use super::guard::Limit;
 use super::reply::{self, LocalReply};
+use super::stats::HttpStats;
 use crate::body::{Body, End, Error};
 use crate::codec::h2::Reason;
 use crate::codec::{Ending, Protocol, Rejection};
 use crate::telemetry::flags::ResponseFlags;
-use crate::telemetry::stream_info::{Moment, TraceContext};
+use crate::telemetry::format::size;
+use crate::telemetry::stream_info::{LogContext, Moment, TraceContext};
 use crate::telemetry::trace::{Kind, Proxy, Span, describe, describe_attempt, failed};
 
 pub fn started(x: &Exchange) {
@@ -38,6 +40,37 @@ pub fn came(x: &mut Exchange) {
         x.info.timing.downstream_rx_end = x.upload.is_none().then_some(x.info.start);
         let logs = &manager.config.access_logs;
         manager.worker.log.log(logs, &x.log_context(), &x.config.runtime, x.random.rotate_left(24));
+        x.info.moment = Moment::End;
+    }
+}
+
+/// The request lasts: it is logged with what has passed so far, `sent` bytes of the answer's body among it.
+pub fn periodic(x: &Exchange, sent: u64) {
+    let manager = &x.manager;
+    let Some(every) = manager.config.log_interval else { return };
+    let mut info = x.info.clone();
+    info.moment = Moment::Periodic;
+    info.response_body_bytes = sent;
+    match &x.upload {
+        Some(upload) => {
+            info.request_body_bytes = upload.bytes();
+            info.timing.downstream_rx_end = upload.ended();
+        }
+        None => info.timing.downstream_rx_end = Some(info.start),
+    }
+    let context = LogContext { info: &info, ..x.log_context() };
+    let random = manager.worker.local.random.next_u64();
+    manager.worker.log.log(&manager.config.access_logs, &context, &x.config.runtime, random);
+    x.next_log.set(x.now().checked_add(every));
+}
+
+/// A tunnel stands: it is logged where that is asked for.
+pub fn tunnelled(x: &mut Exchange) {
+    let manager = x.manager.clone();
+    if manager.config.log_tunnels {
+        x.info.moment = Moment::TunnelEstablished;
+        let logs = &manager.config.access_logs;
+        manager.worker.log.log(logs, &x.log_context(), &x.config.runtime, x.random.rotate_left(28));
         x.info.moment = Moment::End;
     }
 }
@@ -174,11 +207,9 @@ fn complete(x: &mut Exchange) {
         timing.upstream_rx_end = timing.upstream_rx_begin.map(|_| now);
     }
     x.retry_permit = None;
-    if let Some(cluster) = x.sized.take() {
-        cluster.track_bodies(x.info.request_body_bytes, x.info.response_body_bytes);
-    }
     let manager = x.manager.clone();
     let stats = &manager.stats;
+    count_bytes(x, stats);
     stats.downstream_rq_active.dec();
     if x.info.status == 101 && x.info.timing.downstream_tx_begin.is_some() {
         stats.downstream_cx_upgrades_active.dec();
@@ -196,6 +227,28 @@ fn complete(x: &mut Exchange) {
     }
     if x.info.trace.sampled && manager.config.tracing.is_some() {
         span(x);
+    }
+}
+
+/// What went over both connections. An upstream connection may carry some bytes more or less of a head: what it is edited by is
+/// not measured again.
+fn count_bytes(x: &mut Exchange, stats: &HttpStats) {
+    let info = &x.info;
+    let (up, down) = (info.request_body_bytes, info.response_body_bytes);
+    let received = info.request_header_bytes + up;
+    let sent = info.response_header_bytes + size::status_line(info.protocol, info.status) + down;
+    let mut passed = info.connection.passed.get();
+    passed.received += received;
+    passed.sent += sent;
+    passed.protocol = Some(x.protocol);
+    info.connection.passed.set(passed);
+    stats.downstream_cx_rx_bytes_total.add(received);
+    stats.downstream_cx_tx_bytes_total.add(sent);
+    if let Some(cluster) = x.answered_by.take() {
+        let line = size::status_line(info.upstream.protocol, info.status);
+        cluster.stats().upstream_cx_rx_bytes_total.add(info.response_header_bytes + line + down);
+        cluster.stats().upstream_cx_tx_bytes_total.add(info.request_header_bytes + up);
+        cluster.track_bodies(up, down);
     }
 }
 
@@ -309,10 +362,11 @@ pub fn rejected(connection: &Connection, rejection: &Rejection) -> Response<Body
     if reset {
         x.info.status = 0;
     }
+    x.info.response_body_bytes = x.local_body.len() as u64;
+    count_bytes(&mut x, stats);
     let logs = &manager.config.access_logs;
     if !logs.is_empty() {
         x.info.timing.downstream_tx_end = Some(x.now());
-        x.info.response_body_bytes = x.local_body.len() as u64;
         x.response_headers = response.headers().clone();
         manager.worker.log.log(logs, &x.log_context(), &x.config.runtime, x.random);
     }

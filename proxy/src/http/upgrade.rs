@@ -179,6 +179,7 @@ pub async fn connect(x: &mut Exchange, plan: &mut Plan) -> Answer {
             let mut response = Response::new(body);
             *response.status_mut() = StatusCode::OK;
             x.info.details = "via_upstream".into();
+            x.info.timing.upstream_rx_begin = Some(x.now());
             let limits = Limits {
                 route: None,
                 per_try_idle: None,

@@ -3,6 +3,7 @@
 //! `Io` is the one narrow seam to the kernel: whatever reads or writes a connection goes through it, and through nothing
 //! of tokio's, so that splice, io_uring or write coalescing have one place to live. It does not time out, count or log.
 mod buffers;
+pub mod option;
 mod ring;
 mod socket;
 mod splice;

@@ -60,6 +60,9 @@ impl Forward {
         let clock = &self.worker.local.clock;
         let info = StreamInfo::new(connection.clone(), None, clock.now(), clock.system());
         let mut session = Session { forward: self, connection, info, copied: Rc::default() };
+        if self.config.flush_log_on_start {
+            session.log(Moment::Start);
+        }
         let snapshot = self.worker.config();
         match session.connect(&snapshot, passed).await {
             Some(connected) => match &passed.denied {

@@ -77,16 +77,20 @@ pub struct TraceContext {
 /// When in the life of a request or a TCP session it is logged (`data.accesslog.v3.AccessLogType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Moment {
-    /// A request's head has come.
+    /// A request's head has come; a TCP session begins.
     Start,
+    /// A connection is over: the listener's own log, which Envoy gives no type.
+    Connection,
     /// An attempt at an upstream host is over.
     Attempt,
     UpstreamConnected,
     Periodic,
+    TunnelEstablished,
     #[default]
     End,
 }
 
+#[derive(Clone)]
 pub struct StreamInfo {
     pub moment: Moment,
     pub start: Instant,
@@ -176,11 +180,14 @@ impl StreamInfo {
     /// The number and the name of `data.accesslog.v3.AccessLogType`.
     pub fn log_type(&self) -> (i32, &'static str) {
         match (self.protocol, self.moment) {
+            (_, Moment::Connection) => (0, "NotSet"),
             (None, Moment::UpstreamConnected) => (1, "TcpUpstreamConnected"),
+            (None, Moment::Start) => (14, "TcpConnectionStart"),
             (None, Moment::Periodic) => (2, "TcpPeriodic"),
             (None, _) => (3, "TcpConnectionEnd"),
             (Some(_), Moment::Start) => (4, "DownstreamStart"),
             (Some(_), Moment::Periodic) => (5, "DownstreamPeriodic"),
+            (Some(_), Moment::TunnelEstablished) => (10, "DownstreamTunnelSuccessfullyEstablished"),
             (Some(_), Moment::Attempt) => (9, "UpstreamEnd"),
             (Some(_), _) => (6, "DownstreamEnd"),
         }

@@ -16,8 +16,11 @@ stats_group! {
         fail_verify_san: Counter = "ssl.fail_verify_san",
         fail_verify_cert_hash: Counter = "ssl.fail_verify_cert_hash",
         ciphers: Named = "ssl.ciphers",
+        sigalgs: Named = "ssl.sigalgs",
         curves: Named = "ssl.curves",
         versions: Named = "ssl.versions",
+        /// Of a cluster: its secrets were not there.
+        not_ready: LazyCounter = "client_ssl_socket_factory.upstream_context_secrets_not_ready",
     }
 }
 
@@ -32,6 +35,12 @@ impl TlsStats {
                 counts.inc(&name);
             }
         }
+        if !peer.signature().is_empty() {
+            self.sigalgs.inc(peer.signature());
+        }
+        if let Some(failure) = peer.untrusted() {
+            self.count(failure);
+        }
         if peer.resumed() {
             self.session_reused.inc();
         }
@@ -42,7 +51,11 @@ impl TlsStats {
 
     /// A handshake failed.
     pub fn failed(&self, error: &Error) {
-        match error.failure() {
+        self.count(error.failure());
+    }
+
+    fn count(&self, failure: Failure) {
+        match failure {
             Failure::NoCertificate => self.fail_verify_no_cert.inc(),
             Failure::Chain => self.fail_verify_error.inc(),
             Failure::San => self.fail_verify_san.inc(),

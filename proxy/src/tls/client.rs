@@ -18,9 +18,10 @@ use super::error::Error;
 use super::key_log::{self, KeyLog};
 use super::material::{self, FileState, Identity, Reader};
 use super::merge::{self, Resolved};
+use super::observed::{self, Settled};
 use super::params;
 use super::peer::PeerInfo;
-use super::store;
+use super::store::{self, Expirations};
 use super::verify::{Named, Peer, Verifier};
 use crate::io::{Io, Socket, Tls};
 
@@ -51,6 +52,7 @@ pub struct Target<'a> {
 pub(super) struct State {
     identity: Option<Arc<Identity>>,
     verifier: Arc<Verifier>,
+    settled: Settled,
     base: Arc<ClientConfig>,
     key_log: Option<Arc<KeyLog>>,
     variants: Mutex<Vec<Variant>>,
@@ -73,6 +75,11 @@ impl Client {
         Ok(Client { shared })
     }
 
+    pub(super) fn expirations(&self) -> Expirations {
+        let state = self.shared.state();
+        self.shared.expirations(state.identity.iter().map(|i| &*i.certificate), state.verifier.ca_expires())
+    }
+
     /// The handshake of one connection.
     pub async fn connect(&self, socket: Socket, target: Target<'_>) -> Result<(Io, Arc<PeerInfo>), Error> {
         let state = self.shared.state();
@@ -84,11 +91,13 @@ impl Client {
             ServerName::DnsName(dns) => Some(dns.as_ref().to_owned()),
             _ => None,
         };
-        let tls = Tls::connect(socket, config, name).await?;
+        let (tls, signed) = observed::watch(Tls::connect(socket, config, name)).await;
+        let tls = tls?;
         let session = tls.session();
-        let validated = session.peer_certificates().is_some_and(|chain| state.verifier.validated(chain));
+        let verdict = state.verifier.verdict(session.peer_certificates().unwrap_or_default());
+        let settled = state.settled.note(session, signed);
         let local = state.identity.as_ref().map(|i| i.certificate.clone());
-        let peer = PeerInfo::new(session, sent.as_deref(), validated, local);
+        let peer = PeerInfo::new(session, sent.as_deref(), verdict, settled, local);
         Ok((Io::from(tls), Arc::new(peer)))
     }
 
@@ -194,6 +203,7 @@ impl Side for State {
         Ok(State {
             identity,
             verifier,
+            settled: Settled::default(),
             base: Arc::new(base),
             key_log,
             variants: Mutex::new(Vec::new()),

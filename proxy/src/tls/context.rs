@@ -9,10 +9,13 @@ use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use sidemesh_config::resource::tls::CommonTls;
+use sidemesh_config::value::Name;
 
 use super::error::Error;
 use super::material::FileState;
 use super::merge::Resolved;
+use super::peer::Certificate;
+use super::store::Expirations;
 
 /// What one side (server or client) builds of its context.
 pub(super) trait Side: Debug + Sized {
@@ -35,6 +38,20 @@ impl<S: Side> Context<S> {
     fn build(config: &S::Config, resolved: Resolved) -> Result<Self, Error> {
         let state = S::build(config, &resolved)?;
         Ok(Context { config: config.clone(), resolved, state: ArcSwap::from_pointee(state) })
+    }
+
+    /// Its certificates and CA, and when each runs out. What the context itself gives has no name of its own.
+    pub(super) fn expirations<'a>(
+        &self,
+        certificates: impl Iterator<Item = &'a Certificate>,
+        ca: Option<i64>,
+    ) -> Expirations {
+        let common = S::common(&self.config);
+        let unnamed = common.certificates.iter().map(|_| Name::from("unnamed_cert_e3b0c442"));
+        let names = unnamed.chain(common.certificate_secrets.iter().map(|s| s.name.clone()));
+        let ca_name = common.validation_secret.as_ref().map(|s| s.name.clone());
+        let ca = ca.map(|end| (ca_name.unwrap_or_else(|| Name::from("unnamed_ca_cert_e3b0c442")), end));
+        names.zip(certificates.map(|c| c.not_after)).chain(ca).collect()
     }
 
     pub(super) fn state(&self) -> Arc<S> {

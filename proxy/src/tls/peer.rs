@@ -13,10 +13,11 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Name;
 
+use super::error::Failure;
 use super::key_log::hex;
 use super::params::cipher_name;
 use super::san::Names;
-use super::verify::sha256;
+use super::verify::{Verdict, sha256};
 
 /// One connection's TLS: of a downstream connection the client is the peer, of an upstream one the host.
 #[derive(Debug)]
@@ -26,9 +27,10 @@ pub struct PeerInfo {
     server_name: Option<Box<str>>,
     alpn: Option<Box<str>>,
     chain: Box<[CertificateDer<'static>]>,
-    validated: bool,
+    verdict: Verdict,
     resumed: bool,
     group: &'static str,
+    signature: &'static str,
     local: Option<Arc<Certificate>>,
     leaf: OnceLock<Box<Certificate>>,
 }
@@ -84,7 +86,8 @@ impl PeerInfo {
     pub(super) fn new(
         session: &CommonState,
         server_name: Option<&str>,
-        validated: bool,
+        verdict: Verdict,
+        (signature, group): (&'static str, &'static str),
         local: Option<Arc<Certificate>>,
     ) -> Self {
         let alpn = session.alpn_protocol().map(|p| String::from_utf8_lossy(p).into_owned().into());
@@ -94,9 +97,10 @@ impl PeerInfo {
             server_name: server_name.map(Into::into),
             alpn,
             chain: session.peer_certificates().unwrap_or_default().into(),
-            validated,
+            verdict,
             resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
-            group: session.negotiated_key_exchange_group().map_or("", |g| group_name(g.name())),
+            group,
+            signature,
             local,
             leaf: OnceLock::new(),
         }
@@ -114,7 +118,20 @@ impl PeerInfo {
 
     /// ... and it passed the verification that the context asks for.
     pub fn validated(&self) -> bool {
-        self.validated
+        self.verdict == Verdict::Validated
+    }
+
+    /// What is wrong with a certificate that was accepted all the same, where this handshake looked at it.
+    pub fn untrusted(&self) -> Option<Failure> {
+        match self.verdict {
+            Verdict::Untrusted(failure) if !self.resumed => Some(failure),
+            _ => None,
+        }
+    }
+
+    /// What the peer signed with, in BoringSSL's words (`ecdsa_secp256r1_sha256`); empty where it did not sign.
+    pub fn signature(&self) -> &'static str {
+        self.signature
     }
 
     /// A session of before goes on.
@@ -262,19 +279,6 @@ impl PeerInfo {
 
 fn sha1(der: &[u8]) -> aws_lc_rs::digest::Digest {
     aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, der)
-}
-
-/// BoringSSL's name of a key exchange.
-fn group_name(group: rustls::NamedGroup) -> &'static str {
-    use rustls::NamedGroup as Group;
-    match group {
-        Group::X25519 => "X25519",
-        Group::secp256r1 => "P-256",
-        Group::secp384r1 => "P-384",
-        Group::secp521r1 => "P-521",
-        Group::X25519MLKEM768 => "X25519MLKEM768",
-        _ => "",
-    }
 }
 
 /// `2018-12-18T01:50:34.000Z`.

@@ -76,6 +76,11 @@ impl Roots {
         self.trust.is_empty()
     }
 
+    /// When the first of them runs out (Unix seconds).
+    pub(super) fn first_expires(&self) -> Option<i64> {
+        self.certificates.first().map(|r| r.not_after)
+    }
+
     /// Whether the certificate is itself one of the trusted ones.
     pub(super) fn holds(&self, certificate: &CertificateDer<'_>) -> bool {
         let digest = sha256(certificate);

@@ -19,11 +19,12 @@ use super::error::Error;
 use super::key_log::{self, KeyLog};
 use super::material::{self, FileState, Identity, Reader};
 use super::merge::{self, Resolved};
+use super::observed::{self, Settled};
 use super::ocsp::{self, Verdict};
 use super::params;
 use super::peer::PeerInfo;
 use super::san::dns_match;
-use super::store;
+use super::store::{self, Expirations};
 use super::tickets::Tickets;
 use super::verify::{Peer, Verifier, sha256};
 use crate::io::{Greeted, Io, Socket};
@@ -42,6 +43,7 @@ pub struct Server {
 pub(super) struct State {
     certificates: Arc<Certificates>,
     verifier: Arc<Verifier>,
+    settled: Settled,
     plain: Configs,
     /// With the key log, for connections that it is for.
     logged: Option<Configs>,
@@ -78,6 +80,12 @@ impl Server {
         Ok(Server { shared })
     }
 
+    pub(super) fn expirations(&self) -> Expirations {
+        let state = self.shared.state();
+        let certificates = state.certificates.all.iter().map(|c| &*c.certificate);
+        self.shared.expirations(certificates, state.verifier.ca_expires())
+    }
+
     /// The handshake of one connection. After an error the alert has been sent; the socket is closed.
     pub async fn accept(&self, socket: Socket) -> Result<(Io, Arc<PeerInfo>), Error> {
         let state = self.shared.state();
@@ -91,10 +99,12 @@ impl Server {
         let config = configs.choose(&hello, &self.shared.config.common.alpn);
         let server_name = hello.server_name().map(str::to_owned);
         let certificate = state.certificates.choose(&hello).map(|(identity, _)| identity.certificate.clone());
-        let tls = greeted.accept(config).await?;
+        let (tls, signed) = observed::watch(greeted.accept(config)).await;
+        let tls = tls?;
         let session = tls.session();
-        let validated = session.peer_certificates().is_some_and(|chain| state.verifier.validated(chain));
-        let peer = PeerInfo::new(session, server_name.as_deref(), validated, certificate);
+        let verdict = state.verifier.verdict(session.peer_certificates().unwrap_or_default());
+        let settled = state.settled.note(session, signed);
+        let peer = PeerInfo::new(session, server_name.as_deref(), verdict, settled, certificate);
         Ok((Io::from(tls), Arc::new(peer)))
     }
 }
@@ -150,7 +160,7 @@ impl Side for State {
             }
         };
         let plain = Configs::new(bases, &config.common.alpn);
-        Ok(State { certificates, verifier, plain, logged, files: reader.files })
+        Ok(State { certificates, verifier, settled: Settled::default(), plain, logged, files: reader.files })
     }
 }
 

@@ -11,6 +11,7 @@ use sidemesh_config::resource::tls::{
     CommonTls, DownstreamTls, DownstreamTransport, TlsCertificate, UpstreamTls, UpstreamTransport, ValidationContext,
 };
 use sidemesh_config::snapshot::Snapshot;
+use sidemesh_config::value::Name;
 
 use super::context::{Context, Shelf};
 use super::error::Error;
@@ -43,11 +44,24 @@ pub(super) fn client(config: &UpstreamTls, resolved: Resolved) -> Result<Arc<Con
 /// The contexts of one snapshot, kept alive.
 #[derive(Debug, Default)]
 pub struct Prepared {
-    servers: Vec<Server>,
-    clients: Vec<Client>,
+    servers: Vec<(Name, Server)>,
+    clients: Vec<(Name, Client)>,
 }
 
+/// The certificates and CAs of a context by name, and when each runs out (Unix seconds).
+pub type Expirations = Vec<(Name, i64)>;
+
 impl Prepared {
+    /// Of every listener's contexts, by the listener's name in statistics.
+    pub fn of_listeners(&self) -> impl Iterator<Item = (&Name, Expirations)> {
+        self.servers.iter().map(|(name, server)| (name, server.expirations()))
+    }
+
+    /// The same of clusters.
+    pub fn of_clusters(&self) -> impl Iterator<Item = (&Name, Expirations)> {
+        self.clients.iter().map(|(name, client)| (name, client.expirations()))
+    }
+
     /// How many contexts are ready: (listeners' side, clusters' side).
     pub fn len(&self) -> (usize, usize) {
         (self.servers.len(), self.clients.len())
@@ -62,7 +76,7 @@ pub fn prepare(snapshot: &Snapshot) -> Prepared {
         for chain in listener.chains.iter().chain(&listener.default_chain) {
             if let DownstreamTransport::Tls(config) = &chain.transport {
                 match Server::new(config, &snapshot.secrets) {
-                    Ok(server) => prepared.servers.push(server),
+                    Ok(server) => prepared.servers.push((listener.stat_prefix.clone(), server)),
                     Err(error) => report(&error, "listener", &listener.name),
                 }
             }
@@ -73,7 +87,7 @@ pub fn prepare(snapshot: &Snapshot) -> Prepared {
         let all = std::iter::once(&cluster.transport).chain(cluster.transport_matches.iter().map(|m| &m.transport));
         for config in all.filter_map(upstream_context) {
             match Client::new(config, &snapshot.secrets) {
-                Ok(client) => prepared.clients.push(client),
+                Ok(client) => prepared.clients.push((cluster.stat_name.clone(), client)),
                 Err(error) => report(&error, "cluster", &cluster.name),
             }
         }

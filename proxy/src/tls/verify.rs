@@ -18,8 +18,9 @@ use webpki::{
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::error::Error;
+use super::error::{Error, Failure};
 use super::material::{self, Reader};
+use super::observed;
 use super::roots::{self, Roots};
 use super::san::Names;
 use super::verified::{ChainId, Verified};
@@ -42,6 +43,16 @@ pub(super) enum Broken {
 pub(super) enum Peer {
     Client,
     Server,
+}
+
+/// What the certificate of a peer that was let in is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Validated,
+    /// There is none, or nothing is asked of it.
+    Unproven,
+    /// `accept_untrusted` let it pass in spite of this.
+    Untrusted(Failure),
 }
 
 /// What one context asks of its peers.
@@ -110,12 +121,25 @@ impl Verifier {
         !(self.roots.is_empty() && r.spki_hashes.is_empty() && r.certificate_hashes.is_empty())
     }
 
-    /// Whether a chain that the handshake let pass is a validated one.
-    pub(super) fn validated(&self, chain: &[CertificateDer<'_>]) -> bool {
-        let Some((leaf, intermediates)) = chain.split_first() else { return false };
+    /// What a chain that the handshake let pass is worth.
+    pub(super) fn verdict(&self, chain: &[CertificateDer<'_>]) -> Verdict {
+        let Some((leaf, intermediates)) = chain.split_first() else { return Verdict::Unproven };
+        if !self.proves() {
+            return Verdict::Unproven;
+        }
         // Without `accept_untrusted` the handshake has judged already.
-        self.proves()
-            && (!self.rules.accept_untrusted || self.judge(leaf, intermediates, UnixTime::now(), None).is_ok())
+        if !self.rules.accept_untrusted {
+            return Verdict::Validated;
+        }
+        match self.judge(leaf, intermediates, UnixTime::now(), None) {
+            Ok(()) => Verdict::Validated,
+            Err(error) => Verdict::Untrusted(Error::Handshake(error).failure()),
+        }
+    }
+
+    /// When the first CA runs out (Unix seconds).
+    pub(super) fn ca_expires(&self) -> Option<i64> {
+        self.roots.first_expires()
     }
 
     /// What tells this verifier's trust from another's: resumption must not carry a session over.
@@ -338,6 +362,7 @@ impl ClientCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        observed::signed(dss.scheme);
         verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
@@ -347,6 +372,7 @@ impl ClientCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        observed::signed(dss.scheme);
         verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
@@ -377,6 +403,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        observed::signed(dss.scheme);
         verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
@@ -386,6 +413,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        observed::signed(dss.scheme);
         verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 

@@ -318,6 +318,7 @@ impl Cluster {
             address: host.address(),
             fallbacks: &host.endpoint().additional_addresses,
             bind: config.bind.as_ref(),
+            default_bind: self.registry.bind.as_ref(),
             keepalive: config.tcp_keepalive.as_ref(),
             transport,
             client: match inner {

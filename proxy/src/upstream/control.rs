@@ -68,6 +68,10 @@ struct Apart {
 }
 
 impl Context {
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
     pub(super) fn secrets(&self) -> ByName<Arc<Secret>> {
         self.secrets.borrow().clone()
     }

@@ -26,6 +26,8 @@ pub struct Dial<'a> {
     pub address: &'a Address,
     pub fallbacks: &'a [Address],
     pub bind: Option<&'a BindConfig>,
+    /// The bootstrap's, for what `bind` does not say.
+    pub default_bind: Option<&'a BindConfig>,
     pub keepalive: Option<&'a TcpKeepalive>,
     pub transport: &'a UpstreamTransport,
     /// For a TLS transport.
@@ -72,6 +74,7 @@ impl Dial<'_> {
 
     async fn secure(&self, socket: crate::io::Socket) -> Result<Dialled, AttemptError> {
         let Some(client) = &self.client else {
+            self.tls_stats.inspect(|stats| stats.not_ready.inc());
             return Err(AttemptError::Tls(Rc::from("TLS_error: the cluster's certificates or keys are not there yet")));
         };
         let alpn: &[&[u8]] = match self.mode {
@@ -107,12 +110,13 @@ impl Dial<'_> {
 
     /// The first address that answers, in the order given.
     async fn connect_any(&self) -> Result<crate::io::Socket, AttemptError> {
-        let mut last = socket::connect(self.address, self.bind, self.keepalive, self.mode.is_some()).await;
+        let mut last =
+            socket::connect(self.address, [self.bind, self.default_bind], self.keepalive, self.mode.is_some()).await;
         for address in self.fallbacks {
             if last.is_ok() {
                 break;
             }
-            last = socket::connect(address, self.bind, self.keepalive, self.mode.is_some()).await;
+            last = socket::connect(address, [self.bind, self.default_bind], self.keepalive, self.mode.is_some()).await;
         }
         last
     }

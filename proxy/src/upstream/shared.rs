@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
-use sidemesh_config::resource::cluster::{Cluster as Config, Discovery};
+use sidemesh_config::resource::cluster::{BindConfig, Cluster as Config, Discovery};
 use sidemesh_config::resource::endpoint::{Endpoint, LoadAssignment};
 use sidemesh_config::snapshot::{ByName, ClusterEntry, Snapshot};
 use sidemesh_config::value::{Address, Locality, Name};
@@ -47,6 +47,7 @@ pub struct Registry {
     pub workers: usize,
     pub local: Option<LocalZone>,
     pub outlier_log: Option<EventLog>,
+    pub bind: Option<BindConfig>,
     epoch: Instant,
 }
 
@@ -55,6 +56,8 @@ pub struct Registry {
 pub struct Surroundings {
     pub local: Option<LocalZone>,
     pub outlier_log: Option<EventLog>,
+    /// For clusters that do not say it themselves.
+    pub bind: Option<BindConfig>,
 }
 
 /// Live state of one cluster.
@@ -107,8 +110,9 @@ impl Ready {
 impl Registry {
     pub fn new(workers: usize, stats: Arc<stats::Registry>, around: Surroundings) -> Arc<Registry> {
         let epoch = tokio::time::Instant::now().into_std();
-        let Surroundings { local, outlier_log } = around;
-        Arc::new(Registry { clusters: Mutex::default(), stats, workers: workers.max(1), local, outlier_log, epoch })
+        let Surroundings { local, outlier_log, bind } = around;
+        let (clusters, workers) = (Mutex::default(), workers.max(1));
+        Arc::new(Registry { clusters, stats, workers, local, outlier_log, bind, epoch })
     }
 
     /// Milliseconds since the registry was made.

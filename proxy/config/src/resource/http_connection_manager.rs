@@ -50,6 +50,10 @@ pub struct HttpConnectionManager {
     pub access_logs: Vec<Arc<AccessLog>>,
     /// Requests are logged when they come, too.
     pub log_new_requests: bool,
+    /// Requests are logged again and again while they last.
+    pub log_interval: Option<Duration>,
+    /// Tunnels are logged when they stand.
+    pub log_tunnels: bool,
     pub use_remote_address: bool,
     pub xff_num_trusted_hops: u32,
     pub skip_xff_append: bool,

@@ -16,6 +16,7 @@ pub mod network_filter;
 pub mod route;
 pub mod runtime;
 pub mod secret;
+pub mod socket_option;
 pub mod substitution;
 pub mod tcp_proxy;
 pub mod tls;

@@ -32,6 +32,8 @@ pub struct TcpProxy {
     pub duration_jitter_percent: f64,
     pub access_logs: Vec<Arc<AccessLog>>,
     pub access_log_flush_interval: Option<Duration>,
+    /// A session is logged when it begins.
+    pub flush_log_on_start: bool,
     pub flush_log_on_connected: bool,
     /// The session goes over an HTTP stream of the cluster.
     pub tunneling: Option<Tunneling>,

@@ -115,7 +115,8 @@ impl Waiting {
 
     pub fn poll(&mut self, x: &Exchange, plan: &Plan, cx: &mut Context<'_>) -> Poll<Limit> {
         loop {
-            let Some((at, limit)) = self.next(x, plan) else { return Poll::Pending };
+            let (limit, log) = (self.next(x, plan), x.next_log.get());
+            let Some(at) = limit.map(|(at, _)| at).into_iter().chain(log).min() else { return Poll::Pending };
             let local = &x.manager.worker.local;
             let sleep = self.sleep.get_or_insert_with(|| local.timers.until(at));
             if at < sleep.deadline() {
@@ -124,10 +125,15 @@ impl Waiting {
             if Pin::new(&mut *sleep).poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            if at <= local.clock.now() {
+            let now = local.clock.now();
+            if let Some((_, limit)) = limit.filter(|(at, _)| *at <= now) {
                 return Poll::Ready(limit);
             }
-            sleep.reset(at);
+            if log.is_some_and(|log| log <= now) {
+                record::periodic(x, 0);
+            } else {
+                sleep.reset(at);
+            }
         }
     }
 

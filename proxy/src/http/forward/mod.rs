@@ -416,8 +416,8 @@ fn accept(x: &mut Exchange, forward: &Forward, plan: &Plan, host: Rc<Host>, mut 
     if tracked.sizes || tracked.timeout_budgets {
         let limits = [plan.timeouts.route, plan.timeouts.per_try];
         plan.cluster.track_head(&x.parts.headers, response.headers(), took, limits);
-        x.sized = tracked.sizes.then(|| plan.cluster.clone());
     }
+    x.answered_by = Some(plan.cluster.clone());
     plan.cluster.on_load_report(&host, response.headers());
     if x.info.upstream.attempts > 1 && status < 500 {
         plan.cluster.stats().upstream_rq_retry_success.inc();

@@ -6,36 +6,58 @@ use sidemesh_config::resource::access_log::JsonFormat;
 use super::{Field, render, truncated};
 use crate::telemetry::stream_info::LogContext;
 
-/// Appends `format` as JSON text. With `omit_empty`, absent values and the objects' keys for them are left out.
+/// Appends `format` as JSON text. With `omit_empty`, absent values, nulls and objects without fields are left out, with their keys
+/// and from lists; lists stay when nothing is left in them.
 pub fn render_json(format: &JsonFormat, ctx: &LogContext<'_>, omit_empty: bool, out: &mut String) {
-    if !value(format, ctx, omit_empty, out) {
-        out.push_str("null");
+    match format {
+        // The line itself is never left out.
+        JsonFormat::Object(fields) => drop(object(fields, ctx, omit_empty, out)),
+        other => {
+            if !value(other, ctx, omit_empty, out) {
+                out.push_str("null");
+            }
+        }
     }
 }
 
 /// Appends the value; `false` (and nothing appended) when it is absent.
 fn value(format: &JsonFormat, ctx: &LogContext<'_>, omit_empty: bool, out: &mut String) -> bool {
     match format {
+        JsonFormat::Literal(serde_json::Value::Null) => return false,
         JsonFormat::Literal(v) => out.push_str(&v.to_string()),
         JsonFormat::Value(f) => return leaf(f, ctx, omit_empty, out),
         JsonFormat::List(items) => {
             out.push('[');
-            for (i, item) in items.iter().enumerate() {
-                if i > 0 {
+            let mut first = true;
+            for item in items {
+                let before = out.len();
+                if !first {
                     out.push(',');
                 }
-                if !value(item, ctx, omit_empty, out) {
+                if value(item, ctx, omit_empty, out) {
+                    first = false;
+                } else if omit_empty {
+                    out.truncate(before);
+                } else {
                     out.push_str("null");
+                    first = false;
                 }
             }
             out.push(']');
         }
-        JsonFormat::Object(fields) => object(fields, ctx, omit_empty, out),
+        JsonFormat::Object(fields) => {
+            let before = out.len();
+            if !object(fields, ctx, omit_empty, out) && omit_empty {
+                out.truncate(before);
+                return false;
+            }
+        }
     }
     true
 }
 
-fn object(fields: &[(String, JsonFormat)], ctx: &LogContext<'_>, omit_empty: bool, out: &mut String) {
+/// Appends the object; `false` when it has no field.
+fn object(fields: &[(String, JsonFormat)], ctx: &LogContext<'_>, omit_empty: bool, out: &mut String) -> bool {
     out.push('{');
     let mut first = true;
     for (key, field) in fields {
@@ -55,6 +77,7 @@ fn object(fields: &[(String, JsonFormat)], ctx: &LogContext<'_>, omit_empty: boo
         }
     }
     out.push('}');
+    !first
 }
 
 fn leaf(format: &Format, ctx: &LogContext<'_>, omit_empty: bool, out: &mut String) -> bool {

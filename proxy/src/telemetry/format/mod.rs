@@ -5,7 +5,7 @@
 
 mod json;
 mod operator;
-mod size;
+pub mod size;
 #[cfg(test)]
 mod tests;
 mod time;

@@ -161,7 +161,7 @@ fn connection<'a>(operator: &Operator, ctx: &LogContext<'a>) -> Option<Field<'a>
         Operator::DownstreamLocalAddress(part) => Some(address(connection.local, *part)),
         Operator::DownstreamDirectLocalAddress(part) => Some(address(connection.direct_local, *part)),
         Operator::DownstreamTransportFailureReason => {
-            Some(Field::Text(without_spaces(info.transport_failure.as_deref()?)))
+            Some(Field::Text(without_spaces(info.transport_failure.as_deref().or(info.connection.not_tls)?)))
         }
         Operator::DownstreamLocalCloseReason => nonempty(info.local_close?),
         Operator::DownstreamTls(part) => tls(connection.tls.as_deref()?, *part),

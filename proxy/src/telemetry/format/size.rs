@@ -78,7 +78,7 @@ fn request_line(request: &RequestHead<'_>) -> u64 {
 }
 
 /// `HTTP/1.1 200 OK` and the blank line at the end; HTTP/2 has none.
-fn status_line(protocol: Option<Protocol>, status: u16) -> u64 {
+pub fn status_line(protocol: Option<Protocol>, status: u16) -> u64 {
     let reason = http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or_default();
     match protocol {
         Some(Protocol::Http2) | None => 0,

@@ -2,7 +2,7 @@
 
 use sidemesh_config::value::Name;
 
-use super::{Answers, ClassCounters, CodeCounters, Counter, Gauge, Histogram, LazyCounter, Named, TextReadout};
+use super::{Answers, ClassCounters, CodeCounters, Counter, Gauge, Histogram, LazyCounter, Levels, Named, TextReadout};
 
 /// What a group shows a reader, metric by metric.
 pub enum Visit<'a> {
@@ -69,6 +69,12 @@ impl Metric for ClassCounters {
 }
 
 impl Metric for Named {
+    fn visit(&self, name: &str, each: &mut dyn FnMut(&str, Visit<'_>)) {
+        self.each(name, each);
+    }
+}
+
+impl Metric for Levels {
     fn visit(&self, name: &str, each: &mut dyn FnMut(&str, Visit<'_>)) {
         self.each(name, each);
     }

@@ -79,6 +79,22 @@ impl Named {
     }
 }
 
+/// Levels by name, set all together and rarely; of one owner.
+#[derive(Debug, Default)]
+pub struct Levels(Mutex<std::collections::BTreeMap<Name, i64>>);
+
+impl Levels {
+    pub fn set(&self, levels: std::collections::BTreeMap<Name, i64>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = levels;
+    }
+
+    /// `label` has a `*` where the name stands.
+    fn each(&self, label: &str, each: &mut dyn FnMut(&str, Visit<'_>)) {
+        let levels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        levels.iter().for_each(|(name, n)| each(&label.replace('*', name), Visit::Gauge(Some(*n))));
+    }
+}
+
 /// A level: the sum of the shards is the value, so one shard may go below zero.
 #[derive(Debug)]
 pub struct Gauge(AtomicI64);

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use sidemesh_config::bootstrap::{StatsConfig, TagValue};
 
 use super::scope::{sanitize, without_colons};
-use super::{BUCKETS_MS, HistogramValue, Sample, Value};
+use super::{BUCKETS_MS, HistogramValue, Sample, Scope, Value};
 
 /// `/stats`: one `name: value` a line, sorted; histograms as their quantiles.
 pub fn text(samples: &[Sample]) -> String {
@@ -78,7 +78,7 @@ pub fn prometheus(samples: &[Sample], config: &StatsConfig, texts: Texts) -> Str
             (scope_name, tags) = sample.scope.prometheus();
             scoped.extend(tags.into_iter().map(|(tag, value)| (tag, without_colons(value))));
             labels.extend(scoped.iter().map(|(tag, value)| (*tag, &**value)));
-            (metric, code_tag) = split_code(&sample.metric);
+            (metric, code_tag) = split_tls(sample).unwrap_or_else(|| split_code(&sample.metric));
         }
         let fixed = config.tags.iter().filter_map(|t| match &t.value {
             TagValue::Fixed(value) => Some((&*t.name, &**value)),
@@ -123,6 +123,24 @@ fn kind(value: &Value) -> &'static str {
         Value::Gauge(_) | Value::Text(_) => "gauge",
         Value::Histogram(_) => "histogram",
     }
+}
+
+/// Names within `ssl.` that are tags: `ssl.ciphers.NAME`.
+fn split_tls(sample: &Sample) -> Option<(String, Option<(&'static str, String)>)> {
+    let (family, name) = sample.metric.strip_prefix("ssl.")?.split_once('.')?;
+    let (stem, tag, value) = match family {
+        "ciphers" if matches!(sample.scope, Scope::Cluster(_)) => ("ssl.ciphers", "cipher_suite", name),
+        "ciphers" => ("ssl.ciphers", "envoy_ssl_cipher", name),
+        "curves" => ("ssl.curves", "envoy_ssl_curve", name),
+        "sigalgs" => ("ssl.sigalgs", "envoy_ssl_sigalg", name),
+        "versions" => ("ssl.versions", "envoy_ssl_version", name),
+        "certificate" => {
+            let (certificate, last) = name.rsplit_once('.')?;
+            return Some((format!("ssl.certificate.{last}"), Some(("envoy_tls_certificate", certificate.to_owned()))));
+        }
+        _ => return None,
+    };
+    Some((stem.to_owned(), Some((tag, value.to_owned()))))
 }
 
 /// `upstream_rq_2xx` is `upstream_rq_xx` with a class tag, `upstream_rq_200` is `upstream_rq` with a code tag.

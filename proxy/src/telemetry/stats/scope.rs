@@ -24,6 +24,8 @@ pub enum Scope {
     Grpc { cluster: Name, method: Option<(Name, Name)> },
     /// `listener.ADDRESS.`
     Listener(Name),
+    /// `listener.ADDRESS.worker_N.`
+    ListenerWorker { address: Name, worker: Name },
     /// `listener.ADDRESS.http.PREFIX.`
     ListenerHttp { address: Name, prefix: Name },
     /// `tcp.PREFIX.`
@@ -55,6 +57,7 @@ impl Scope {
                 format!("cluster.{cluster}.grpc.{service}.{method}.")
             }
             Scope::Listener(a) => format!("listener.{a}."),
+            Scope::ListenerWorker { address, worker } => format!("listener.{address}.worker_{worker}."),
             Scope::ListenerHttp { address, prefix } => format!("listener.{address}.http.{prefix}."),
             Scope::Tcp(p) => format!("tcp.{p}."),
             Scope::Rds { prefix, route_config } => format!("http.{prefix}.rds.{route_config}."),
@@ -92,6 +95,9 @@ impl Scope {
                 ("cluster_grpc".to_owned(), tags)
             }
             Scope::Listener(a) => ("listener".to_owned(), vec![("envoy_listener_address", a)]),
+            Scope::ListenerWorker { address, worker } => {
+                ("listener_worker".to_owned(), vec![("envoy_worker_id", worker), ("envoy_listener_address", address)])
+            }
             Scope::ListenerHttp { address, prefix } => (
                 "listener_http".to_owned(),
                 vec![("envoy_http_conn_manager_prefix", prefix), ("envoy_listener_address", address)],

@@ -4,26 +4,27 @@ use std::io;
 use std::net::SocketAddr;
 
 use sidemesh_config::resource::cluster::{BindConfig, TcpKeepalive};
+use sidemesh_config::resource::socket_option::State;
 use sidemesh_config::value::Address;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, UnixStream};
 
 use super::failed;
-use crate::io::Socket;
+use crate::io::{Socket, option};
 use crate::upstream::error::{AttemptError, system_words};
 
 /// `messages`: what the connection is for, a stream of bytes otherwise.
 pub async fn connect(
     address: &Address,
-    bind: Option<&BindConfig>,
+    binds: [Option<&BindConfig>; 2],
     keepalive: Option<&TcpKeepalive>,
     messages: bool,
 ) -> Result<Socket, AttemptError> {
     match address {
         Address::Socket(to) => {
             let socket = prepare(*to, keepalive).map_err(failed)?;
-            if let Some(bind) = bind {
-                take_source(&socket, *to, bind).map_err(|error| AttemptError::Bind(system_words(&error)))?;
+            if binds.iter().any(Option::is_some) {
+                bind(&socket, *to, binds).map_err(|error| AttemptError::Bind(system_words(&error)))?;
             }
             let connected = socket.connect(*to).await.and_then(|stream| Socket::adopt(stream, messages));
             connected.map_err(|error| match is_immediate(&error) {
@@ -58,9 +59,21 @@ fn prepare(to: SocketAddr, keepalive: Option<&TcpKeepalive>) -> io::Result<TcpSo
     Ok(socket)
 }
 
+/// Options and source address: what the first says of either counts.
+fn bind(socket: &TcpSocket, to: SocketAddr, binds: [Option<&BindConfig>; 2]) -> io::Result<()> {
+    let given = || binds.into_iter().flatten();
+    let options = given().map(|b| &b.options[..]).find(|o| !o.is_empty()).unwrap_or_default();
+    let set = |state| option::set(SockRef::from(socket), to.is_ipv4(), options, state);
+    set(State::Prebind)?;
+    if let Some(bind) = given().find(|b| b.source.is_some()) {
+        take_source(socket, to, bind)?;
+    }
+    set(State::Bound)
+}
+
 /// Binds to the source address of the destination's family, if there is one.
 fn take_source(socket: &TcpSocket, to: SocketAddr, bind: &BindConfig) -> io::Result<()> {
-    let mut sources = std::iter::once(bind.source).chain(bind.extra);
+    let mut sources = bind.source.into_iter().chain(bind.extra);
     let Some(source) = sources.find(|source| source.is_ipv4() == to.is_ipv4()) else { return Ok(()) };
     if bind.freebind {
         let raw = SockRef::from(socket);

@@ -159,6 +159,7 @@ impl Checked {
             address: self.state.address.clone(),
             client: tls,
             local: self.context.local.clone(),
+            registry: self.context.registry().clone(),
             settings: self.settings.clone(),
             kept: kept.clone(),
         }

@@ -17,6 +17,7 @@ use super::machine::Found;
 use crate::body::Body;
 use crate::codec::{Local, Release, Scheme, SendOptions, h1, h2};
 use crate::tls;
+use crate::upstream::Registry;
 use crate::upstream::dial::{Dial, Dialled, Told};
 use crate::upstream::pool::Mode;
 use crate::upstream::transport::{Settings, layers};
@@ -47,6 +48,7 @@ pub struct Probe {
     pub address: Address,
     pub client: Option<Rc<tls::Client>>,
     pub local: Local,
+    pub registry: std::sync::Arc<Registry>,
     pub settings: Rc<Settings>,
     pub kept: Rc<Kept>,
 }
@@ -115,6 +117,7 @@ impl Probe {
             address: &address,
             fallbacks: &[],
             bind: self.config.bind.as_ref(),
+            default_bind: self.registry.bind.as_ref(),
             keepalive: None,
             transport,
             client: matches!(inner, UpstreamTransport::Tls(_)).then(|| self.client.clone()).flatten(),

@@ -14,12 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use flood::FloodLimits;
+pub(crate) use parse::bind_config;
 pub use parse::parse;
 pub(in crate::resource) use parse::tcp_keepalive;
 pub(in crate::resource) use protocol::{common_options, header_case, http2_options};
 
 use crate::matcher::string::StringMatcher;
 use crate::resource::endpoint::{Endpoint, HealthStatus, LoadAssignment};
+use crate::resource::socket_option::SocketOption;
 use crate::resource::tls::UpstreamTransport;
 use crate::value::{ConfigSource, Fraction, Metadata, Name};
 
@@ -443,10 +445,12 @@ pub struct TransportMatch {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct BindConfig {
-    pub source: std::net::SocketAddr,
+    /// `None`: the kernel chooses.
+    pub source: Option<std::net::SocketAddr>,
     /// Of the other address family.
     pub extra: Option<std::net::SocketAddr>,
     pub freebind: bool,
+    pub options: Vec<SocketOption>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

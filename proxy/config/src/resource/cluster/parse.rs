@@ -16,6 +16,7 @@ use super::{
     Tracked, TransportMatch, UpstreamVersion,
 };
 use crate::rejection::{Rejection, Within};
+use crate::resource::socket_option;
 use crate::resource::tls::{self, UpstreamTransport};
 use crate::value::Address;
 use crate::wire;
@@ -63,13 +64,7 @@ pub fn parse(cluster: &pb::Cluster) -> Result<Cluster, Rejection> {
         transport,
         transport_matches: wire::each(&cluster.transport_socket_matches, "transport_socket_matches", transport_match)?,
         metadata: cluster.metadata.as_ref().map(|m| Arc::new(wire::metadata(m))),
-        bind: cluster
-            .upstream_bind_config
-            .as_ref()
-            .map(bind_config)
-            .transpose()
-            .within("upstream_bind_config")?
-            .flatten(),
+        bind: cluster.upstream_bind_config.as_ref().map(bind_config).transpose().within("upstream_bind_config")?,
         tcp_keepalive: connection_options.and_then(|o| o.tcp_keepalive.as_ref()).map(tcp_keepalive),
         max_requests_per_connection: protocol.common.max_requests_per_connection,
         protocol,
@@ -198,10 +193,8 @@ fn thresholds(t: &pb::circuit_breakers::Thresholds) -> Result<Thresholds, Reject
     })
 }
 
-/// `None`: no source address, which leaves the choice to the kernel.
-fn bind_config(bind: &core::BindConfig) -> Result<Option<BindConfig>, Rejection> {
+pub(crate) fn bind_config(bind: &core::BindConfig) -> Result<BindConfig, Rejection> {
     for (set, field) in [
-        (!bind.socket_options.is_empty(), "socket_options"),
         (!bind.additional_source_addresses.is_empty(), "additional_source_addresses"),
         (bind.local_address_selector.is_some(), "local_address_selector"),
     ] {
@@ -212,9 +205,11 @@ fn bind_config(bind: &core::BindConfig) -> Result<Option<BindConfig>, Rejection>
             ));
         }
     }
+    let options = socket_option::parse_all(&bind.socket_options)?;
+    let freebind = wire::flag(&bind.freebind, false);
     let Some(source) = &bind.source_address else {
         return match bind.extra_source_addresses.is_empty() {
-            true => Ok(None),
+            true => Ok(BindConfig { source: None, extra: None, freebind, options }),
             false => Err(Rejection::invalid("extra_source_addresses", "there is no source_address to add to")),
         };
     };
@@ -241,7 +236,7 @@ fn bind_config(bind: &core::BindConfig) -> Result<Option<BindConfig>, Rejection>
             "two addresses of one family: the second is never used",
         ));
     }
-    Ok(Some(BindConfig { source, extra, freebind: wire::flag(&bind.freebind, false) }))
+    Ok(BindConfig { source: Some(source), extra, freebind, options })
 }
 
 fn source_address(address: &core::SocketAddress, field: &'static str) -> Result<std::net::SocketAddr, Rejection> {

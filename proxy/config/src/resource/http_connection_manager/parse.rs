@@ -36,12 +36,28 @@ const DEFAULT_DELAYED_CLOSE: Duration = Duration::from_secs(1);
 
 type Wire = pb::HttpConnectionManager;
 
+/// At least a millisecond, as in Envoy.
+fn log_interval(
+    hcm: &Wire,
+    options: &pb::http_connection_manager::HcmAccessLogOptions,
+) -> Result<Option<Duration>, Rejection> {
+    let (given, field) = match &options.access_log_flush_interval {
+        None => (&hcm.access_log_flush_interval, "access_log_flush_interval"),
+        own => (own, "access_log_options.access_log_flush_interval"),
+    };
+    match wire::optional_duration(given, field)? {
+        Some(every) if every < Duration::from_millis(1) => Err(Rejection::invalid(field, "must be at least 1ms")),
+        every => Ok(every),
+    }
+}
+
 pub fn parse(hcm: &Wire) -> Result<HttpConnectionManager, Rejection> {
     check(hcm)?;
     let off_at_zero = |d: &Option<google::Duration>, field: &str, default: Duration| {
         wire::duration_or(d, field, default).map(|d| (!d.is_zero()).then_some(d))
     };
     let internal = hcm.internal_address_config.as_ref();
+    let log_options = hcm.access_log_options.unwrap_or_default();
     let server_name = if hcm.server_name.is_empty() { DEFAULT_SERVER_NAME } else { &hcm.server_name };
     Ok(HttpConnectionManager {
         stat_prefix: wire::non_empty(&hcm.stat_prefix, "stat_prefix")?,
@@ -64,8 +80,9 @@ pub fn parse(hcm: &Wire) -> Result<HttpConnectionManager, Rejection> {
         request_headers_timeout: off_at_zero(&hcm.request_headers_timeout, "request_headers_timeout", Duration::ZERO)?,
         drain_timeout: wire::duration_or(&hcm.drain_timeout, "drain_timeout", DEFAULT_DRAIN_TIMEOUT)?,
         delayed_close_timeout: off_at_zero(&hcm.delayed_close_timeout, "delayed_close_timeout", DEFAULT_DELAYED_CLOSE)?,
-        log_new_requests: hcm.flush_access_log_on_new_request
-            || hcm.access_log_options.as_ref().is_some_and(|o| o.flush_access_log_on_new_request),
+        log_new_requests: hcm.flush_access_log_on_new_request || log_options.flush_access_log_on_new_request,
+        log_interval: log_interval(hcm, &log_options)?,
+        log_tunnels: log_options.flush_log_on_tunnel_successfully_established,
         access_logs: wire::each(&hcm.access_log, "access_log", |l| access_log::parse(l).map(Arc::new))?,
         use_remote_address: wire::flag(&hcm.use_remote_address, false),
         xff_num_trusted_hops: hcm.xff_num_trusted_hops,

@@ -19,6 +19,7 @@ pub use parse::parse;
 use crate::resource::access_log::AccessLog;
 use crate::resource::cluster::TcpKeepalive;
 use crate::resource::network_filter::NetworkFilter;
+use crate::resource::socket_option::SocketOption;
 use crate::resource::tls::DownstreamTransport;
 use crate::value::{Address, Cidr, Metadata, Name};
 
@@ -36,6 +37,8 @@ pub struct Listener {
     pub reuse_port: bool,
     pub ipv4_compat: bool,
     pub tcp_backlog: u32,
+    /// Of the listening sockets.
+    pub socket_options: Vec<SocketOption>,
     pub keepalive: Option<TcpKeepalive>,
     pub listener_filters: Vec<ListenerFilter>,
     /// `None`: no limit. Default 15 s.

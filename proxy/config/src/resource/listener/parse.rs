@@ -21,7 +21,7 @@ use super::{ChainIndex, ChainMatcher, FilterChain, Listener, ListenerFilter, Pro
 use crate::rejection::{Rejection, Within};
 use crate::resource::cluster::tcp_keepalive;
 use crate::resource::network_filter::rate_limit;
-use crate::resource::{access_log, tls};
+use crate::resource::{access_log, socket_option, tls};
 use crate::value::{Address, name};
 use crate::wire;
 
@@ -63,6 +63,7 @@ pub fn parse(listener: &pb::Listener) -> Result<Listener, Rejection> {
         reuse_port: wire::flag(&listener.enable_reuse_port, true),
         ipv4_compat: ipv4_compat(wire_address),
         tcp_backlog: wire::uint32(&listener.tcp_backlog_size).unwrap_or(DEFAULT_BACKLOG),
+        socket_options: socket_option::parse_all(&listener.socket_options)?,
         keepalive: listener.tcp_keepalive.as_ref().map(tcp_keepalive),
         listener_filters: listener_filters(listener, &chains)?,
         listener_filters_timeout: (!timeout.is_zero()).then_some(timeout),
@@ -89,7 +90,6 @@ pub fn parse(listener: &pb::Listener) -> Result<Listener, Rejection> {
 fn refuse_unsupported(listener: &pb::Listener) -> Result<(), Rejection> {
     for (set, field) in [
         (listener.fcds_config.is_some(), "fcds_config"),
-        (!listener.socket_options.is_empty(), "socket_options"),
         (listener.udp_listener_config.is_some(), "udp_listener_config"),
         (listener.api_listener.is_some(), "api_listener"),
         (listener.listener_specifier.is_some(), "internal_listener"),

@@ -29,17 +29,15 @@ pub fn parse(p: &pb::TcpProxy) -> Result<TcpProxy, Rejection> {
         return Err(Rejection::invalid("max_connect_attempts", "must be at least 1"));
     }
     let old_interval = wire::optional_duration(&p.access_log_flush_interval, "access_log_flush_interval")?;
-    let (access_log_flush_interval, flush_log_on_connected) = match &p.access_log_options {
-        None => (old_interval, p.flush_access_log_on_connected),
+    let (access_log_flush_interval, flush_log_on_start, flush_log_on_connected) = match &p.access_log_options {
+        None => (old_interval, false, p.flush_access_log_on_connected),
         Some(_) if old_interval.is_some() || p.flush_access_log_on_connected => {
             return Err(Rejection::invalid("access_log_options", "leave out the deprecated fields beside it"));
         }
-        Some(options) if options.flush_access_log_on_start => {
-            return Err(Rejection::unsupported("access_log_options.flush_access_log_on_start", "leave it out"));
-        }
         Some(options) => {
             let interval = wire::optional_duration(&options.access_log_flush_interval, "access_log_flush_interval");
-            (interval.within("access_log_options")?, options.flush_access_log_on_connected)
+            let interval = interval.within("access_log_options")?;
+            (interval, options.flush_access_log_on_start, options.flush_access_log_on_connected)
         }
     };
     Ok(TcpProxy {
@@ -61,6 +59,7 @@ pub fn parse(p: &pb::TcpProxy) -> Result<TcpProxy, Rejection> {
         proxy_tlvs: wire::each(&p.proxy_protocol_tlvs, "proxy_protocol_tlvs", proxy_tlv)?,
         access_logs: wire::each(&p.access_log, "access_log", |l| access_log::parse(l).map(Arc::new))?,
         access_log_flush_interval,
+        flush_log_on_start,
         flush_log_on_connected,
     })
 }
