@@ -114,6 +114,10 @@ fn hygiene(x: &mut Exchange) -> Option<Answer> {
             }
         }
     }
+    if !x.parts.headers.contains_key(HOST) {
+        let reply = LocalReply::new(StatusCode::BAD_REQUEST, "missing_host_header", "request.malformed");
+        return Some(Answer::Local(reply.header(http::header::CONNECTION, HeaderValue::from_static("close"))));
+    }
     if x.target() == "*" {
         manager.stats.downstream_rq_non_relative_path.inc();
         return Some(Answer::Local(LocalReply::new(

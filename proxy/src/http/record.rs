@@ -116,6 +116,11 @@ fn gone(x: &mut Exchange) {
     };
     x.flag(flag);
     x.info.details = details.into();
+    if matches!(x.ending.get(), Some(Ending::Fault(_))) && x.protocol != Protocol::Http2 && x.info.status == 0 {
+        // The codec's own answer.
+        x.info.status = 400;
+        x.info.response_body_bytes = "Bad Request".len() as u64;
+    }
 }
 
 /// The response body failed: the upstream broke it, or it could not be written.
@@ -152,6 +157,13 @@ pub fn aborted(x: &mut Exchange, error: &Error) {
         _ if x.headless => x.manager.stats.downstream_rq_rx_reset.inc(),
         Error::Reset(_) | Error::Closed | Error::Io(_) => gone(x),
         _ if x.ending.get().is_some() => gone(x),
+        // The codec answers a body that is no HTTP/1 by itself.
+        Error::Malformed(_) if x.protocol != Protocol::Http2 && x.upload.is_some() => {
+            x.flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+            (x.info.status, x.info.details) = (400, "http1.codec_error".into());
+            x.info.response_body_bytes = "Bad Request".len() as u64;
+            x.manager.stats.downstream_rq_rx_reset.inc();
+        }
         _ => x.manager.stats.downstream_rq_tx_reset.inc(),
     }
     complete(x);
@@ -234,8 +246,8 @@ fn span(x: &Exchange) {
     });
 }
 
-/// One attempt is over: the upstream log, and the attempt's span.
-pub fn attempt(x: &mut Exchange) {
+/// One attempt is over: the upstream log, and the attempt's span. `failure`: why there is no response.
+pub fn attempt(x: &mut Exchange, failure: Option<&'static str>) {
     let manager = x.manager.clone();
     let logs = &manager.router.upstream_logs;
     if !logs.is_empty() {
@@ -246,7 +258,7 @@ pub fn attempt(x: &mut Exchange) {
     let Some((span_id, start)) = x.attempt_span.take() else { return };
     let Some(tracing) = &manager.config.tracing else { return };
     let Some(provider) = &tracing.provider else { return };
-    let attributes = describe_attempt(&x.log_context(), &[&tracing.custom_tags]);
+    let attributes = describe_attempt(&x.log_context(), failure, &[&tracing.custom_tags]);
     let name = match &tracing.upstream_operation {
         Some(format) => x.format(format),
         None => format!("router {} egress", x.info.cluster.as_deref().unwrap_or("-")),
@@ -302,15 +314,17 @@ pub fn rejected(connection: &Connection, rejection: &Rejection) -> Response<Body
     };
     let mut x = Exchange::headless(connection, rejection.protocol, rejection.head_bytes);
     let reply = LocalReply::new(rejection.status, rejection.details, "").body(rejection.body);
-    let (mut response, _) = reply::render_reply(&mut x, reply.flags(flags));
+    let (mut response, content_type) = reply::render_reply(&mut x, reply.flags(flags));
     let headers = response.headers_mut();
+    content_type.tell(headers);
     headers.insert(SERVER, manager.server_name.clone());
     headers.insert(DATE, finish::date(manager));
     if reset {
         x.info.status = 0;
     }
     let logs = &manager.config.access_logs;
-    if !logs.is_empty() {
+    // A request that the handler had has its own line.
+    if !logs.is_empty() && !rejection.in_request {
         x.info.timing.downstream_tx_end = Some(x.now());
         x.info.response_body_bytes = x.local_body.len() as u64;
         x.response_headers = response.headers().clone();
