@@ -2,6 +2,7 @@
 
 use http::Response;
 use http::header::{DATE, SERVER};
+use sidemesh_config::resource::http_connection_manager::CustomTag;
 use sidemesh_config::resource::listener::TrafficDirection;
 
 use super::Connection;
@@ -14,7 +15,7 @@ use crate::codec::h2::Reason;
 use crate::codec::{Ending, Protocol, Rejection};
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::stream_info::{Moment, TraceContext};
-use crate::telemetry::trace::{Kind, Proxy, Span, describe, describe_attempt, failed};
+use crate::telemetry::trace::{Kind, Proxy, Span, describe, describe_attempt};
 
 pub fn started(x: &Exchange) {
     let stats = &x.manager.stats;
@@ -222,16 +223,15 @@ fn span(x: &Exchange) {
     };
     let named = x.operation.as_deref().map(str::to_owned);
     let formatted = || tracing.operation.as_ref().map(|f| x.format(f));
-    let name = named.or_else(formatted).unwrap_or_else(|| match x.info.connection.listener.direction {
+    let name = formatted().or(named).unwrap_or_else(|| match x.info.connection.listener.direction {
         _ if provider.zipkin.is_some() => x.authority().to_owned(),
         TrafficDirection::Outbound => format!("egress {}", x.authority()),
         _ => "ingress".to_owned(),
     });
-    let route_tags = x.info.route.as_ref().and_then(|r| r.tracing.as_ref()).map_or(&[][..], |t| &t.custom_tags);
     let context = x.log_context();
     let node = &manager.worker.shared.node;
     let proxy = Proxy { node: &node.id, zone: &node.locality.zone };
-    let attributes = describe(&context, proxy, &[&tracing.custom_tags, route_tags], tracing.max_path_tag_length);
+    let attributes = describe(&context, proxy, &[&tracing.custom_tags, route_tags(x)], tracing.max_path_tag_length);
     let now = manager.worker.local.clock.system();
     manager.worker.spans.send(Span {
         provider: provider.clone(),
@@ -241,9 +241,13 @@ fn span(x: &Exchange) {
         kind,
         start: x.info.start_time,
         end: now,
-        error: failed(x.info.status),
+        error: x.info.status >= 500,
         attributes,
     });
+}
+
+fn route_tags(x: &Exchange) -> &[CustomTag] {
+    x.info.route.as_ref().and_then(|r| r.tracing.as_ref()).map_or(&[], |t| &t.custom_tags)
 }
 
 /// One attempt is over: the upstream log, and the attempt's span. `failure`: why there is no response.
@@ -258,7 +262,7 @@ pub fn attempt(x: &mut Exchange, failure: Option<&'static str>) {
     let Some((span_id, start)) = x.attempt_span.take() else { return };
     let Some(tracing) = &manager.config.tracing else { return };
     let Some(provider) = &tracing.provider else { return };
-    let attributes = describe_attempt(&x.log_context(), failure, &[&tracing.custom_tags]);
+    let attributes = describe_attempt(&x.log_context(), failure, &[&tracing.custom_tags, route_tags(x)]);
     let name = match &tracing.upstream_operation {
         Some(format) => x.format(format),
         None => format!("router {} egress", x.info.cluster.as_deref().unwrap_or("-")),
@@ -271,7 +275,7 @@ pub fn attempt(x: &mut Exchange, failure: Option<&'static str>) {
         kind: Kind::Client,
         start,
         end: manager.worker.local.clock.system(),
-        error: failed(x.info.status),
+        error: x.info.status >= 500,
         attributes,
     });
 }

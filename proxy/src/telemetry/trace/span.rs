@@ -148,7 +148,7 @@ fn common(ctx: &LogContext<'_>, custom: &[&[CustomTag]], out: &mut Vec<Attribute
 }
 
 /// Whether a status makes a span an error.
-pub fn failed(status: u16) -> bool {
+fn failed(status: u16) -> bool {
     status == 0 || status >= 500
 }
 
