@@ -124,7 +124,7 @@ impl<I, A> Hosts<I, A> {
     fn find<'t>(&'t self, host: &str, facts: &Facts<'_, '_, I>) -> Option<&'t A> {
         let then = |at: Option<&usize>| at.and_then(|at| self.then.get(*at)).and_then(|then| then.find(facts));
         let suffixes = host.match_indices('.').map(|(dot, _)| &host[dot..]).chain([""]);
-        then(self.exact.get(&*host)).or_else(|| suffixes.into_iter().find_map(|s| then(self.wildcards.get(s))))
+        then(self.exact.get(host)).or_else(|| suffixes.into_iter().find_map(|s| then(self.wildcards.get(s))))
     }
 }
 
