@@ -1,6 +1,7 @@
 //! Builds what `src/` includes:
 //!
-//! - `sidemesh.rs`: messages, clients and servers of our own APIs under `proto/sidemesh/`;
+//! - `sidemesh.rs`: messages, clients and servers of our own APIs under `proto/sidemesh/`, and the few messages of xDS that
+//!   `envoy-types` lacks, under `proto/xds/`;
 //! - `sidemesh_descriptors.bin`: their descriptors with imports, for gRPC reflection;
 //! - `table.rs`: what the protobuf-JSON mapping knows of messages: the Envoy API files named in `descriptors.txt`, pruned
 //!   to what they reach, and our own. `descriptor_set.bin` holds the same as a `FileDescriptorSet`: dependent build
@@ -16,6 +17,7 @@ mod envoy_types;
 #[path = "build/table.rs"]
 mod table;
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -84,17 +86,22 @@ fn generate_own(own: &FileDescriptorSet) -> std::io::Result<()> {
         .extern_path(".google.protobuf", "::envoy_types::pb::google::protobuf")
         .extern_path(".google.rpc", "::envoy_types::pb::google::rpc")
         .extern_path(".envoy", "::envoy_types::pb::envoy")
+        .extern_path(".xds.annotations", "::envoy_types::pb::xds::annotations")
+        .extern_path(".xds.core", "::envoy_types::pb::xds::core")
+        .extern_path(".xds.type.matcher.v3.Matcher", "::envoy_types::pb::xds::r#type::matcher::v3::Matcher")
+        .extern_path(
+            ".xds.type.matcher.v3.Matcher.OnMatch",
+            "::envoy_types::pb::xds::r#type::matcher::v3::matcher::OnMatch",
+        )
         .include_file("sidemesh.rs")
         .emit_rerun_if_changed(false)
         .compile_fds_with_config(own.clone(), config)
 }
 
-fn is_own(file: &FileDescriptorProto) -> bool {
-    file.package() == "sidemesh" || file.package().starts_with("sidemesh.")
-}
-
 /// Envoy's files (in their order), then ours.
 fn merge(mut envoy: FileDescriptorSet, own: &FileDescriptorSet) -> FileDescriptorSet {
-    envoy.file.extend(own.file.iter().filter(|f| is_own(f)).cloned());
+    let known: HashSet<String> = envoy.file.iter().map(|f| f.name().to_owned()).collect();
+    let is_new = |file: &&FileDescriptorProto| !known.contains(file.name()) && !file.name().starts_with("google/");
+    envoy.file.extend(own.file.iter().filter(is_new).cloned());
     envoy
 }

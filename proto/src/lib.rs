@@ -18,7 +18,9 @@ pub use prost;
 mod own {
     include!(concat!(env!("OUT_DIR"), "/sidemesh.rs"));
 }
-pub use own::*;
+pub use own::sidemesh;
+/// What of `xds.type.matcher.v3` the crate `envoy-types` lacks.
+pub use own::xds::r#type::matcher::v3 as custom_matcher;
 
 /// Descriptors of our own APIs with all imports: an encoded `FileDescriptorSet` for gRPC server reflection.
 pub const SIDEMESH_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sidemesh_descriptors.bin"));

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sidemesh_config::matcher::RequestView;
-use sidemesh_config::matcher::header::HeaderName;
 use sidemesh_config::matcher::string::StringMatcher;
+use sidemesh_config::matcher::tree::Facts;
 use sidemesh_config::resource::http_filter::rbac::{
     Input, Permission, Principal, Rbac, RbacAction, RbacMatcher, Rules,
 };
@@ -138,7 +138,8 @@ pub fn judge<'a>(rules: &'a Rules, subject: &Subject<'_>) -> Verdict<'a> {
 
 /// What the tree leads to; nothing found is a refusal.
 fn search<'a>(matcher: &'a RbacMatcher, subject: &Subject<'_>) -> Verdict<'a> {
-    let found = matcher.tree.find(&|input| value(input, subject));
+    let facts = Facts { value: &|input| value(input, subject), runtime: subject.request.map(|r| r.runtime) };
+    let found = matcher.tree.find(&facts);
     let action = found.map(|(_, action)| *action);
     Verdict {
         allowed: matches!(action, Some(RbacAction::Allow | RbacAction::Log)),
@@ -166,22 +167,9 @@ fn value<'v>(input: &Input, s: &Subject<'v>) -> Option<Cow<'v, str>> {
         Input::UriSan => given(s.connection.tls.as_ref()?.uri_sans().join(",")),
         Input::DnsSan => given(s.connection.tls.as_ref()?.dns_sans().join(",")),
         Input::Subject => given(s.connection.tls.as_ref()?.subject().to_owned()),
-        Input::Header(name) => header(s.request?, name),
+        Input::Header(name) => name.joined(s.request?),
+        Input::FilterState(key) => Some(Cow::Borrowed(&**s.filter_state?.get(key)?)),
     }
-}
-
-/// All values of the header, with commas between.
-fn header<'v>(r: &'v RequestView<'v>, name: &HeaderName) -> Option<Cow<'v, str>> {
-    Some(Cow::Borrowed(match name {
-        HeaderName::Method => r.method.as_str(),
-        HeaderName::Path => r.path,
-        HeaderName::Authority => r.authority,
-        HeaderName::Scheme => r.scheme,
-        HeaderName::Header(name) => {
-            let all = r.headers.get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
-            return all.reduce(|all, next| all + "," + &next).map(Cow::Owned);
-        }
-    }))
 }
 
 /// Holds `rules` against `subject`: the first policy (by name) with a permission and a principal that match decides.

@@ -21,10 +21,16 @@ pub fn path_and_query(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", PathAndQuery::as_str)
 }
 
-/// Sets `/path?query`; `false` (and no change) when it is not a path without spaces and control characters that starts with a slash, or has
-/// a fragment.
+/// Sets `/path?query`; `false` (and no change) when it is empty, or holds spaces, control characters or a fragment. As in Envoy it need not
+/// start with a slash: the configuration says what an origin is asked for.
 pub fn set_path_and_query(parts: &mut Parts, target: &str) -> bool {
-    match parse(Bytes::copy_from_slice(target.as_bytes()), true) {
+    let bytes = Bytes::copy_from_slice(target.as_bytes());
+    let parsed = match target.starts_with('/') {
+        true => parse(bytes, true),
+        false if target.is_empty() => None,
+        false => parse([b"/", &bytes[..]].concat().into(), true).map(|(uri, _)| (uri, Some(RawTarget(bytes)))),
+    };
+    match parsed {
         Some((uri, raw)) => {
             parts.uri = uri;
             parts.extensions.remove::<RawTarget>();

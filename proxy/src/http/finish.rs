@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, SERVER, SET_COOKIE, VIA};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderValue, SERVER, SET_COOKIE, VIA};
 use http::{HeaderMap, Method, Response, StatusCode, Version};
 use sidemesh_config::resource::http_connection_manager::ServerHeader;
 use sidemesh_config::resource::listener::TrafficDirection;
@@ -60,7 +60,10 @@ pub fn respond(mut x: Box<Exchange>, answer: Answer) -> Response<Body> {
 fn local(x: &mut Exchange, reply: LocalReply) -> Response<Body> {
     let (mut response, content_type) = reply::render_reply(x, reply);
     // Without a route there is nothing that edits would belong to.
-    let Some(route) = x.selected.as_ref().and_then(|s| s.route.as_deref()) else { return response };
+    let Some(route) = x.selected.as_ref().and_then(|s| s.route.as_deref()) else {
+        content_type.tell(response.headers_mut());
+        return response;
+    };
     let forwards = matches!(route.action, RouteAction::Forward(_));
     if forwards && x.info.upstream.attempts > 0 && forward::tells_attempts(x) {
         response.headers_mut().insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(x.info.upstream.attempts));
@@ -69,9 +72,7 @@ fn local(x: &mut Exchange, reply: LocalReply) -> Response<Body> {
     let status = std::mem::take(&mut x.info.status);
     edit_headers(x, &mut response);
     x.info.status = status;
-    if let Some(content_type) = content_type {
-        response.headers_mut().insert(CONTENT_TYPE, content_type);
-    }
+    content_type.tell(response.headers_mut());
     if let Some(length) = response.body().exact_len()
         && response.headers().contains_key(CONTENT_LENGTH)
     {

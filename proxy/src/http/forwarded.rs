@@ -401,7 +401,7 @@ fn cert_element<'a>(
     fields.extend(chain.map(|text| format!("Chain=\"{text}\"")));
     if details.subject {
         let subject = part(TlsPart::PeerSubject).unwrap_or_default();
-        fields.push(format!("Subject=\"{}\"", subject.replace('\\', "\\\\").replace('"', "\\\"")));
+        fields.push(format!("Subject=\"{}\"", subject));
     }
     if details.uri {
         match part(TlsPart::PeerUriSan) {

@@ -114,6 +114,10 @@ fn hygiene(x: &mut Exchange) -> Option<Answer> {
             }
         }
     }
+    if !x.parts.headers.contains_key(HOST) {
+        let reply = LocalReply::new(StatusCode::BAD_REQUEST, "missing_host_header", "request.malformed");
+        return Some(Answer::Local(reply.header(http::header::CONNECTION, HeaderValue::from_static("close"))));
+    }
     if x.target() == "*" {
         manager.stats.downstream_rq_non_relative_path.inc();
         return Some(Answer::Local(LocalReply::new(
@@ -289,6 +293,10 @@ fn decide_trace(x: &mut Exchange) {
 
 /// The span's operation: the route's decorator; towards us a caller may name it, from us the callee is told.
 fn name_operation(x: &mut Exchange) {
+    // A format of the operation leaves no say to either.
+    if x.manager.config.tracing.as_ref().is_some_and(|t| t.operation.is_some()) {
+        return;
+    }
     let decorator = x.info.route.as_ref().and_then(|r| r.decorator.clone());
     if x.info.connection.listener.direction == TrafficDirection::Outbound {
         if let Some(d) = decorator.as_ref().filter(|d| d.propagate)

@@ -14,7 +14,9 @@ pub struct Query(BTreeMap<String, Vec<String>>);
 impl Query {
     fn parse(query: &str) -> Self {
         let mut parameters: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for pair in query.strip_prefix('?').unwrap_or(query).split('&').filter(|p| !p.is_empty()) {
+        let query = query.strip_prefix('?').unwrap_or(query);
+        // What stands between two `&` is a parameter, if only an empty one.
+        for pair in query.split_terminator('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             parameters.entry(name.to_owned()).or_default().push(value.to_owned());
         }
@@ -44,13 +46,23 @@ impl Query {
         for (name, values) in &self.0 {
             for value in values {
                 target.push(separator);
-                target.push_str(name);
+                push(&mut target, name);
                 target.push('=');
-                target.push_str(value);
+                push(&mut target, value);
                 separator = '&';
             }
         }
         target
+    }
+}
+
+/// What a target must not hold is percent-encoded.
+fn push(target: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '\0'..=' ' | '#' | '\x7f' => target.push_str(&format!("%{:02X}", c as u32)),
+            _ => target.push(c),
+        }
     }
 }
 
@@ -76,5 +88,8 @@ mod tests {
         query.set("x", "6".to_owned());
         assert_eq!(query.write("/p"), "/p?a=2&b=5&k=&x=6");
         assert_eq!(Query::parse("").write("/p"), "/p");
+        assert_eq!(Query::parse("?b&&c").write("/p"), "/p?=&b=&c=");
+        query.set("x", "6 #".to_owned());
+        assert_eq!(query.write("/p"), "/p?a=2&b=5&k=&x=6%20%23");
     }
 }

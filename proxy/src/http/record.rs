@@ -2,6 +2,7 @@
 
 use http::Response;
 use http::header::{DATE, SERVER};
+use sidemesh_config::resource::http_connection_manager::CustomTag;
 use sidemesh_config::resource::listener::TrafficDirection;
 
 use super::Connection;
@@ -16,7 +17,7 @@ use crate::codec::{Ending, Protocol, Rejection};
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::format::size;
 use crate::telemetry::stream_info::{LogContext, Moment, TraceContext};
-use crate::telemetry::trace::{Kind, Proxy, Span, describe, describe_attempt, failed};
+use crate::telemetry::trace::{Kind, Proxy, Span, describe, describe_attempt};
 
 pub fn started(x: &Exchange) {
     let stats = &x.manager.stats;
@@ -149,6 +150,11 @@ fn gone(x: &mut Exchange) {
     };
     x.flag(flag);
     x.info.details = details.into();
+    if matches!(x.ending.get(), Some(Ending::Fault(_))) && x.protocol != Protocol::Http2 && x.info.status == 0 {
+        // The codec's own answer.
+        x.info.status = 400;
+        x.info.response_body_bytes = "Bad Request".len() as u64;
+    }
 }
 
 /// The response body failed: the upstream broke it, or it could not be written.
@@ -185,6 +191,13 @@ pub fn aborted(x: &mut Exchange, error: &Error) {
         _ if x.headless => x.manager.stats.downstream_rq_rx_reset.inc(),
         Error::Reset(_) | Error::Closed | Error::Io(_) => gone(x),
         _ if x.ending.get().is_some() => gone(x),
+        // The codec answers a body that is no HTTP/1 by itself.
+        Error::Malformed(_) if x.protocol != Protocol::Http2 && x.upload.is_some() => {
+            x.flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+            (x.info.status, x.info.details) = (400, "http1.codec_error".into());
+            x.info.response_body_bytes = "Bad Request".len() as u64;
+            x.manager.stats.downstream_rq_rx_reset.inc();
+        }
         _ => x.manager.stats.downstream_rq_tx_reset.inc(),
     }
     complete(x);
@@ -263,16 +276,15 @@ fn span(x: &Exchange) {
     };
     let named = x.operation.as_deref().map(str::to_owned);
     let formatted = || tracing.operation.as_ref().map(|f| x.format(f));
-    let name = named.or_else(formatted).unwrap_or_else(|| match x.info.connection.listener.direction {
+    let name = formatted().or(named).unwrap_or_else(|| match x.info.connection.listener.direction {
         _ if provider.zipkin.is_some() => x.authority().to_owned(),
         TrafficDirection::Outbound => format!("egress {}", x.authority()),
         _ => "ingress".to_owned(),
     });
-    let route_tags = x.info.route.as_ref().and_then(|r| r.tracing.as_ref()).map_or(&[][..], |t| &t.custom_tags);
     let context = x.log_context();
     let node = &manager.worker.shared.node;
     let proxy = Proxy { node: &node.id, zone: &node.locality.zone };
-    let attributes = describe(&context, proxy, &[&tracing.custom_tags, route_tags], tracing.max_path_tag_length);
+    let attributes = describe(&context, proxy, &[&tracing.custom_tags, route_tags(x)], tracing.max_path_tag_length);
     let now = manager.worker.local.clock.system();
     manager.worker.spans.send(Span {
         provider: provider.clone(),
@@ -282,13 +294,17 @@ fn span(x: &Exchange) {
         kind,
         start: x.info.start_time,
         end: now,
-        error: failed(x.info.status),
+        error: x.info.status >= 500,
         attributes,
     });
 }
 
-/// One attempt is over: the upstream log, and the attempt's span.
-pub fn attempt(x: &mut Exchange) {
+fn route_tags(x: &Exchange) -> &[CustomTag] {
+    x.info.route.as_ref().and_then(|r| r.tracing.as_ref()).map_or(&[], |t| &t.custom_tags)
+}
+
+/// One attempt is over: the upstream log, and the attempt's span. `failure`: why there is no response.
+pub fn attempt(x: &mut Exchange, failure: Option<&'static str>) {
     let manager = x.manager.clone();
     let logs = &manager.router.upstream_logs;
     if !logs.is_empty() {
@@ -299,7 +315,7 @@ pub fn attempt(x: &mut Exchange) {
     let Some((span_id, start)) = x.attempt_span.take() else { return };
     let Some(tracing) = &manager.config.tracing else { return };
     let Some(provider) = &tracing.provider else { return };
-    let attributes = describe_attempt(&x.log_context(), &[&tracing.custom_tags]);
+    let attributes = describe_attempt(&x.log_context(), failure, &[&tracing.custom_tags, route_tags(x)]);
     let name = match &tracing.upstream_operation {
         Some(format) => x.format(format),
         None => format!("router {} egress", x.info.cluster.as_deref().unwrap_or("-")),
@@ -312,7 +328,7 @@ pub fn attempt(x: &mut Exchange) {
         kind: Kind::Client,
         start,
         end: manager.worker.local.clock.system(),
-        error: failed(x.info.status),
+        error: x.info.status >= 500,
         attributes,
     });
 }
@@ -355,8 +371,9 @@ pub fn rejected(connection: &Connection, rejection: &Rejection) -> Response<Body
     };
     let mut x = Exchange::headless(connection, rejection.protocol, rejection.head_bytes);
     let reply = LocalReply::new(rejection.status, rejection.details, "").body(rejection.body);
-    let (mut response, _) = reply::render_reply(&mut x, reply.flags(flags));
+    let (mut response, content_type) = reply::render_reply(&mut x, reply.flags(flags));
     let headers = response.headers_mut();
+    content_type.tell(headers);
     headers.insert(SERVER, manager.server_name.clone());
     headers.insert(DATE, finish::date(manager));
     if reset {
@@ -365,7 +382,8 @@ pub fn rejected(connection: &Connection, rejection: &Rejection) -> Response<Body
     x.info.response_body_bytes = x.local_body.len() as u64;
     count_bytes(&mut x, stats);
     let logs = &manager.config.access_logs;
-    if !logs.is_empty() {
+    // A request that the handler had has its own line.
+    if !logs.is_empty() && !rejection.in_request {
         x.info.timing.downstream_tx_end = Some(x.now());
         x.response_headers = response.headers().clone();
         manager.worker.log.log(logs, &x.log_context(), &x.config.runtime, x.random);

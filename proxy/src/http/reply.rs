@@ -212,9 +212,29 @@ fn overflow_code(overflow: &Overflow) -> &'static str {
     }
 }
 
-/// Writes the answer down; the record says what happened. The type of the body is given where a format of `local_reply_config` made it:
-/// then it is the last word.
-pub fn render_reply(x: &mut Exchange, reply: LocalReply) -> (Response<Body>, Option<HeaderValue>) {
+/// The type of an answer's body.
+pub enum BodyType {
+    /// A format of `local_reply_config` made the body: the last word.
+    Given(HeaderValue),
+    /// Where nothing else says what it is.
+    Text,
+    /// As the headers say, or there is no body.
+    Settled,
+}
+
+impl BodyType {
+    /// Says it in the headers.
+    pub fn tell(self, headers: &mut HeaderMap) {
+        match self {
+            BodyType::Given(value) => drop(headers.insert(CONTENT_TYPE, value)),
+            BodyType::Text => drop(headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain"))),
+            BodyType::Settled => {}
+        }
+    }
+}
+
+/// Writes the answer down; the record says what happened. What the body is, is told when the headers have been edited.
+pub fn render_reply(x: &mut Exchange, reply: LocalReply) -> (Response<Body>, BodyType) {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = reply.status;
     if let Some(headers) = reply.headers {
@@ -238,12 +258,9 @@ pub fn render_reply(x: &mut Exchange, reply: LocalReply) -> (Response<Body>, Opt
         make_grpc(&mut response, x.info.status, reply.grpc_status, &body);
         x.info.status = response.status().as_u16();
         x.local_body = body;
-        return (response, None);
+        return (response, BodyType::Settled);
     }
     if !body.is_empty() {
-        if given || !response.headers().contains_key(CONTENT_TYPE) {
-            response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
-        }
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         let bytes = match &body {
             Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
@@ -251,9 +268,14 @@ pub fn render_reply(x: &mut Exchange, reply: LocalReply) -> (Response<Body>, Opt
         };
         *response.body_mut() = Body::full(bytes);
     }
-    let last = (given && !body.is_empty()).then_some(content_type);
+    let content_type = match (body.is_empty(), given) {
+        (true, _) => BodyType::Settled,
+        // Plain text is what a body is where nothing else is said, also of a format.
+        (false, true) if content_type != "text/plain" => BodyType::Given(content_type),
+        (false, _) => BodyType::Text,
+    };
     x.local_body = body;
-    (response, last)
+    (response, content_type)
 }
 
 fn make_grpc(response: &mut Response<Body>, status: u16, given: Option<u32>, body: &str) {
@@ -301,16 +323,17 @@ fn map(x: &mut Exchange, response: &mut Response<Body>, body: Cow<'static, str>)
 }
 
 fn apply_mapper(x: &mut Exchange, response: &mut Response<Body>, mapper: &LocalReplyMapper) {
-    if let Some(status) = mapper.status.and_then(|s| StatusCode::from_u16(s).ok()) {
-        *response.status_mut() = status;
-        x.info.status = status.as_u16();
-    }
     if let Some(body) = mapper.body.as_ref().and_then(|source| x.manager.sources.text(source)) {
         x.local_body = Cow::Owned(body);
     }
     let mut changes = headers::Changes::new();
     headers::evaluate(&mapper.headers.add, response.headers(), &x.log_context(), &mut changes);
     headers::apply(changes, response.headers_mut());
+    // The headers were told of the status that the mapper found.
+    if let Some(status) = mapper.status.and_then(|s| StatusCode::from_u16(s).ok()) {
+        *response.status_mut() = status;
+        x.info.status = status.as_u16();
+    }
 }
 
 /// Formats the body; returns its content type. `line`: JSON ends with a line break.

@@ -40,6 +40,19 @@ impl HeaderName {
         })
     }
 
+    /// What the request has under the name: all values of a header, with commas between.
+    pub fn joined<'v>(&self, view: &RequestView<'v>) -> Option<Cow<'v, str>> {
+        Some(Cow::Borrowed(match self {
+            HeaderName::Method => view.method.as_str(),
+            HeaderName::Path => view.path,
+            HeaderName::Authority => view.authority,
+            HeaderName::Scheme => view.scheme,
+            HeaderName::Header(name) => {
+                return view.headers.get_all(name).iter().map(text).reduce(|all, next| all + "," + next);
+            }
+        }))
+    }
+
     /// The name as it is written on the wire of HTTP/2.
     pub fn as_str(&self) -> &str {
         match self {

@@ -3,6 +3,7 @@
 pub mod cookie;
 pub mod domain;
 pub mod header;
+pub mod input;
 pub mod metadata;
 pub mod parse;
 pub mod path;

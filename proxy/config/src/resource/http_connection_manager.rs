@@ -256,8 +256,6 @@ pub struct Zipkin {
     pub with_w3c: bool,
     /// Trace ids begin with the time.
     pub timestamp_ids: bool,
-    /// Every hop is one of its own, as with `spawn_upstream_span`.
-    pub split_spans: bool,
 }
 
 /// `core.v3.HttpService` / `HttpUri`.

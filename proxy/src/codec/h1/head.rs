@@ -17,6 +17,8 @@ pub(crate) enum Fault {
     TooMany,
     /// An HTTP version other than 1.0 and 1.1.
     Version,
+    /// A character that a value must not hold.
+    Value,
     /// Not HTTP; the words say where.
     Malformed(&'static str),
 }
@@ -195,7 +197,7 @@ impl Line {
         }
         match HeaderValue::from_maybe_shared(section.slice(value)) {
             Ok(value) => Ok(Field { name, value, own }),
-            Err(_) => Err(Fault::Malformed("invalid header value")),
+            Err(_) => Err(Fault::Value),
         }
     }
 }

@@ -40,7 +40,8 @@ impl Refusal {
 
     const CODEC: Self = Self::bad_request("http1.codec_error");
     const FRAGMENT: Self = Self { body: "", ..Self::bad_request("path_normalization_failed") };
-    const HOST: Self = Self::bad_request("http1.invalid_authority");
+    const URL: Self = Self::bad_request("http1.invalid_url");
+    const HOST: Self = Self::bad_request("http.invalid_authority");
     const VERSION: Self =
         Self { status: StatusCode::UPGRADE_REQUIRED, details: "low_version", body: "Upgrade Required" };
     const TOO_MANY: Self = Self {
@@ -62,6 +63,7 @@ impl From<Fault> for Refusal {
             Fault::TooLarge => Self::TOO_LARGE,
             Fault::TooMany => Self::TOO_MANY,
             Fault::Version => Self::VERSION,
+            Fault::Value => Self::bad_request("http1.invalid_characters"),
             Fault::Malformed(_) => Self::CODEC,
         }
     }
@@ -134,7 +136,7 @@ fn interpret(
     }
     spelling::keep(settings.header_case, lines.raw(raw), None, &mut parts.extensions);
     let scheme = place_target(&mut parts, &method, raw.slice_ref(line.target.as_bytes()), &mut notes, settings)?;
-    check_host(&mut parts, &notes, settings)?;
+    check_host(&mut parts, &notes, settings);
     let body = framing(&method, version, &notes, settings)?;
     if notes.chunked {
         parts.headers.remove(header::CONTENT_LENGTH);
@@ -177,7 +179,7 @@ fn note(
         "content-length" => match parse_length(value.as_bytes()) {
             Some(length) if notes.length.is_none() => notes.length = Some(length),
             // A second one, even if equal: which of them did the next hop read?
-            _ => return Err(Refusal::bad_request("http1.unexpected_content_length")),
+            _ => return Err(Refusal::CODEC),
         },
         "transfer-encoding" => {
             notes.unknown_coding |= notes.chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked");
@@ -252,10 +254,9 @@ fn place_target(
     settings: &Settings,
 ) -> Result<Option<Scheme>, Refusal> {
     if *method == Method::CONNECT {
-        let authority =
-            Authority::from_maybe_shared(target.clone()).map_err(|_| Refusal::bad_request("http1.invalid_url"))?;
+        let authority = Authority::from_maybe_shared(target.clone()).map_err(|_| Refusal::URL)?;
         if !is_authority(&target) || authority.as_str().contains('@') || authority.port_u16().is_none() {
-            return Err(Refusal::bad_request("http1.invalid_url"));
+            return Err(Refusal::URL);
         }
         parts.uri = Uri::builder().authority(authority).build().map_err(|_| Refusal::CODEC)?;
         set_host(parts, target, notes)?;
@@ -263,7 +264,7 @@ fn place_target(
     }
     if target.as_ref() == b"*" {
         if *method != Method::OPTIONS {
-            return Err(Refusal::CODEC);
+            return Err(Refusal::URL);
         }
         parts.uri = Uri::from_static("*");
         return Ok(None);
@@ -274,6 +275,7 @@ fn place_target(
     let (scheme, rest) = match target.iter().position(|&b| b == b':') {
         Some(4) if target[..4].eq_ignore_ascii_case(b"http") => (Scheme::Http, 5),
         Some(5) if target[..5].eq_ignore_ascii_case(b"https") => (Scheme::Https, 6),
+        Some(at) if target[at..].starts_with(b"://") => return Err(Refusal::bad_request("http1.invalid_scheme")),
         _ => return Err(Refusal::CODEC),
     };
     if !settings.allow_absolute_url || !target[rest..].starts_with(b"//") {
@@ -282,8 +284,10 @@ fn place_target(
     let rest = target.slice(rest + 2..);
     let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
     let (authority, path) = (rest.slice(..end), rest.slice(end..));
-    if authority.is_empty() || !is_authority(&authority) || authority.contains(&b'@') {
-        return Err(Refusal::HOST);
+    // Who the user is stays behind, as in Envoy.
+    let authority = authority.slice(memchr::memrchr(b'@', &authority).map_or(0, |at| at + 1)..);
+    if authority.is_empty() || !is_authority(&authority) {
+        return Err(Refusal::URL);
     }
     let path = match path.first() {
         None if *method == Method::OPTIONS => {
@@ -292,6 +296,7 @@ fn place_target(
             return Ok(Some(scheme));
         }
         None => Bytes::from_static(b"/"),
+        Some(b'#') => return Err(Refusal::CODEC),
         Some(b'?') => [b"/", path.as_ref()].concat().into(),
         Some(_) => path,
     };
@@ -317,16 +322,13 @@ fn set_host(parts: &mut Parts, authority: Bytes, notes: &mut Notes) -> Result<()
     Ok(())
 }
 
-fn check_host(parts: &mut Parts, notes: &Notes, settings: &Settings) -> Result<(), Refusal> {
-    if notes.hosts == 1 {
-        return Ok(());
-    }
-    match &settings.default_host_for_http_10 {
-        Some(host) if parts.version == Version::HTTP_10 => {
-            parts.headers.insert(header::HOST, host.clone());
-            Ok(())
-        }
-        _ => Err(Refusal { body: "", ..Refusal::bad_request("missing_host_header") }),
+fn check_host(parts: &mut Parts, notes: &Notes, settings: &Settings) {
+    // Whom a request without a host is for, its handler says.
+    if notes.hosts == 0
+        && parts.version == Version::HTTP_10
+        && let Some(host) = &settings.default_host_for_http_10
+    {
+        parts.headers.insert(header::HOST, host.clone());
     }
 }
 

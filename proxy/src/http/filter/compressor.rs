@@ -128,7 +128,8 @@ impl Compressor {
         let Some((enabled, library)) = noted else { return };
         let settings = &self.config.response;
         let long = enabled && long_enough(&settings.direction, response.headers(), &self.response);
-        let whole = response.body().is_end();
+        // An answer to HEAD has no body to code, whatever its length says.
+        let whole = response.body().is_end() || x.parts.method == http::Method::HEAD;
         let chosen = long && !whole && self.choose(at, x, response.headers());
         let may =
             long && self.worth(response) && fits(&settings.direction, response.headers()) && !self.tagged(response);

@@ -8,6 +8,7 @@ use http::Response;
 use http::header::{COOKIE, HeaderMap};
 use prost::Message;
 use serde_json::Value;
+use sidemesh_config::matcher::header::HeaderName;
 use sidemesh_config::resource::http_filter::FilterOverride;
 use sidemesh_config::resource::http_filter::header_to_metadata::{HeaderToMetadata, Rule, Source, Target, ValueKind};
 use sidemesh_config::value::Metadata;
@@ -27,7 +28,9 @@ fn in_force<'a>(own: &'a HeaderToMetadata, over: Option<&'a FilterOverride>) -> 
 }
 
 pub fn on_request(own: &HeaderToMetadata, x: &mut Exchange, over: Option<&FilterOverride>) -> Flow {
-    apply(&in_force(own, over).request, &mut x.parts.headers, &mut x.info.metadata);
+    let rules = &in_force(own, over).request;
+    let pseudo = pseudo(rules, x);
+    apply(rules, &mut x.parts.headers, &pseudo, &mut x.info.metadata);
     Flow::Continue
 }
 
@@ -37,27 +40,39 @@ pub fn on_response(
     response: &mut Response<Body>,
     over: Option<&FilterOverride>,
 ) {
-    apply(&in_force(own, over).response, response.headers_mut(), &mut x.info.metadata);
+    apply(&in_force(own, over).response, response.headers_mut(), &[], &mut x.info.metadata);
 }
 
-fn apply(rules: &[Rule], headers: &mut HeaderMap, metadata: &mut Metadata) {
+/// The pseudo-headers that rules name.
+fn pseudo(rules: &[Rule], x: &Exchange) -> Vec<(HeaderName, String)> {
+    let named = rules.iter().filter_map(|rule| match &rule.source {
+        Source::Header(HeaderName::Header(_)) | Source::Cookie(_) => None,
+        Source::Header(name) => Some((name.clone(), name.joined(&x.view())?.into_owned())),
+    });
+    named.collect()
+}
+
+fn apply(rules: &[Rule], headers: &mut HeaderMap, pseudo: &[(HeaderName, String)], metadata: &mut Metadata) {
     for rule in rules {
-        match (read(&rule.source, headers), &rule.on_present, &rule.on_missing) {
+        match (read(&rule.source, headers, pseudo), &rule.on_present, &rule.on_missing) {
             (Some(text), Some(target), _) => keep(target, &text, metadata),
             (None, _, Some(target)) => keep(target, "", metadata),
             _ => {}
         }
-        if let (Source::Header(name), true) = (&rule.source, rule.remove) {
+        if let (Source::Header(HeaderName::Header(name)), true) = (&rule.source, rule.remove) {
             headers.remove(name);
         }
     }
 }
 
 /// All values of a header, joined; a cookie's value.
-fn read(source: &Source, headers: &HeaderMap) -> Option<String> {
+fn read(source: &Source, headers: &HeaderMap, pseudo: &[(HeaderName, String)]) -> Option<String> {
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     match source {
-        Source::Header(name) => headers.get_all(name).iter().map(text).reduce(|all, next| all + "," + &next),
+        Source::Header(HeaderName::Header(name)) => {
+            headers.get_all(name).iter().map(text).reduce(|all, next| all + "," + &next)
+        }
+        Source::Header(name) => pseudo.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone()),
         Source::Cookie(name) => headers.get_all(COOKIE).iter().find_map(|header| {
             let mut pairs = header.to_str().ok()?.split(';').filter_map(|pair| pair.trim().split_once('='));
             pairs.find(|(key, _)| *key == &**name).map(|(_, value)| value.trim_matches('"').to_owned())

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use sidemesh_config::matcher::query::parameter;
 use sidemesh_config::resource::http_filter::rate_limit::VhRateLimits;
-use sidemesh_config::resource::route::{RateLimit, RateLimitAction};
+use sidemesh_config::resource::route::{OwnLimit, RateLimit, RateLimitAction};
 use sidemesh_config::value::{Metadata, Name};
+use sidemesh_proto::envoy::r#type::v3::RateLimitUnit;
 
 use super::Exchange;
 
@@ -31,7 +32,11 @@ pub fn descriptors(x: &Exchange, own: &[RateLimit], vh: VhRateLimits, stage: u32
     if !own.is_empty() {
         return own.iter().filter_map(|l| descriptor(x, l)).collect();
     }
+    // As in Envoy: what is answered here alone is not counted by routes and virtual hosts.
     let forward = x.selected.as_ref().and_then(|s| s.forward());
+    if forward.is_none() {
+        return Vec::new();
+    }
     let route = forward.map_or(&[][..], |f| &f.rate_limits);
     let vhost = x.info.vhost.as_ref().map_or(&[][..], |v| &v.rate_limits);
     let include = match vh {
@@ -62,7 +67,20 @@ fn descriptor(x: &Exchange, policy: &RateLimit) -> Option<Descriptor> {
             Entry::Abandon => return None,
         }
     }
-    (!entries.is_empty()).then_some(Descriptor { entries, limit: policy.limit, hits_addend: policy.hits_addend })
+    let limit = policy.limit.as_ref().and_then(|limit| own_limit(x, limit));
+    (!entries.is_empty()).then_some(Descriptor { entries, limit, hits_addend: policy.hits_addend })
+}
+
+/// Metadata that hold no such struct ask for no limit.
+fn own_limit(x: &Exchange, limit: &OwnLimit) -> Option<(u32, i32)> {
+    let (filter, path) = match limit {
+        OwnLimit::Fixed(requests, unit) => return Some((*requests, *unit)),
+        OwnLimit::Metadata { filter, path } => (filter, path),
+    };
+    let of = x.info.metadata.get(filter, path)?.as_object()?;
+    let requests = of.get("requests_per_unit")?.as_f64().filter(|n| (0.0..=f64::from(u32::MAX)).contains(n))?;
+    let unit = RateLimitUnit::from_str_name(of.get("unit")?.as_str()?)?;
+    Some((requests as u32, unit.into()))
 }
 
 enum Entry {

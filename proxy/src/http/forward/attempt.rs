@@ -16,6 +16,7 @@ use crate::codec::{Scheme, SendOptions};
 use crate::http::exchange::Exchange;
 use crate::http::guard::{Limit, Soonest};
 use crate::http::record;
+use crate::telemetry::flags::ResponseFlags;
 use crate::upstream::{AttemptError, AttemptInfo, AttemptOptions, Cluster, Downstream, Host, Naming, Overflow};
 
 /// What came of an attempt.
@@ -222,10 +223,20 @@ pub fn over(x: &mut Exchange, info: &AttemptInfo, outcome: &Outcome) {
         Outcome::Response(response) => response.status().as_u16(),
         _ => 0,
     };
+    // Its record has the flag of its own failure; what becomes of the request is not known yet.
+    let flags = x.info.flags;
+    let failure = match outcome {
+        Outcome::Failed(error) => {
+            ResponseFlags::parse(error.flag()).into_iter().for_each(|flag| x.flag(flag));
+            Some(error.reason())
+        }
+        _ => None,
+    };
     x.info.timing.downstream_tx_end = Some(x.now());
-    record::attempt(x);
+    record::attempt(x, failure);
     x.info.timing.downstream_tx_end = None;
     x.info.status = before;
+    x.info.flags = flags;
 }
 
 /// Puts what an attempt found out into the record.

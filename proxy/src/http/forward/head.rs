@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::uri::Scheme as UriScheme;
+use sidemesh_config::format::Format;
 use sidemesh_config::resource::core::{HeaderEdits, HeaderTarget};
 use sidemesh_config::resource::route::{Forward, HostRewrite, RetryOn};
 
@@ -17,6 +18,7 @@ use crate::http::names::*;
 use crate::http::reply::LocalReply;
 use crate::http::{headers, route};
 use crate::telemetry::flags::ResponseFlags;
+use crate::telemetry::format;
 use crate::telemetry::stream_info::TraceContext;
 use crate::telemetry::trace;
 use crate::upstream::Host;
@@ -57,9 +59,11 @@ pub fn for_attempt(x: &mut Exchange, forward: &Forward, plan: &Plan, host: &Rc<H
     if matches!(forward.host_rewrite, Some(HostRewrite::Auto)) && !host.hostname().is_empty() {
         set_host(x, forward, host.hostname());
     }
-    if x.info.trace.sampled && spawns_spans(x) {
+    if x.info.trace.trace_id != 0 && spawns_spans(x) {
         let random = x.manager.worker.local.random.next_u64() | 1;
-        x.attempt_span = Some((random, x.manager.worker.local.clock.system()));
+        if x.info.trace.sampled {
+            x.attempt_span = Some((random, x.manager.worker.local.clock.system()));
+        }
         let context = TraceContext { span_id: random, parent_id: x.info.trace.span_id, ..x.info.trace };
         inject_trace(x, &context);
     }
@@ -67,10 +71,7 @@ pub fn for_attempt(x: &mut Exchange, forward: &Forward, plan: &Plan, host: &Rc<H
 
 /// Whether every attempt has a span of its own.
 fn spawns_spans(x: &Exchange) -> bool {
-    let split = |t: &sidemesh_config::resource::http_connection_manager::Tracing| {
-        t.spawn_upstream_span || t.provider.as_ref().and_then(|p| p.zipkin).is_some_and(|z| z.split_spans)
-    };
-    x.manager.router.start_child_span || x.manager.config.tracing.as_deref().is_some_and(split)
+    x.manager.router.start_child_span || x.manager.config.tracing.as_ref().is_some_and(|t| t.spawn_upstream_span)
 }
 
 /// `strict_check_headers`: a request whose `x-envoy-*` headers make no sense is refused.
@@ -157,7 +158,8 @@ fn rewrite_host(x: &mut Exchange, forward: &Forward) {
         return;
     }
     let Some(selected) = &x.selected else { return };
-    let host = route::rewrite_host(selected, &x.parts.headers, x.target(), |f| x.format(f)).map(|h| h.into_owned());
+    let format = |f: &Format| format::to_string(f, &x.log_context(), "-");
+    let host = route::rewrite_host(selected, &x.parts.headers, x.target(), format).map(|h| h.into_owned());
     let Some(host) = host else { return };
     match HeaderValue::from_str(&host) {
         // As in Envoy a branch's host comes without a word of the one before.

@@ -331,7 +331,7 @@ fn request_header<'a>(ctx: &LogContext<'a>, name: &HeaderName) -> Option<Cow<'a,
         HeaderName::Method => Some(Cow::Borrowed(request.method.as_str())),
         // CONNECT has none.
         HeaderName::Path => Some(Cow::Borrowed(request.path)).filter(|path| !path.is_empty()),
-        HeaderName::Authority => Some(Cow::Borrowed(request.authority)),
+        HeaderName::Authority => Some(Cow::Borrowed(request.authority)).filter(|authority| !authority.is_empty()),
         HeaderName::Scheme => Some(Cow::Borrowed(request.scheme)),
         HeaderName::Header(name) => joined(request.headers, name),
     }

@@ -169,14 +169,8 @@ pub(super) fn inject(zipkin: &Zipkin, context: &TraceContext, headers: &mut Head
 mod tests {
     use super::*;
 
-    const ZIPKIN: Zipkin = Zipkin {
-        trace_id_128bit: false,
-        shared_span: true,
-        protobuf: false,
-        with_w3c: false,
-        timestamp_ids: false,
-        split_spans: false,
-    };
+    const ZIPKIN: Zipkin =
+        Zipkin { trace_id_128bit: false, shared_span: true, protobuf: false, with_w3c: false, timestamp_ids: false };
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(k, v)| (HeaderName::from_static(k), HeaderValue::from_static(v))).collect()

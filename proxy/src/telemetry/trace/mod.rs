@@ -15,7 +15,7 @@ mod span;
 mod tests;
 
 pub use context::{Incoming, Parent, extract};
-pub use span::{Attribute, Kind, Proxy, Span, custom_value, describe, describe_attempt, failed};
+pub use span::{Attribute, Kind, Proxy, Span, custom_value, describe, describe_attempt};
 
 use sidemesh_config::resource::http_connection_manager::{Sampler, TraceProvider, Tracing};
 use sidemesh_config::resource::route::RouteTracing;

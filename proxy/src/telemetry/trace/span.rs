@@ -73,12 +73,17 @@ pub fn describe(ctx: &LogContext<'_>, proxy: Proxy<'_>, custom: &[&[CustomTag]],
     out
 }
 
-/// The attributes of one attempt at an upstream host.
-pub fn describe_attempt(ctx: &LogContext<'_>, custom: &[&[CustomTag]]) -> Vec<Attribute> {
+/// The attributes of one attempt at an upstream host, and why it failed.
+pub fn describe_attempt(
+    ctx: &LogContext<'_>,
+    failure: Option<&'static str>,
+    custom: &[&[CustomTag]],
+) -> Vec<Attribute> {
     let mut out = Vec::with_capacity(12);
     let mut set = |key: &'static str, value: String| out.push(Attribute { key: Cow::Borrowed(key), value });
-    if let Some(protocol) = ctx.info.upstream.protocol {
-        set("http.protocol", protocol.as_str().to_owned());
+    set("http.protocol", ctx.info.upstream.protocol.map_or("-", |protocol| protocol.as_str()).to_owned());
+    if let Some(reason) = failure {
+        set("error.reason", reason.to_owned());
     }
     if let Some(host) = ctx.info.upstream.host {
         set("upstream_address", host.to_string());
@@ -143,7 +148,7 @@ fn common(ctx: &LogContext<'_>, custom: &[&[CustomTag]], out: &mut Vec<Attribute
 }
 
 /// Whether a status makes a span an error.
-pub fn failed(status: u16) -> bool {
+fn failed(status: u16) -> bool {
     status == 0 || status >= 500
 }
 

@@ -72,7 +72,6 @@ fn provider(provider: &trace::tracing::Http) -> Result<TraceProvider, Rejection>
 /// How long a post to a Zipkin collector may take.
 const ZIPKIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-#[allow(deprecated)] // Envoy still takes `split_spans_for_request`.
 fn zipkin(c: &trace::ZipkinConfig) -> Result<TraceProvider, Rejection> {
     use trace::zipkin_config::{CollectorEndpointVersion as Version, TraceContextOption};
     let protobuf = match wire::enumeration(c.collector_endpoint_version, "collector_endpoint_version")? {
@@ -109,7 +108,6 @@ fn zipkin(c: &trace::ZipkinConfig) -> Result<TraceProvider, Rejection> {
             protobuf,
             with_w3c: option == TraceContextOption::UseB3WithW3cPropagation,
             timestamp_ids: c.timestamp_trace_ids,
-            split_spans: c.split_spans_for_request,
         }),
     })
 }

@@ -2,11 +2,12 @@
 
 use sidemesh_proto::envoy::extensions::filters::http::header_to_metadata::v3 as pb;
 
+use crate::matcher::header::HeaderName;
 use crate::matcher::parse as matcher;
 use crate::rejection::{Rejection, Within};
 use crate::resource::route::RegexPattern;
 use crate::value::{Name, name};
-use crate::wire::{enumeration, header_name, non_empty, optional_name};
+use crate::wire::{enumeration, non_empty, optional_name};
 
 /// Where a rule that names no namespace puts its value.
 const DEFAULT_NAMESPACE: &str = "envoy.filters.http.header_to_metadata";
@@ -28,7 +29,7 @@ pub struct Rule {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Source {
-    Header(http::HeaderName),
+    Header(HeaderName),
     Cookie(Name),
 }
 
@@ -67,12 +68,12 @@ pub(super) fn parse(config: &pb::Config) -> Result<HeaderToMetadata, Rejection> 
 fn rule(rule: &pb::config::Rule) -> Result<Rule, Rejection> {
     let source = match (rule.header.as_str(), rule.cookie.as_str()) {
         ("", "") => return Err(Rejection::invalid("", "needs one of header, cookie")),
-        (header, "") => Source::Header(header_name(header, "header")?),
+        (header, "") => Source::Header(matcher::match_name(header, "header")?),
         ("", cookie) => Source::Cookie(name(cookie)),
         _ => return Err(Rejection::invalid("cookie", "excludes header; give one of them")),
     };
-    if rule.remove && matches!(source, Source::Cookie(_)) {
-        return Err(Rejection::invalid("remove", "a cookie cannot be removed"));
+    if rule.remove && !matches!(source, Source::Header(HeaderName::Header(_))) {
+        return Err(Rejection::invalid("remove", "a cookie or pseudo-header cannot be removed"));
     }
     let on_present = rule.on_header_present.as_ref().map(|t| target(t).within("on_header_present")).transpose()?;
     let on_missing = rule.on_header_missing.as_ref().map(|t| target(t).within("on_header_missing")).transpose()?;

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::{FilterChain, FilterChainMatch, Listener, ServerName, SourceType};
+use crate::matcher::tree::Facts;
 use crate::value::{Cidr, Name};
 
 /// What is known of a connection once its listener filters have run.
@@ -33,7 +34,8 @@ impl Listener {
     pub fn choose(&self, connection: &ConnectionView<'_>) -> Option<&Arc<FilterChain>> {
         if let Some(matcher) = &self.matcher {
             // A name that no chain has leaves the connection without one, default chain or not.
-            return match matcher.find(&|input| connection.value(*input)) {
+            let facts = Facts { value: &|input| connection.value(*input), runtime: None };
+            return match matcher.find(&facts) {
                 Some(name) => self.chains.iter().find(|c| c.name == *name),
                 None => self.default_chain.as_ref(),
             };

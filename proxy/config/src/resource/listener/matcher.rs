@@ -32,7 +32,7 @@ pub enum Input {
 pub type ChainMatcher = Tree<Input, Name>;
 
 pub(super) fn parse(wire: &pb::Matcher) -> Result<ChainMatcher, Rejection> {
-    Reader { input: &input, action: &action }.tree(wire)
+    Reader { input: &input, action: &action, has_runtime: false }.tree(wire)
 }
 
 /// The input of a connection that the extension asks for.

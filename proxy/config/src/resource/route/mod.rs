@@ -9,6 +9,7 @@ mod policy;
 mod rate_limit;
 mod scoped;
 mod select;
+mod tree;
 pub mod virtual_cluster;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use policy::{custom_tags, retry_policy, upgrade_config};
 pub use rate_limit::rate_limits;
 pub use scoped::{KeyTaken, ScopedRoute, ScopedRoutes, parse_scoped};
 pub use select::{Explanation, Mismatch};
+pub use tree::RouteTree;
 
 use crate::format::Format;
 use crate::matcher::domain::DomainIndex;
@@ -72,6 +74,8 @@ pub struct VirtualHost {
     pub routes: Vec<Arc<Route>>,
     /// Narrows `routes` by path.
     pub index: RouteIndex,
+    /// `matcher`: which of `routes` may take a request.
+    pub tree: Option<RouteTree>,
     pub require_tls: RequireTls,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
@@ -451,8 +455,17 @@ pub struct RateLimit {
     pub stage: u32,
     pub disable_key: Option<Name>,
     pub actions: Vec<RateLimitAction>,
-    pub limit: Option<(u32, i32)>,
+    pub limit: Option<OwnLimit>,
     pub hits_addend: Option<u64>,
+}
+
+/// `limit` of a `RateLimit`: what the service is asked to apply in place of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OwnLimit {
+    /// Requests per unit, and the unit's number.
+    Fixed(u32, i32),
+    /// Both in a struct of the dynamic metadata, as `requests_per_unit` and `unit`.
+    Metadata { filter: Name, path: Vec<Name> },
 }
 
 #[derive(Debug, Clone, PartialEq)]

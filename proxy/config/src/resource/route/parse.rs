@@ -8,8 +8,8 @@ use sidemesh_proto::envoy::extensions::path::r#match::uri_template::v3 as uri_te
 use sidemesh_proto::google;
 
 use super::{
-    Decorator, RequireTls, Route, RouteAction, RouteConfig, RouteIndex, RouteMatch, TlsMatch, VirtualHost, action,
-    answer, policy, rate_limits, virtual_cluster,
+    Decorator, RequireTls, Route, RouteAction, RouteConfig, RouteIndex, RouteMatch, RouteTree, TlsMatch, VirtualHost,
+    action, answer, policy, rate_limits, tree, virtual_cluster,
 };
 use crate::matcher::domain::DomainIndex;
 use crate::matcher::parse as matcher;
@@ -125,14 +125,13 @@ fn virtual_host(host: &pb::VirtualHost, limits: Limits) -> Result<VirtualHost, R
     if host.domains.is_empty() {
         return Err(Rejection::invalid("domains", "must name at least one domain"));
     }
-    let routes = host.routes.iter().enumerate();
-    let routes =
-        routes.map(|(i, r)| route(r, limits).map(Arc::new).within_index("routes", i)).collect::<Result<Vec<_>, _>>()?;
+    let (tree, routes) = routes(host, limits)?;
     Ok(VirtualHost {
         name: non_empty(&host.name, "name")?,
         domains: host.domains.iter().map(|d| name(d)).collect(),
         index: RouteIndex::new(&routes),
         routes,
+        tree,
         require_tls: match enumeration(host.require_tls, "require_tls")? {
             Wire::None => RequireTls::None,
             Wire::ExternalOnly => RequireTls::ExternalOnly,
@@ -164,6 +163,22 @@ fn virtual_host(host: &pb::VirtualHost, limits: Limits) -> Result<VirtualHost, R
     })
 }
 
+/// Routes in a list, or at the leaves of a matching tree.
+fn routes(host: &pb::VirtualHost, limits: Limits) -> Result<(Option<RouteTree>, Vec<Arc<Route>>), Rejection> {
+    match &host.matcher {
+        Some(_) if !host.routes.is_empty() => Err(Rejection::invalid("matcher", "excludes routes; give one of them")),
+        Some(matcher) => {
+            let (tree, routes) = tree::parse(matcher, limits).within("matcher")?;
+            Ok((Some(tree), routes))
+        }
+        None => {
+            let routes = host.routes.iter().enumerate();
+            let routes = routes.map(|(i, r)| route(r, limits).map(Arc::new).within_index("routes", i));
+            Ok((None, routes.collect::<Result<_, _>>()?))
+        }
+    }
+}
+
 fn metadata(m: &Option<core::Metadata>) -> Option<Arc<Metadata>> {
     m.as_ref().map(|m| Arc::new(wire::metadata(m)))
 }
@@ -183,7 +198,7 @@ fn buffer_limit(
     }
 }
 
-fn route(route: &pb::Route, limits: Limits) -> Result<Route, Rejection> {
+pub(super) fn route(route: &pb::Route, limits: Limits) -> Result<Route, Rejection> {
     use pb::route::Action as Wire;
     let matcher = required(&route.r#match, "match").and_then(|m| route_match(m).within("match"))?;
     let action = match &route.action {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sidemesh_proto::envoy::config::route::v3 as pb;
 use sidemesh_proto::envoy::r#type::v3::RateLimitUnit;
 
-use super::{RateLimit, RateLimitAction};
+use super::{OwnLimit, RateLimit, RateLimitAction};
 use crate::matcher::parse as matcher;
 use crate::rejection::{Rejection, Within};
 use crate::value::{Name, name};
@@ -29,22 +29,25 @@ fn rate_limit(limit: &pb::RateLimit) -> Result<RateLimit, Rejection> {
         return Err(Rejection::invalid("actions", "must hold at least one action"));
     }
     let actions = limit.actions.iter().enumerate();
-    let fixed = match limit.limit.as_ref().map(|l| l.override_specifier.as_ref()) {
+    let own = match limit.limit.as_ref().map(|l| l.override_specifier.as_ref()) {
         None => None,
         Some(Some(OverrideSpecifier::RateLimit(fixed))) => {
             enumeration::<RateLimitUnit>(fixed.unit, "unit").within("limit.rate_limit")?;
-            Some((fixed.requests_per_unit, fixed.unit))
+            Some(OwnLimit::Fixed(fixed.requests_per_unit, fixed.unit))
         }
-        Some(Some(OverrideSpecifier::DynamicMetadata(_))) => {
-            return Err(Rejection::unsupported("limit.dynamic_metadata", "use limit.rate_limit"));
+        Some(Some(OverrideSpecifier::DynamicMetadata(from))) => {
+            let key =
+                required(&from.metadata_key, "metadata_key").and_then(|key| matcher::metadata_key(key, "metadata_key"));
+            let (filter, path) = key.within("limit.dynamic_metadata")?;
+            Some(OwnLimit::Metadata { filter, path })
         }
-        Some(None) => return Err(Rejection::invalid("limit", "needs rate_limit")),
+        Some(None) => return Err(Rejection::invalid("limit", "needs rate_limit or dynamic_metadata")),
     };
     Ok(RateLimit {
         stage,
         disable_key: optional_name(&limit.disable_key),
         actions: actions.map(|(i, a)| action(a).within_index("actions", i)).collect::<Result<_, _>>()?,
-        limit: fixed,
+        limit: own,
         hits_addend: hits_addend(&limit.hits_addend).within("hits_addend")?,
     })
 }

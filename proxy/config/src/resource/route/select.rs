@@ -43,7 +43,7 @@ impl RouteConfig {
         };
         let path = matched_path(view, self.ignore_path_parameters);
         let mut lost = Vec::new();
-        for route in &host.routes {
+        for route in host.eligible(view) {
             match route.matcher.check(view, &path) {
                 Ok(()) => {
                     return Explanation { virtual_host: Some(host.clone()), lost, route: Some(route.clone()) };
@@ -69,10 +69,21 @@ impl VirtualHost {
     /// The first route that matches.
     pub fn select(&self, view: &RequestView<'_>, ignore_path_parameters: bool) -> Option<&Arc<Route>> {
         let path = matched_path(view, ignore_path_parameters);
+        if self.tree.is_some() {
+            return self.eligible(view).iter().find(|route| route.matcher.check(view, &path).is_ok());
+        }
         self.index.candidates(&path, self.routes.len(), |at| {
             let route = self.routes.get(at)?;
             route.matcher.check(view, &path).is_ok().then_some(route)
         })
+    }
+
+    /// The routes that may take the request: all, or those that the matching tree leads to.
+    fn eligible(&self, view: &RequestView<'_>) -> &[Arc<Route>] {
+        match &self.tree {
+            Some(tree) => self.routes.get(tree.find(view)).unwrap_or_default(),
+            None => &self.routes,
+        }
     }
 }
 

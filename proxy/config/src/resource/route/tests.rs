@@ -429,3 +429,29 @@ fn overrides_of_filters_are_read_at_each_level() {
     assert_eq!(table.overrides.get("f").map(|o| &**o), Some(&FilterOverride::Disabled));
     assert_eq!(table.virtual_hosts[0].overrides.0.len(), 0);
 }
+
+#[test]
+fn a_matching_tree_leads_to_routes() {
+    let of = |kind: &str, config: Value| {
+        let mut config = config;
+        config["@type"] = format!("type.googleapis.com/envoy.config.route.v3.{kind}").into();
+        json!({ "action": { "name": "a", "typed_config": config } })
+    };
+    let input = json!({ "name": "i", "typed_config": {
+        "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput", "header_name": "who" } });
+    let list =
+        of("RouteList", json!({ "routes": [to("a", json!({ "prefix": "/a" })), to("b", json!({ "prefix": "/b" }))] }));
+    let map = json!({ "list": list, "one": of("Route", to("one", json!({ "prefix": "/one" }))) });
+    let matcher = json!({
+        "matcher_tree": { "input": input, "exact_match_map": { "map": map } },
+        "on_no_match": of("Route", to("nobody", json!({ "prefix": "/" }))),
+    });
+    let table = table(json!([{ "name": "v", "domains": ["*"], "matcher": matcher }])).unwrap();
+    let from = |who| Request::default().header("who", who);
+    assert_eq!(from("list").select(&table, "h", "/b").as_deref(), Some("b"));
+    assert_eq!(from("one").select(&table, "h", "/one").as_deref(), Some("one"));
+    assert_eq!(from("one").select(&table, "h", "/b"), None, "the tree has decided");
+    assert_eq!(from("x").select(&table, "h", "/b").as_deref(), Some("nobody"));
+    let both = json!([{ "name": "v", "domains": ["*"], "matcher": {}, "routes": [to("r", json!({ "prefix": "/" }))] }]);
+    refused(self::table(both), "virtual_hosts[0].matcher: invalid: excludes routes; give one of them");
+}

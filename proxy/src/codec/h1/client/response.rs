@@ -26,6 +26,7 @@ impl From<Fault> for SendError {
             Fault::TooLarge => Self::TooLarge("max_response_headers_kb"),
             Fault::TooMany => Self::TooLarge("max_headers_count"),
             Fault::Version => Self::Protocol("unsupported HTTP version"),
+            Fault::Value => Self::Protocol("invalid header value"),
             Fault::Malformed(why) => Self::Protocol(why),
         }
     }

@@ -13,7 +13,7 @@ use super::idle::Head;
 use super::response;
 use crate::codec::body::{Body, Error};
 use crate::codec::h1::request::Refusal;
-use crate::codec::handler::{Handler, Rejection, RequestMeta, Upgrade};
+use crate::codec::handler::{Ending, Handler, Rejection, RequestMeta, Upgrade};
 use crate::codec::{Closed, Drain, Protocol};
 
 /// What happens to the connection next.
@@ -89,7 +89,11 @@ pub(super) async fn run<H: Handler>(
     let (request, meta, exchange) = begin(conn, head);
     let answer = {
         let handling = std::pin::pin!(handler.handle(request, meta));
-        answer(conn, handling).await
+        let answer = answer(conn, handling).await;
+        if let Answer::Broken(refusal) = &answer {
+            handler.ends(Ending::Fault(refusal.details));
+        }
+        answer
     };
     match answer {
         Answer::Response(response) => {

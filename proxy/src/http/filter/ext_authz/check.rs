@@ -70,7 +70,7 @@ fn attributes(
         metadata_context: Some(metadata(&config.metadata_context_namespaces, Some(&x.info.metadata))),
         route_metadata_context: Some(route_metadata(config, x)),
         tls_session: config.include_tls_session.then(|| auth::attribute_context::TlsSession {
-            sni: connection.server_name.as_deref().unwrap_or("").to_owned(),
+            sni: tls.and_then(|t| t.server_name()).or(connection.server_name.as_deref()).unwrap_or("").to_owned(),
         }),
     }
 }
@@ -128,15 +128,17 @@ fn http_request(config: &ExtAuthz, x: &Exchange, body: Option<&RequestBody>) -> 
             headers.insert(name.to_owned(), value.to_owned());
         }
     }
-    let (mut text, mut raw) = (String::new(), Vec::new());
+    let (mut text, mut raw, mut told) = (String::new(), Vec::new(), None);
     if let Some((bytes, partial)) = seen_body(x, body) {
         headers.insert(PARTIAL_BODY.as_str().to_owned(), partial.to_string());
-        match body.is_some_and(|b| b.pack_as_bytes) {
+        told = Some(partial);
+        // As in Envoy: a route says how much, the filter how.
+        match config.with_request_body.as_ref().is_some_and(|b| b.pack_as_bytes) {
             true => raw = bytes.to_vec(),
             false => text = String::from_utf8_lossy(&bytes).into_owned(),
         }
     }
-    let header_map = config.encode_raw_headers.then(|| raw_headers(x, allowed));
+    let header_map = config.encode_raw_headers.then(|| raw_headers(x, told, allowed));
     if header_map.is_some() {
         headers.clear();
     }
@@ -159,7 +161,7 @@ fn http_request(config: &ExtAuthz, x: &Exchange, body: Option<&RequestBody>) -> 
 }
 
 /// The headers one by one, as bytes (`encode_raw_headers`).
-fn raw_headers(x: &Exchange, allowed: impl Fn(&str) -> bool) -> core::HeaderMap {
+fn raw_headers(x: &Exchange, partial: Option<bool>, allowed: impl Fn(&str) -> bool) -> core::HeaderMap {
     let pseudo = [
         (":authority", x.authority()),
         (":path", x.target()),
@@ -174,7 +176,12 @@ fn raw_headers(x: &Exchange, allowed: impl Fn(&str) -> bool) -> core::HeaderMap 
         raw_value: value.to_vec(),
         ..Default::default()
     });
-    core::HeaderMap { headers: raw.collect() }
+    let partial = partial.map(|partial| core::HeaderValue {
+        key: PARTIAL_BODY.as_str().to_owned(),
+        raw_value: partial.to_string().into_bytes(),
+        ..Default::default()
+    });
+    core::HeaderMap { headers: raw.chain(partial).collect() }
 }
 
 /// The wanted namespaces of some metadata.

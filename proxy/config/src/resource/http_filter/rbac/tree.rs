@@ -2,6 +2,7 @@
 
 use prost::Name as _;
 use sidemesh_proto::envoy::config::rbac::v3 as rules_pb;
+use sidemesh_proto::envoy::extensions::matching::common_inputs::network::v3::FilterStateInput;
 use sidemesh_proto::envoy::extensions::matching::common_inputs::ssl::v3 as ssl;
 use sidemesh_proto::envoy::r#type::matcher::v3::HttpRequestHeaderMatchInput;
 use sidemesh_proto::google::Any;
@@ -10,6 +11,7 @@ use sidemesh_proto::xds::r#type::matcher::v3 as pb;
 
 use super::RbacAction;
 use crate::matcher::header::HeaderName;
+use crate::matcher::input;
 use crate::matcher::tree::{Reader, Tree};
 use crate::rejection::Rejection;
 use crate::resource::listener;
@@ -24,6 +26,7 @@ pub enum Input {
     DnsSan,
     Subject,
     Header(HeaderName),
+    FilterState(Name),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +48,7 @@ impl RbacMatcher {
             Ok((wire::non_empty(&action.name, "name")?, does))
         };
         let input = |any: &Any| input(any, http);
-        let tree = Reader { input: &input, action: &action }.tree_or_nothing(wire)?;
+        let tree = Reader { input: &input, action: &action, has_runtime: http }.tree_or_nothing(wire)?;
         Ok(RbacMatcher { tree, logs: logs.get() })
     }
 }
@@ -56,11 +59,8 @@ fn input(any: &Any, http: bool) -> Result<Input, Rejection> {
         _ if wanted == ssl::UriSanInput::full_name() => Ok(Input::UriSan),
         _ if wanted == ssl::DnsSanInput::full_name() => Ok(Input::DnsSan),
         _ if wanted == ssl::SubjectInput::full_name() => Ok(Input::Subject),
-        _ if http && wanted == HttpRequestHeaderMatchInput::full_name() => {
-            let input: HttpRequestHeaderMatchInput = wire::unpack(any, "")?;
-            let header = HeaderName::parse(&input.header_name);
-            header.map(Input::Header).ok_or_else(|| Rejection::invalid("header_name", "is no header name"))
-        }
+        _ if http && wanted == HttpRequestHeaderMatchInput::full_name() => input::header(any).map(Input::Header),
+        _ if http && wanted == FilterStateInput::full_name() => input::filter_state(any).map(Input::FilterState),
         _ => listener::matcher_input(any).map(Input::Connection),
     }
 }
