@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One form for both: `uri()` is in origin form (`/path?query`, `*` for `OPTIONS *`), the authority is the `host` header (also of
-//! an HTTP/2 request; an absolute-form target's authority has replaced it), the scheme is in [`RequestMeta`]. A CONNECT request has
+//! an HTTP/2 request; an absolute-form target's authority has replaced it; an HTTP/1 client may have sent none), the scheme is in [`RequestMeta`]. A CONNECT request has
 //! `uri()` in authority form when it names no path. Connection-specific headers (`connection`, `keep-alive`, `proxy-connection`,
 //! `transfer-encoding`, `upgrade`, `http2-settings`) are the codecs' own: they are gone from what a handler sees, and a codec writes
 //! them itself. An upgrade is in [`RequestMeta::upgrade`]; its bytes are the request and the response body.
