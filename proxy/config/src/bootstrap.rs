@@ -149,6 +149,18 @@ impl Bootstrap {
         Ok(bootstrap)
     }
 
+    /// Takes the static resources out: they are needed once. Their types and names stay.
+    pub fn take_static(&mut self) -> Vec<StaticResource> {
+        let stub = |r: &StaticResource| StaticResource {
+            type_url: r.type_url,
+            name: r.name.clone(),
+            bytes: Bytes::new(),
+            path: String::new(),
+        };
+        let stubs = self.static_resources.iter().map(stub).collect();
+        std::mem::replace(&mut self.static_resources, stubs)
+    }
+
     /// The names of static resources of one type.
     pub fn static_names(&self, type_url: &str) -> impl Iterator<Item = &Name> {
         self.static_resources.iter().filter(move |r| r.type_url == type_url).map(|r| &r.name)

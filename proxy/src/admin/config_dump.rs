@@ -168,7 +168,7 @@ fn keep(value: Value, paths: &[&[String]]) -> Value {
 }
 
 fn bootstrap(handle: &Handle) -> Value {
-    let text: Value = serde_yaml_ng::from_str(&handle.bootstrap_text).unwrap_or(Value::Null);
+    let text: Value = serde_yaml_ng::from_str(&handle.bootstrap_text.text()).unwrap_or(Value::Null);
     let started = SystemTime::now().checked_sub(handle.started.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
     json!({
         "@type": format!("{PREFIX}BootstrapConfigDump"),

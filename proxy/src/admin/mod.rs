@@ -9,6 +9,7 @@ mod config_dump;
 mod server_info;
 mod listeners;
 mod logging;
+mod packed;
 mod route;
 mod runtime;
 mod serve;
@@ -24,6 +25,7 @@ use std::time::Instant;
 use sidemesh_config::bootstrap::Bootstrap;
 
 pub use logging::LogLevel;
+pub use packed::Packed;
 pub use runtime::Modify;
 pub use serve::serve;
 
@@ -39,7 +41,7 @@ pub struct Handle {
     pub resources: Rc<RefCell<Resources>>,
     pub bootstrap: Arc<Bootstrap>,
     /// The start-up file's text, for `/config_dump`.
-    pub bootstrap_text: String,
+    pub bootstrap_text: Packed,
     pub started: Instant,
     pub workers: usize,
     /// Command-line options as they were given, for `/server_info`.

@@ -1,20 +1,23 @@
 //! Reads the start-up file, merges what the command line adds, and says who this proxy is.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
-use sidemesh_config::bootstrap::{Bootstrap, yaml};
+use sidemesh_config::bootstrap::{Bootstrap, StaticResource, yaml};
 use sidemesh_proto::envoy::config::core::v3::{BuildVersion, Node as WireNode, node};
 use sidemesh_proto::envoy::r#type::v3::SemanticVersion;
 
 use super::Error;
 use super::args::Args;
+use crate::admin::Packed;
 use crate::worker::Node;
 
 /// The bootstrap and the text it came from.
 pub struct Loaded {
-    pub bootstrap: Bootstrap,
-    pub text: String,
+    pub bootstrap: Arc<Bootstrap>,
+    pub statics: Vec<StaticResource>,
+    pub text: Packed,
     pub node: Node,
     /// As management servers see it.
     pub wire: WireNode,
@@ -23,7 +26,8 @@ pub struct Loaded {
 /// Reads and validates.
 pub fn load(args: &Args) -> Result<Loaded, Error> {
     let (name, text) = text(args)?;
-    let bootstrap = Bootstrap::parse(&text, &name).map_err(|e| Error::Config(e.to_string()))?;
+    let mut bootstrap = Bootstrap::parse(&text, &name).map_err(|e| Error::Config(e.to_string()))?;
+    let statics = bootstrap.take_static();
     let (node, wire) = identify(&bootstrap, args);
     let dynamic = &bootstrap.dynamic;
     let asks = dynamic.ads.is_some() || dynamic.clusters.is_some() || dynamic.listeners.is_some();
@@ -32,7 +36,7 @@ pub fn load(args: &Args) -> Result<Loaded, Error> {
             "{name}: node: `id` and `cluster` are required with dynamic_resources: set them there or by --service-node and --service-cluster"
         )));
     }
-    Ok(Loaded { bootstrap, text, node, wire })
+    Ok(Loaded { bootstrap: Arc::new(bootstrap), statics, text: Packed::new(&text), node, wire })
 }
 
 /// The file's name and text, with `--config-yaml` merged over it.

@@ -107,9 +107,10 @@ fn start_log(args: &Args) -> Result<admin::LogLevel, Error> {
     Ok(Box::new(move |filter| handle.reload(filter).map_err(|e| e.to_string())))
 }
 
-fn setup(args: &Args, loaded: &Loaded, shared: &Shared) -> xds::Setup {
+fn setup(args: &Args, loaded: &mut Loaded, shared: &Shared) -> xds::Setup {
     xds::Setup {
-        bootstrap: Arc::new(loaded.bootstrap.clone()),
+        bootstrap: loaded.bootstrap.clone(),
+        statics: std::mem::take(&mut loaded.statics),
         node: loaded.wire.clone(),
         connect: grpc::connector(shared.live.clone()),
         stats: shared.stats.clone(),
@@ -138,8 +139,9 @@ fn refused(args: &Args, error: &xds::StartError) -> Error {
     Error::Config(format!("{file}: {error}"))
 }
 
-fn validate(args: &Args, loaded: Loaded) -> Result<(), Error> {
-    let setup = setup(args, &loaded, &shared(&loaded));
+fn validate(args: &Args, mut loaded: Loaded) -> Result<(), Error> {
+    let shared = shared(&loaded);
+    let setup = setup(args, &mut loaded, &shared);
     let manager = xds::Manager::new(setup, Box::new(install::Validator), Instant::now());
     manager.map_err(|e| refused(args, &e))?;
     println!("configuration OK");
@@ -147,7 +149,7 @@ fn validate(args: &Args, loaded: Loaded) -> Result<(), Error> {
 }
 
 /// Serves until the process is to end.
-async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Result<(), Error> {
+async fn serve(args: &Args, mut loaded: Loaded, log_level: admin::LogLevel) -> Result<(), Error> {
     let started = Instant::now();
     let shared = shared(&loaded);
     let count = args.workers();
@@ -183,7 +185,7 @@ async fn serve(args: &Args, loaded: Loaded, log_level: admin::LogLevel) -> Resul
         closed: closed.clone(),
         certificates: certificates.clone(),
     };
-    let setup = xds::Setup { saved: saved(args, &loaded)?, ..setup(args, &loaded, &shared) };
+    let setup = xds::Setup { saved: saved(args, &loaded)?, ..setup(args, &mut loaded, &shared) };
     let (bootstrap, resources, connect) = (setup.bootstrap.clone(), setup.resources.clone(), setup.connect.clone());
     let manager = xds::Manager::new(setup, Box::new(installer), Instant::now()).map_err(|e| refused(args, &e))?;
     shared.live.take_demands(manager.demands());

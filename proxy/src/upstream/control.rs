@@ -138,6 +138,7 @@ struct Running {
 pub struct Control {
     context: Rc<Context>,
     running: RefCell<HashMap<Name, Running>>,
+    _merging: Task,
 }
 
 impl Control {
@@ -153,7 +154,9 @@ impl Control {
             outlier_stats: RefCell::default(),
             apart: RefCell::default(),
         };
-        let control = Rc::new(Control { context: Rc::new(context), running: RefCell::default() });
+        let context = Rc::new(context);
+        let merging = Task::spawn(merge(context.clone()));
+        let control = Rc::new(Control { context, running: RefCell::default(), _merging: merging });
         let weak = Rc::downgrade(&control);
         tokio::task::spawn_local(async move {
             let mut siblings = 0;
@@ -253,7 +256,6 @@ impl Control {
             }
             None => shared.unchecked(),
         }
-        tasks.push(Task::spawn(merge(context.clone(), shared.clone())));
         if let Some(outlier) = &config.outlier {
             tasks.push(Task::spawn(sweep(context.clone(), shared.clone(), outlier.clone())));
         }
@@ -281,13 +283,17 @@ impl Control {
 impl Running {
     /// Which transport the endpoints of an update get.
     fn count_matches(&self, context: &Context) {
-        let mut counts: HashMap<&str, u64> = HashMap::from([("default", 0)]);
-        counts.extend(self.config.transport_matches.iter().map(|m| (&*m.name, 0)));
+        let matches = &self.config.transport_matches;
+        if matches.is_empty() {
+            return self.stats.default_match_count.add(self.shared.members().len() as u64);
+        }
+        let mut counts: HashMap<&str, u64> = matches.iter().map(|m| (&*m.name, 0)).collect();
         for (_, endpoint, _) in self.shared.members().iter() {
             *counts.entry(self.config.transport_match(endpoint).map_or("default", |m| &m.name)).or_default() += 1;
         }
         let mut all = context.apart.borrow_mut();
         let apart = all.entry(self.shared.name.clone()).or_default();
+        self.stats.default_match_count.add(counts.remove("default").unwrap_or(0));
         for (name, count) in counts {
             let part = Name::from(name);
             let scope = Scope::ClusterPart { cluster: self.config.stat_name.clone(), part: part.clone() };
@@ -343,8 +349,11 @@ fn remaining(context: &Context, config: &Config) -> Vec<(Priority, Arc<Remaining
     let limits = &config.circuit_breakers;
     let all = [(Priority::Default, &limits.default, "default"), (Priority::High, &limits.high, "high")];
     let mut apart = context.apart.borrow_mut();
-    let known = &mut apart.entry(config.name.clone()).or_default().remaining;
     let mut shown = Vec::new();
+    if !all.iter().any(|(_, limits, _)| limits.track_remaining) && !apart.contains_key(&config.name) {
+        return shown;
+    }
+    let known = &mut apart.entry(config.name.clone()).or_default().remaining;
     for (priority, limits, name) in all {
         let part = Name::from(format!("circuit_breakers.{name}"));
         let scope = Scope::ClusterPart { cluster: config.stat_name.clone(), part: part.clone() };
@@ -402,8 +411,20 @@ async fn count_members(
     }
 }
 
-async fn merge(context: Rc<Context>, shared: Arc<SharedCluster>) {
-    shared.tell_merged(|| shared.millis(context.local.clock.now())).await;
+/// Tells of changes that were put off, each at the end of its cluster's window.
+async fn merge(context: Rc<Context>) {
+    let mut waiting = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            due = context.registry.put_off() => {
+                for shared in due {
+                    let clock = context.local.clock.clone();
+                    waiting.spawn_local(async move { shared.tell_merged(|| shared.millis(clock.now())).await });
+                }
+            }
+            Some(_) = waiting.join_next() => {}
+        }
+    }
 }
 
 async fn clean_originals(shared: Arc<SharedCluster>, every: Duration) {

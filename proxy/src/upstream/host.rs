@@ -97,13 +97,22 @@ pub struct HostState {
     shown: AtomicU32,
     /// Milliseconds on the registry's clock since when the host is in use and healthy, plus one; zero: not yet.
     healthy_since: AtomicU64,
-    /// Client-side weight in thousandths, from load reports; zero: none.
-    reported_weight: AtomicU64,
-    /// Since when there are reports, and when the last one came: milliseconds on the registry's clock, plus one.
-    reported_since: AtomicU64,
-    reported_at: AtomicU64,
+    workers: u32,
+    /// Made with the first report.
+    reported: OnceLock<Box<Reported>>,
     pub ejections: Ejections,
-    shards: Box<[OnceLock<Arc<HostCounters>>]>,
+    /// By worker; made with the first use.
+    shards: OnceLock<Box<[OnceLock<Arc<HostCounters>>]>>,
+}
+
+/// What the host's own load reports say.
+#[derive(Debug, Default)]
+struct Reported {
+    /// Client-side weight in thousandths; zero: none.
+    weight: AtomicU64,
+    /// Since when there are reports, and when the last one came: milliseconds on the registry's clock, plus one.
+    since: AtomicU64,
+    at: AtomicU64,
 }
 
 impl HostState {
@@ -115,11 +124,10 @@ impl HostState {
             flags: AtomicU32::new(flags),
             shown: AtomicU32::new(flags),
             healthy_since: AtomicU64::new(0),
-            reported_weight: AtomicU64::new(0),
-            reported_since: AtomicU64::new(0),
-            reported_at: AtomicU64::new(0),
+            workers: u32::try_from(workers.max(1)).unwrap_or(u32::MAX),
+            reported: OnceLock::new(),
             ejections: Ejections::default(),
-            shards: (0..workers.max(1)).map(|_| OnceLock::new()).collect(),
+            shards: OnceLock::new(),
         }
     }
 
@@ -176,9 +184,10 @@ impl HostState {
     /// The weight that the host's own load reports give it: not before `blackout` milliseconds of them, nor `expiration`
     /// milliseconds after the last (zero: for ever).
     pub fn reported_weight(&self, now: u64, blackout: u64, expiration: u64) -> Option<f64> {
-        let thousandths = self.reported_weight.load(Relaxed);
-        let since = self.reported_since.load(Relaxed).checked_sub(1)?;
-        let at = self.reported_at.load(Relaxed).checked_sub(1)?;
+        let reported = self.reported.get()?;
+        let thousandths = reported.weight.load(Relaxed);
+        let since = reported.since.load(Relaxed).checked_sub(1)?;
+        let at = reported.at.load(Relaxed).checked_sub(1)?;
         let usable = thousandths > 0 && now.saturating_sub(since) >= blackout;
         let fresh = expiration == 0 || now.saturating_sub(at) < expiration;
         (usable && fresh).then_some(thousandths as f64 / 1000.0)
@@ -186,37 +195,44 @@ impl HostState {
 
     /// Takes up a weight reported at `now`; after a gap longer than `expiration` the reports start anew.
     pub fn set_reported_weight(&self, weight: f64, now: u64, expiration: u64) {
-        let last = self.reported_at.swap(now + 1, Relaxed);
+        let reported = self.reported.get_or_init(Box::default);
+        let last = reported.at.swap(now + 1, Relaxed);
         if last == 0 || (expiration > 0 && (now + 1).saturating_sub(last) >= expiration) {
-            self.reported_since.store(now + 1, Relaxed);
+            reported.since.store(now + 1, Relaxed);
         }
-        self.reported_weight.store((weight * 1000.0).max(1.0) as u64, Relaxed);
+        reported.weight.store((weight * 1000.0).max(1.0) as u64, Relaxed);
     }
 
     /// The counters of worker `index`; only that worker may write them.
     pub fn counters(&self, index: usize) -> Arc<HostCounters> {
-        self.shards[index.min(self.shards.len() - 1)].get_or_init(Arc::default).clone()
+        let shards = self.shards.get_or_init(|| (0..self.workers).map(|_| OnceLock::new()).collect());
+        shards[index.min(shards.len() - 1)].get_or_init(Arc::default).clone()
     }
 
     /// The sum of one counter over the workers.
     pub fn sum(&self, of: impl Fn(&HostCounters) -> u64) -> u64 {
-        self.shards.iter().filter_map(OnceLock::get).map(|c| of(c)).fold(0, u64::wrapping_add)
+        self.used().map(|c| of(c)).fold(0, u64::wrapping_add)
+    }
+
+    /// The counters of the workers that use it.
+    fn used(&self) -> impl Iterator<Item = &Arc<HostCounters>> {
+        self.shards.get().into_iter().flatten().filter_map(OnceLock::get)
     }
 
     /// Requests in flight, over all workers.
     pub fn active_requests(&self) -> u64 {
-        self.shards.iter().filter_map(OnceLock::get).map(|c| c.rq_active.get()).sum::<i64>().max(0) as u64
+        self.used().map(|c| c.rq_active.get()).sum::<i64>().max(0) as u64
     }
 
     /// Connections that are open or being made, over all workers.
     pub fn claimed_connections(&self) -> u64 {
         let of = |c: &Arc<HostCounters>| c.cx_active.get() + c.cx_dialling.get();
-        self.shards.iter().filter_map(OnceLock::get).map(of).sum::<i64>().max(0) as u64
+        self.used().map(of).sum::<i64>().max(0) as u64
     }
 
     /// Open connections, over all workers.
     pub fn active_connections(&self) -> u64 {
-        self.shards.iter().filter_map(OnceLock::get).map(|c| c.cx_active.get()).sum::<i64>().max(0) as u64
+        self.used().map(|c| c.cx_active.get()).sum::<i64>().max(0) as u64
     }
 }
 

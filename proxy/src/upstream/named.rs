@@ -79,9 +79,7 @@ impl Cluster {
             weight: 1,
             health: Default::default(),
             metadata: None,
-            health_check_port: None,
-            health_check_address: None,
-            health_check_hostname: Label::default(),
+            checked_at: None,
             disable_active_health_check: true,
         };
         let host = Rc::new(Host::new(Arc::new(endpoint), Rc::new(Locality::default()), 0, state, self.worker.index));

@@ -48,6 +48,7 @@ pub struct Registry {
     pub local: Option<LocalZone>,
     pub outlier_log: Option<EventLog>,
     pub bind: Option<BindConfig>,
+    put_off: Arc<PutOff>,
     epoch: Instant,
 }
 
@@ -73,8 +74,8 @@ pub struct SharedCluster {
     pub breakers: Arc<Breakers>,
     pub detector: Detector,
     original: Mutex<HashMap<SocketAddr, Arc<HostState>>>,
+    /// How far it is; it is told of every change of its hosts.
     pub(super) ready: watch::Sender<Ready>,
-    changed: watch::Sender<()>,
     /// A connection has been made to one of its hosts.
     traffic: AtomicBool,
     /// Large memberships of before, until no worker uses them.
@@ -89,6 +90,13 @@ struct Merging {
     /// Milliseconds on the registry's clock, plus one; zero: not yet.
     told: AtomicU64,
     put_off: AtomicBool,
+    queue: Arc<PutOff>,
+}
+
+/// Clusters whose changes were put off and wait for the end of their window.
+#[derive(Debug, Default)]
+struct PutOff {
+    clusters: Mutex<Vec<Name>>,
     wake: Notify,
 }
 
@@ -111,8 +119,8 @@ impl Registry {
     pub fn new(workers: usize, stats: Arc<stats::Registry>, around: Surroundings) -> Arc<Registry> {
         let epoch = tokio::time::Instant::now().into_std();
         let Surroundings { local, outlier_log, bind } = around;
-        let (clusters, workers) = (Mutex::default(), workers.max(1));
-        Arc::new(Registry { clusters, stats, workers, local, outlier_log, bind, epoch })
+        let (clusters, put_off, workers) = (Mutex::default(), Arc::default(), workers.max(1));
+        Arc::new(Registry { clusters, stats, workers, local, outlier_log, bind, put_off, epoch })
     }
 
     /// Milliseconds since the registry was made.
@@ -131,9 +139,16 @@ impl Registry {
         if let Some(found) = self.lock().get(name) {
             return found.clone();
         }
-        let fresh = Arc::new(SharedCluster::new(entry.clone(), self.workers, self.epoch));
+        let fresh = Arc::new(SharedCluster::new(entry.clone(), self));
         fresh.apply(entry, tokio::time::Instant::now().into_std());
         self.lock().entry(name.clone()).or_insert(fresh).clone()
+    }
+
+    /// The clusters whose changes of health were put off since this was asked last. Waits for one.
+    pub(super) async fn put_off(&self) -> Vec<Arc<SharedCluster>> {
+        self.put_off.wake.notified().await;
+        let names = std::mem::take(&mut *self.put_off.clusters.lock().unwrap_or_else(PoisonError::into_inner));
+        names.iter().filter_map(|name| self.get(name)).collect()
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<SharedCluster>> {
@@ -196,7 +211,7 @@ pub struct Reconciled {
 }
 
 impl SharedCluster {
-    fn new(entry: Arc<ClusterEntry>, workers: usize, epoch: Instant) -> Self {
+    fn new(entry: Arc<ClusterEntry>, registry: &Registry) -> Self {
         let name = entry.cluster.name.clone();
         SharedCluster {
             members: ArcSwap::from_pointee(Membership::none(&name)),
@@ -205,16 +220,15 @@ impl SharedCluster {
             generation: AtomicU64::new(1),
             changes: AtomicU64::new(0),
             updates: AtomicU64::new(0),
-            merging: Merging::default(),
+            merging: Merging { queue: registry.put_off.clone(), ..Merging::default() },
             breakers: Arc::default(),
             detector: Detector::default(),
             original: Mutex::default(),
             ready: watch::Sender::default(),
-            changed: watch::Sender::default(),
             traffic: AtomicBool::new(false),
             retired: Mutex::default(),
-            workers,
-            epoch,
+            workers: registry.workers,
+            epoch: registry.epoch,
         }
     }
 
@@ -237,7 +251,7 @@ impl SharedCluster {
     pub fn touch(&self) {
         self.members().iter().for_each(|(_, _, host)| host.show());
         self.generation.fetch_add(1, Ordering::Release);
-        self.changed.send_replace(());
+        self.ready.send_modify(|_| {});
     }
 
     /// Tells workers that hosts' health has changed: at once the first time, together with what follows within the
@@ -253,9 +267,11 @@ impl SharedCluster {
             return self.tell(now);
         }
         if !self.merging.put_off.swap(true, Ordering::Relaxed) {
-            self.merging.wake.notify_one();
+            let queue = &self.merging.queue;
+            queue.clusters.lock().unwrap_or_else(PoisonError::into_inner).push(self.name.clone());
+            queue.wake.notify_one();
         }
-        self.changed.send_replace(());
+        self.ready.send_modify(|_| {});
     }
 
     /// Tells workers at once; the merge window starts anew.
@@ -271,20 +287,17 @@ impl SharedCluster {
         self.entry.load().cluster.lb_common.update_merge_window
     }
 
-    /// Tells of what was put off, each time its window is over. Completes never.
+    /// Tells of what was put off, when its window is over. `millis` is the time on the registry's clock.
     pub(super) async fn tell_merged(&self, millis: impl Fn() -> u64) {
-        loop {
-            self.merging.wake.notified().await;
-            tokio::time::sleep(self.merge_window()).await;
-            if self.merging.put_off.load(Ordering::Relaxed) {
-                self.tell(millis());
-            }
+        tokio::time::sleep(self.merge_window()).await;
+        if self.merging.put_off.load(Ordering::Relaxed) {
+            self.tell(millis());
         }
     }
 
     /// Hears of each change that [`SharedCluster::touch`] tells.
-    pub(super) fn subscribe(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
+    pub(super) fn subscribe(&self) -> watch::Receiver<Ready> {
+        self.ready.subscribe()
     }
 
     pub(super) fn discovered(&self) {

@@ -115,6 +115,8 @@ crate::stats_group! {
         assignment_timeout_received: Counter,
         assignment_use_cached: Counter,
         warming_state: Gauge,
+        /// Endpoints that got the cluster's own transport socket, no `transport_socket_matches` being theirs.
+        default_match_count: Counter = "default.total_match_count",
         cx_open: Gauge = "circuit_breakers.default.cx_open",
         rq_open: Gauge = "circuit_breakers.default.rq_open",
         rq_pending_open: Gauge = "circuit_breakers.default.rq_pending_open",
@@ -153,7 +155,7 @@ crate::stats_group! {
 }
 
 crate::stats_group! {
-    /// Endpoints that got a transport socket by its match, or the cluster's own (`cluster.NAME.MATCH.`, `cluster.NAME.default.`).
+    /// Endpoints that got a transport socket by its match (`cluster.NAME.MATCH.`).
     pub struct MatchStats {
         total_match_count: Counter,
     }

@@ -32,9 +32,7 @@ pub(super) fn endpoint(port: u16) -> Endpoint {
         weight: 1,
         health: HealthStatus::Unknown,
         metadata: None,
-        health_check_port: None,
-        health_check_address: None,
-        health_check_hostname: Label::default(),
+        checked_at: None,
         disable_active_health_check: false,
     }
 }

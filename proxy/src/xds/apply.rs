@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::{Instant, SystemTime};
 
+use sidemesh_config::bootstrap::StaticResource;
 use sidemesh_config::resource::http_connection_manager::RouteSource;
 use sidemesh_config::resource::listener::Listener;
 use sidemesh_config::resource::route::{ClusterChoice, ClusterChoiceLeaf, Forward, RouteAction, RouteConfig};
@@ -53,9 +54,7 @@ impl Taken {
 
 impl Manager {
     /// Applies the static resources; the first error ends the start.
-    pub(super) fn take_static(&mut self) -> Result<(), StartError> {
-        let bootstrap = self.bootstrap().clone();
-        let mut resources: Vec<_> = bootstrap.static_resources.iter().collect();
+    pub(super) fn take_static(&mut self, mut resources: Vec<StaticResource>) -> Result<(), StartError> {
         // What others name comes first.
         resources.sort_by_key(|r| match ResourceKind::from_type_url(r.type_url) {
             Some(ResourceKind::Secret) => 0,
@@ -64,7 +63,7 @@ impl Manager {
         });
         for r in resources {
             let fail = |reason: String| StartError::Static { path: r.path.clone(), reason };
-            let any = Any { type_url: r.type_url.to_owned(), value: r.bytes.to_vec() };
+            let any = Any { type_url: r.type_url.to_owned(), value: r.bytes.into() };
             let kind = ResourceKind::from_type_url(r.type_url)
                 .ok_or_else(|| fail(format!("unknown resource type {}", r.type_url)))?;
             let item = Item { name: r.name.to_string(), version: String::new(), any: Some(any), ttl: None };

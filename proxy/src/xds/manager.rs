@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sidemesh_config::bootstrap::Bootstrap;
+use sidemesh_config::bootstrap::{Bootstrap, StaticResource};
 use sidemesh_config::resource::ResourceKind;
 use sidemesh_config::resource::listener::Listener;
 use sidemesh_config::resource::secret::Secret;
@@ -54,6 +54,7 @@ pub trait Host {
 /// What the manager is made of.
 pub struct Setup {
     pub bootstrap: Arc<Bootstrap>,
+    pub statics: Vec<StaticResource>,
     /// As sent to management servers.
     pub node: Node,
     pub connect: Rc<Connect>,
@@ -160,7 +161,7 @@ impl Manager {
         if let Some(saved) = &mut manager.saved {
             saved.unanswered = roots.into_iter().map(|(kind, _)| kind).collect();
         }
-        manager.take_static()?;
+        manager.take_static(setup.statics)?;
         Ok(manager)
     }
 

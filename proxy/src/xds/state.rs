@@ -31,11 +31,11 @@ pub struct Rejected {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Entry {
     pub accepted: Option<Accepted>,
-    pub rejected: Option<Rejected>,
+    pub rejected: Option<Box<Rejected>>,
     /// Taken, and waiting for what it needs. An older version may be in force.
     pub warming: bool,
     /// The version in force while a newer one is warming.
-    pub serving: Option<Accepted>,
+    pub serving: Option<Box<Accepted>>,
 }
 
 /// All resources by kind and name.
@@ -78,14 +78,14 @@ impl Resources {
             before => {
                 let old = before.replace(accepted);
                 if entry.serving.is_none() {
-                    entry.serving = old;
+                    entry.serving = old.map(Box::new);
                 }
             }
         }
     }
 
     pub(super) fn reject(&mut self, kind: ResourceKind, name: &Name, rejected: Rejected) {
-        self.entry(kind, name).rejected = Some(rejected);
+        self.entry(kind, name).rejected = Some(Box::new(rejected));
     }
 
     pub(super) fn remove(&mut self, kind: ResourceKind, name: &str) {

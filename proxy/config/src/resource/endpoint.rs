@@ -47,10 +47,17 @@ pub struct Endpoint {
     pub weight: u32,
     pub health: HealthStatus,
     pub metadata: Option<Arc<Metadata>>,
-    pub health_check_port: Option<u16>,
-    pub health_check_address: Option<Address>,
-    pub health_check_hostname: Label,
+    /// Where it is checked, if elsewhere than where it serves.
+    pub checked_at: Option<Box<CheckedAt>>,
     pub disable_active_health_check: bool,
+}
+
+/// `Endpoint.health_check_config`: the address, port and Host of the health checks of one endpoint.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CheckedAt {
+    pub port: Option<u16>,
+    pub address: Option<Address>,
+    pub hostname: Label,
 }
 
 /// `core.v3.HealthStatus` as EDS gives it.

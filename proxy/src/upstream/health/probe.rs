@@ -99,10 +99,12 @@ impl Probe {
     async fn dial(&self, mode: Option<Mode>) -> Option<Dialled> {
         let transport = self.config.transport_for(&self.endpoint);
         let (_, inner) = layers(transport);
-        let address = match (&self.address, self.endpoint.health_check_port.or(self.check.alt_port)) {
-            (_, None) if self.endpoint.health_check_address.is_none() => self.address.clone(),
+        let at = self.endpoint.checked_at.as_deref();
+        let elsewhere = at.and_then(|at| at.address.as_ref());
+        let address = match (&self.address, at.and_then(|at| at.port).or(self.check.alt_port)) {
+            (_, None) if elsewhere.is_none() => self.address.clone(),
             (Address::Socket(address), port) => {
-                let mut address = match &self.endpoint.health_check_address {
+                let mut address = match elsewhere {
                     Some(Address::Socket(other)) => *other,
                     _ => *address,
                 };
@@ -150,7 +152,7 @@ impl Probe {
 
     /// The host header: the endpoint's own, else the configured, else the cluster's name.
     fn authority(&self, configured: &str) -> HeaderValue {
-        let own = &*self.endpoint.health_check_hostname;
+        let own = self.endpoint.checked_at.as_deref().map_or("", |at| &at.hostname);
         let name = [own, configured].into_iter().find(|n| !n.is_empty()).unwrap_or(&self.config.name);
         HeaderValue::from_str(name).unwrap_or_else(|_| HeaderValue::from_static("health-check"))
     }

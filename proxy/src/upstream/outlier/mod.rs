@@ -9,8 +9,8 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use sidemesh_config::resource::cluster::OutlierDetection;
 
@@ -19,9 +19,27 @@ use crate::clock::Random;
 pub use log::{EventLog, When};
 pub use sweep::Judged;
 
-/// A host's record.
+/// A host's record, made when it is first written to: most hosts never have one.
 #[derive(Debug, Default)]
-pub struct Ejections {
+pub struct Ejections(OnceLock<Box<Record>>);
+
+impl Ejections {
+    /// Makes no record.
+    pub fn get(&self) -> Option<&Record> {
+        self.0.get().map(|record| &**record)
+    }
+}
+
+impl std::ops::Deref for Ejections {
+    type Target = Record;
+    fn deref(&self) -> &Record {
+        self.0.get_or_init(Box::default)
+    }
+}
+
+/// What outlier detection knows of one host.
+#[derive(Debug, Default)]
+pub struct Record {
     consecutive_5xx: AtomicU32,
     consecutive_gateway: AtomicU32,
     consecutive_local: AtomicU32,
@@ -39,7 +57,7 @@ pub struct Ejections {
     seen: [AtomicU64; 4],
 }
 
-impl Ejections {
+impl Record {
     /// Percent of answers that were good in the last interval, when there were enough of them.
     pub fn success_rate(&self, local: bool) -> Option<f64> {
         let rate = if local { &self.local_success_rate } else { &self.success_rate };

@@ -13,7 +13,7 @@ use sidemesh_proto::envoy::config::core::v3 as core;
 use sidemesh_proto::envoy::config::endpoint::v3 as pb;
 use sidemesh_proto::wire as encoding;
 
-use super::{AssignmentPolicy, Endpoint, HealthStatus, LoadAssignment, LocalityEndpoints};
+use super::{AssignmentPolicy, CheckedAt, Endpoint, HealthStatus, LoadAssignment, LocalityEndpoints};
 use crate::rejection::{Rejection, Within};
 use crate::value::{Address, Fraction, Label, Locality};
 use crate::wire;
@@ -152,17 +152,18 @@ fn lb_endpoint(e: &pb::LbEndpoint, names: HostNames) -> Result<Endpoint, Rejecti
     };
     let host = |a: &Option<core::Address>| wire::required(a, "address").and_then(|a| host_address(a, names));
     let check = endpoint.health_check_config.as_ref();
-    let health_check_port = match check.map_or(0, |c| c.port_value) {
+    let port = match check.map_or(0, |c| c.port_value) {
         0 => None,
         port => Some(u16::try_from(port).map_err(|_| {
             Rejection::invalid("endpoint.health_check_config.port_value", format!("{port} is more than 65535"))
         })?),
     };
-    let health_check_address = check
+    let address = check
         .and_then(|c| c.address.as_ref())
         .map(|a| host_address(a, HostNames::Refused))
         .transpose()
         .within("endpoint.health_check_config")?;
+    let at = CheckedAt { port, address, hostname: Label::from(check.map_or("", |c| c.hostname.as_str())) };
     Ok(Endpoint {
         address: host(&endpoint.address).within("endpoint")?,
         additional_addresses: wire::each(&endpoint.additional_addresses, "additional_addresses", |a| host(&a.address))
@@ -171,9 +172,7 @@ fn lb_endpoint(e: &pb::LbEndpoint, names: HostNames) -> Result<Endpoint, Rejecti
         weight: at_least_one(wire::uint32(&e.load_balancing_weight), "load_balancing_weight")?.unwrap_or(1),
         health: health_status(e.health_status, "health_status")?,
         metadata: e.metadata.as_ref().map(|m| Arc::new(wire::metadata(m))),
-        health_check_port,
-        health_check_address,
-        health_check_hostname: Label::from(check.map_or("", |c| c.hostname.as_str())),
+        checked_at: (at != CheckedAt::default()).then(|| Box::new(at)),
         disable_active_health_check: check.is_some_and(|c| c.disable_active_health_check),
     })
 }
