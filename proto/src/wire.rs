@@ -1,7 +1,7 @@
 //! Fields of an encoded message, one after the other (<https://protobuf.dev/programming-guides/encoding/>).
 
 use prost::bytes::Buf;
-use prost::encoding::{WireType, decode_key, decode_varint};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 /// One field's value as it stands on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub enum Value<'a> {
     Number(u64),
     /// Length-delimited: a message, text, bytes, or numbers packed together.
     Bytes(&'a [u8]),
+    /// A group (proto2's), skipped over, a hundred levels deep at most: no message that is known here has any, but a field that is not known may be one.
+    Group,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +31,12 @@ pub fn next<'a>(bytes: &mut &'a [u8]) -> Result<(u32, Value<'a>), Broken> {
             *bytes = rest;
             Value::Bytes(value)
         }
-        WireType::StartGroup | WireType::EndGroup => return Err(Broken),
+        WireType::StartGroup => {
+            let context = DecodeContext::default();
+            skip_field(WireType::StartGroup, number, bytes, context).map_err(|_| Broken)?;
+            Value::Group
+        }
+        WireType::EndGroup => return Err(Broken),
     };
     Ok((number, value))
 }

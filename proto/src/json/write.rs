@@ -165,6 +165,7 @@ fn one(field: &Field, value: Wire<'_>, depth: usize) -> Result<Value, JsonError>
     let wrong = || JsonError::new(field.name(), "the field has the wrong wire type");
     let number = match value {
         Wire::Number(number) => number,
+        Wire::Group => return Err(wrong()),
         Wire::Bytes(bytes) => {
             return match field.kind {
                 Kind::Message => message(field.message(), bytes, depth + 1),

@@ -146,8 +146,8 @@ pub fn decode(any: &google::Any) -> Decoded {
     };
     match support::check(&any.type_url, &any.value) {
         Err(rejection) => Decoded { name: found, result: Err(rejection), hints: Vec::new() },
-        Ok(hints) => {
-            let result = validated(kind, &any.value);
+        Ok(mut hints) => {
+            let result = validated(kind, &any.value, &mut hints);
             let name = result.as_ref().map_or(found, |resource| Some(resource.name().clone()));
             Decoded { name, result, hints }
         }
@@ -158,10 +158,14 @@ fn message<T: Message + Default>(bytes: &[u8]) -> Result<T, Rejection> {
     T::decode(bytes).map_err(|e| Rejection::malformed("", e.to_string()))
 }
 
-fn validated(kind: ResourceKind, bytes: &[u8]) -> Result<Resource, Rejection> {
+fn validated(kind: ResourceKind, bytes: &[u8], hints: &mut Vec<Hint>) -> Result<Resource, Rejection> {
     Ok(match kind {
         ResourceKind::Listener => Resource::Listener(Arc::new(listener::parse(&message::<WireListener>(bytes)?)?)),
-        ResourceKind::Cluster => Resource::Cluster(Arc::new(cluster::parse(&message::<WireCluster>(bytes)?)?)),
+        ResourceKind::Cluster => {
+            let wire_cluster = message::<WireCluster>(bytes)?;
+            hints.extend(cluster::hint(&wire_cluster));
+            Resource::Cluster(Arc::new(cluster::parse(&wire_cluster)?))
+        }
         ResourceKind::Endpoints => Resource::Endpoints(Arc::new(endpoint::parse_encoded(bytes)?)),
         ResourceKind::Route => {
             let wire_config = message::<wire_route::RouteConfiguration>(bytes)?;

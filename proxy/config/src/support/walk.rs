@@ -83,6 +83,11 @@ pub(super) fn message(
     let mut seen: SmallVec<[(u32, usize); 8]> = SmallVec::new();
     while !bytes.is_empty() {
         let (number, value) = next(&mut bytes, path)?;
+        if value == Value::Group {
+            let field = path.child(Step::Field("a group")).text();
+            push_hint(hints, field, "no field of the API is a group: it is skipped, as protobuf says of fields that are not known");
+            continue;
+        }
         let fields = message.fields();
         let Ok(found) = fields.binary_search_by_key(&number, |f| f.number) else {
             let reason = format!("field number {number} of {} is not supported", message.name.text());
@@ -170,7 +175,7 @@ fn supported(
         (Kind::Message(target), Value::Bytes(bytes)) => message(&MESSAGES[usize::from(target)], bytes, &path, hints),
         (Kind::Any, Value::Bytes(bytes)) => any(bytes, &path, hints),
         (Kind::MapMessage(_) | Kind::MapAny, Value::Bytes(bytes)) => map_entry(field, bytes, &path, hints),
-        (_, Value::Number(_)) => Err(path.malformed("the field is no message on the wire")),
+        (_, Value::Number(_) | Value::Group) => Err(path.malformed("the field is no message on the wire")),
     }
 }
 
@@ -186,6 +191,7 @@ fn enum_values(first: u16, count: u16, value: &Value<'_>, path: &Path<'_>) -> Re
         None => Ok(()),
     };
     match *value {
+        Value::Group => Err(path.malformed("a group is no enum value")),
         Value::Number(number) => one(number),
         Value::Bytes(mut packed) => {
             while !packed.is_empty() {
@@ -233,7 +239,7 @@ fn string_and_bytes<'a>(mut bytes: &'a [u8], path: &Path<'_>) -> Result<(&'a str
         match next(&mut bytes, path)? {
             (1, Value::Bytes(value)) => text = value,
             (2, Value::Bytes(value)) => payload = value,
-            (1 | 2, Value::Number(_)) => return Err(path.malformed("the field has the wrong wire type")),
+            (1 | 2, Value::Number(_) | Value::Group) => return Err(path.malformed("the field has the wrong wire type")),
             _ => {}
         }
     }

@@ -56,9 +56,6 @@ fn assignment(cluster: &pb::Cluster, names: HostNames) -> Result<Arc<LoadAssignm
 }
 
 fn eds(cluster: &pb::Cluster) -> Result<Discovery, Rejection> {
-    if cluster.load_assignment.is_some() {
-        return Err(Rejection::invalid("load_assignment", "is not for type EDS; leave it out"));
-    }
     let config = wire::required(&cluster.eds_cluster_config, "eds_cluster_config")?;
     let source = wire::required(&config.eds_config, "eds_config").within("eds_cluster_config")?;
     let service = if config.service_name.is_empty() { &cluster.name } else { &config.service_name };

@@ -18,6 +18,7 @@ use super::{
 use crate::rejection::{Rejection, Within};
 use crate::resource::socket_option;
 use crate::resource::tls::{self, UpstreamTransport};
+use crate::support::Hint;
 use crate::value::Address;
 use crate::wire;
 
@@ -26,6 +27,16 @@ const DEFAULT_BUFFER_BYTES: u32 = 1 << 20;
 /// `max_connections`, `max_pending_requests` and `max_requests` when not given.
 const DEFAULT_LIMIT: u32 = 1024;
 const DEFAULT_MAX_RETRIES: u32 = 3;
+
+/// What of a valid cluster is not acted on, beside what the support table says: an EDS cluster has its hosts from EDS alone.
+pub fn hint(cluster: &pb::Cluster) -> Option<Hint> {
+    use pb::cluster::{ClusterDiscoveryType, DiscoveryType};
+    let is_eds = cluster.cluster_discovery_type == Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
+    (is_eds && cluster.load_assignment.is_some()).then(|| Hint {
+        path: "load_assignment".to_owned(),
+        why: "the cluster is of type EDS: its hosts come from EDS alone",
+    })
+}
 
 pub fn parse(cluster: &pb::Cluster) -> Result<Cluster, Rejection> {
     refuse_unsupported(cluster)?;

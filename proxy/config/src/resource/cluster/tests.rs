@@ -168,3 +168,12 @@ fn http1_options_towards_a_cluster() {
     assert!(http1.send_fully_qualified_url && http1.allow_chunked_length && http1.enable_trailers);
     assert_eq!(http1.header_case, HeaderCase::Lower);
 }
+
+#[test]
+fn an_eds_cluster_has_no_hosts_of_its_own() {
+    let cluster = json!({ "name": "c", "type": "EDS", "eds_cluster_config": { "eds_config": { "ads": {} } },
+        "load_assignment": { "cluster_name": "c" } });
+    assert!(matches!(read(cluster.clone()).expect("valid").discovery, Discovery::Eds { .. }));
+    let wire = sidemesh_proto::json::parse::<Wire>("envoy.config.cluster.v3.Cluster", &cluster).expect("well-formed");
+    assert_eq!(super::hint(&wire).expect("told").path, "load_assignment");
+}

@@ -93,3 +93,27 @@ fn an_address_counts_once_in_eds() {
         "a cluster's own list stays as it is"
     );
 }
+
+#[test]
+fn groups_in_fields_that_are_not_known_are_skipped() {
+    let plain = sidemesh_proto::json::to_bytes(
+        "envoy.config.endpoint.v3.ClusterLoadAssignment",
+        &json!({ "cluster_name": "c", "endpoints": [{ "lb_endpoints": [host("10.0.0.1")] }] }),
+    )
+    .expect("well-formed");
+    // Field 1007: a group that holds a number and another group, empty.
+    let group = [0xfb, 0x3e, 0x08, 0x01, 0x13, 0x14, 0xfc, 0x3e];
+    let decoded = |bytes: &[u8]| {
+        crate::resource::decode(&sidemesh_proto::google::Any {
+            type_url: sidemesh_proto::type_url::ENDPOINT.to_owned(),
+            value: bytes.to_vec(),
+        })
+    };
+    let found = decoded(&[&plain[..], &group[..]].concat());
+    assert_eq!(found.result, decoded(&plain).result);
+    assert!(found.result.is_ok());
+    assert_eq!(found.hints.len(), 1);
+    // Without its end, and nested without one.
+    assert!(decoded(&[&plain[..], &group[..4]].concat()).result.is_err());
+    assert!(decoded(&[&plain[..], &[0x0b; 10_000]].concat()).result.is_err());
+}
