@@ -1,6 +1,7 @@
 //! The hosts of a cluster as the balancer sees them: by priority and locality, parted by health.
 
 use std::cell::RefCell;
+use std::ops::Deref;
 use std::rc::Rc;
 
 use sidemesh_config::value::Locality;
@@ -44,26 +45,44 @@ impl Group {
     }
 }
 
+/// Hosts parted by health.
+#[derive(Debug, Default)]
+pub struct ByHealth {
+    pub all: Group,
+    pub healthy: Group,
+    pub degraded: Group,
+    /// How many do not count when healthy ones are compared with all.
+    pub excluded: usize,
+}
+
 /// The hosts of one locality within a priority.
 #[derive(Debug)]
 pub struct LocalityHosts {
     pub locality: Rc<Locality>,
     /// Zero where none is given.
     pub weight: u32,
-    pub all: Group,
-    pub healthy: Group,
-    pub degraded: Group,
-    pub excluded: usize,
+    hosts: ByHealth,
 }
 
 /// The hosts of one priority.
 #[derive(Debug, Default)]
 pub struct HostSet {
-    pub all: Group,
-    pub healthy: Group,
-    pub degraded: Group,
-    pub excluded: usize,
+    hosts: ByHealth,
     pub localities: Vec<LocalityHosts>,
+}
+
+impl Deref for LocalityHosts {
+    type Target = ByHealth;
+    fn deref(&self) -> &ByHealth {
+        &self.hosts
+    }
+}
+
+impl Deref for HostSet {
+    type Target = ByHealth;
+    fn deref(&self) -> &ByHealth {
+        &self.hosts
+    }
 }
 
 /// Hosts of one locality as a member list gives them.
@@ -91,72 +110,61 @@ impl HostSet {
 
     async fn new(members: &[&Members], pace: &mut Pace) -> HostSet {
         let count = members.iter().map(|m| m.hosts.len()).sum();
-        let mut set =
-            HostSet { all: Group::with_capacity(count), healthy: Group::with_capacity(count), ..HostSet::default() };
+        let mut set = HostSet { hosts: ByHealth::with_capacity(count), localities: Vec::new() };
         // With one locality there is nothing to choose: its lists would only repeat those of the whole.
         let several = members.len() > 1;
         for m in members {
-            let mut locality = LocalityHosts::empty(m);
+            let (locality, weight) = (m.locality.clone(), m.weight);
+            let mut locality = LocalityHosts { locality, weight, hosts: ByHealth::default() };
             for host in &m.hosts {
                 pace.step().await;
-                set.take(host);
+                set.hosts.take(host);
                 if several {
-                    locality.take(host);
+                    locality.hosts.take(host);
                 }
             }
-            locality.excluded = if several { locality.excluded } else { set.excluded };
+            if !several {
+                locality.hosts.excluded = set.excluded;
+            }
             set.localities.push(locality);
         }
-        set.healthy.hosts.shrink_to_fit();
+        set.hosts.healthy.hosts.shrink_to_fit();
         set
-    }
-
-    fn take(&mut self, host: &Rc<Host>) {
-        let HostSet { all, healthy, degraded, excluded, .. } = self;
-        sort_in(host, all, healthy, degraded, excluded);
     }
 
     /// Every list of hosts in it.
     pub(super) fn into_lists(self) -> impl Iterator<Item = Vec<Rc<Host>>> {
-        let of_localities = self.localities.into_iter().flat_map(|l| [l.all, l.healthy, l.degraded]);
-        [self.all, self.healthy, self.degraded].into_iter().chain(of_localities).map(|group| group.hosts)
+        let of_localities = self.localities.into_iter().flat_map(|l| l.hosts.into_lists());
+        self.hosts.into_lists().into_iter().chain(of_localities)
+    }
+}
+
+impl ByHealth {
+    fn with_capacity(hosts: usize) -> Self {
+        ByHealth { all: Group::with_capacity(hosts), healthy: Group::with_capacity(hosts), ..ByHealth::default() }
+    }
+
+    /// Puts a host into the lists it belongs to.
+    fn take(&mut self, host: &Rc<Host>) {
+        self.all.push(host);
+        let state = host.state();
+        if state.shown_excluded() {
+            self.excluded += 1;
+            return;
+        }
+        match state.shown_health() {
+            Health::Healthy => self.healthy.push(host),
+            Health::Degraded => self.degraded.push(host),
+            Health::Unhealthy => {}
+        }
+    }
+
+    fn into_lists(self) -> [Vec<Rc<Host>>; 3] {
+        [self.all.hosts, self.healthy.hosts, self.degraded.hosts]
     }
 
     /// Hosts that count when healthy ones are compared with all.
     pub fn counted(&self) -> usize {
         self.all.hosts.len() - self.excluded
-    }
-}
-
-impl LocalityHosts {
-    fn empty(members: &Members) -> Self {
-        LocalityHosts {
-            locality: members.locality.clone(),
-            weight: members.weight,
-            all: Group::default(),
-            healthy: Group::default(),
-            degraded: Group::default(),
-            excluded: 0,
-        }
-    }
-
-    fn take(&mut self, host: &Rc<Host>) {
-        let LocalityHosts { all, healthy, degraded, excluded, .. } = self;
-        sort_in(host, all, healthy, degraded, excluded);
-    }
-}
-
-/// Puts a host into the lists it belongs to.
-fn sort_in(host: &Rc<Host>, all: &mut Group, healthy: &mut Group, degraded: &mut Group, excluded: &mut usize) {
-    all.push(host);
-    let state = host.state();
-    if state.shown_excluded() {
-        *excluded += 1;
-        return;
-    }
-    match state.shown_health() {
-        Health::Healthy => healthy.push(host),
-        Health::Degraded => degraded.push(host),
-        Health::Unhealthy => {}
     }
 }

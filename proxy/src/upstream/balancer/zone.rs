@@ -40,7 +40,7 @@ impl LocalitySchedule {
 
 /// A locality's weight, less as fewer of its hosts are usable than overprovisioning makes up for.
 fn effective_weight(locality: &LocalityHosts, usable: &Group, overprovisioning: u32) -> f64 {
-    let counted = locality.all.hosts.len() - locality.excluded;
+    let counted = locality.counted();
     if counted == 0 {
         return 0.0;
     }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use sidemesh_proto::envoy::config::cluster::v3 as pb;
+use sidemesh_proto::envoy::config::cluster::v3::cluster::LbSubsetConfig;
 use sidemesh_proto::envoy::extensions::load_balancing_policies as ext;
 use sidemesh_proto::google;
+use sidemesh_proto::prost::Message;
 
 use ext::client_side_weighted_round_robin::v3::ClientSideWeightedRoundRobin;
 use ext::cluster_provided::v3::ClusterProvided;
@@ -21,10 +23,9 @@ use ext::subset::v3::Subset;
 use ext::wrr_locality::v3::WrrLocality;
 
 use super::policy::{
-    Choice, consistent_hashing, is, least_request, maglev, ring_hash, slow_start, sorted_fields, subset_fallback,
-    subset_selector, zone_aware,
+    Choice, consistent_hashing, is, least_request, maglev, ring_hash, slow_start, subset_config, zone_aware,
 };
-use super::{ClientSideWrr, ConsistentHashing, LbPolicy, LocalityLb, OverrideSource, SlowStart, SubsetConfig};
+use super::{ClientSideWrr, ConsistentHashing, LbPolicy, LocalityLb, OverrideSource, SlowStart};
 use crate::matcher::parse as matcher;
 use crate::rejection::{Rejection, Within};
 use crate::wire;
@@ -191,26 +192,13 @@ fn override_host(c: &OverrideHost, depth: u32) -> Result<Choice, Rejection> {
 }
 
 fn subset_policy(c: &Subset, depth: u32) -> Result<Choice, Rejection> {
-    use ext::subset::v3::subset::LbSubsetMetadataFallbackPolicy as MetadataFallback;
     let inner = wire::required(&c.subset_lb_policy, "subset_lb_policy")?;
     let choice = extension_policy(inner, depth - 1).within("subset_lb_policy")?;
     if choice.subsets.is_some() {
         return Err(Rejection::invalid("subset_lb_policy", "must not be a subset policy"));
     }
-    let selectors = wire::each(&c.subset_selectors, "subset_selectors", |s| {
-        subset_selector(&s.keys, s.fallback_policy, &s.fallback_keys_subset, s.single_host_per_subset)
-    })?;
-    let metadata_fallback =
-        wire::enumeration::<MetadataFallback>(c.metadata_fallback_policy, "metadata_fallback_policy")?;
-    let subsets = SubsetConfig {
-        fallback: subset_fallback(c.fallback_policy)?,
-        default_subset: c.default_subset.as_ref().map_or_else(Vec::new, sorted_fields),
-        selectors,
-        locality_weight_aware: c.locality_weight_aware,
-        scale_locality_weight: c.scale_locality_weight,
-        panic_mode_any: c.panic_mode_any,
-        list_as_any: c.list_as_any,
-        metadata_fallback_list: metadata_fallback == MetadataFallback::FallbackList,
-    };
+    // The cluster's own message has the same fields under the same numbers.
+    let same = LbSubsetConfig::decode(&*c.encode_to_vec()).map_err(|e| Rejection::malformed("", e.to_string()))?;
+    let subsets = subset_config(&same)?;
     Ok(Choice { subsets: Some(subsets), ..choice })
 }

@@ -56,7 +56,9 @@ pub(super) fn balancing(cluster: &pb::Cluster) -> Result<Balancing, Rejection> {
         common.locality = LocalityLb::None;
     }
     let subsets = match (&cluster.lb_subset_config, explicit) {
-        (Some(config), None) => subset_config(config).within("lb_subset_config")?,
+        // Without selectors subsets are off, as in Envoy.
+        (Some(config), None) if config.subset_selectors.is_empty() => None,
+        (Some(config), None) => Some(subset_config(config).within("lb_subset_config")?),
         _ => choice.subsets,
     };
     if subsets.is_some() && matches!(choice.policy, LbPolicy::ClusterProvided) {
@@ -247,18 +249,14 @@ pub(super) fn zone_aware(
     })
 }
 
-/// `None` when there are no selectors: then subsets are off, as in Envoy.
-fn subset_config(c: &old::LbSubsetConfig) -> Result<Option<SubsetConfig>, Rejection> {
+pub(super) fn subset_config(c: &old::LbSubsetConfig) -> Result<SubsetConfig, Rejection> {
     use old::lb_subset_config::LbSubsetMetadataFallbackPolicy as MetadataFallback;
     let selectors = wire::each(&c.subset_selectors, "subset_selectors", |s| {
         subset_selector(&s.keys, s.fallback_policy, &s.fallback_keys_subset, s.single_host_per_subset)
     })?;
-    if selectors.is_empty() {
-        return Ok(None);
-    }
     let metadata_fallback =
         wire::enumeration::<MetadataFallback>(c.metadata_fallback_policy, "metadata_fallback_policy")?;
-    Ok(Some(SubsetConfig {
+    Ok(SubsetConfig {
         fallback: subset_fallback(c.fallback_policy)?,
         default_subset: c.default_subset.as_ref().map_or_else(Vec::new, sorted_fields),
         selectors,
@@ -267,11 +265,10 @@ fn subset_config(c: &old::LbSubsetConfig) -> Result<Option<SubsetConfig>, Reject
         panic_mode_any: c.panic_mode_any,
         list_as_any: c.list_as_any,
         metadata_fallback_list: metadata_fallback == MetadataFallback::FallbackList,
-    }))
+    })
 }
 
-/// The numbers are the same in the cluster's message and in the extension's.
-pub(super) fn subset_fallback(number: i32) -> Result<SubsetFallback, Rejection> {
+fn subset_fallback(number: i32) -> Result<SubsetFallback, Rejection> {
     use old::lb_subset_config::LbSubsetFallbackPolicy as Wire;
     Ok(match wire::enumeration::<Wire>(number, "fallback_policy")? {
         Wire::NoFallback => SubsetFallback::NoFallback,
@@ -280,7 +277,7 @@ pub(super) fn subset_fallback(number: i32) -> Result<SubsetFallback, Rejection> 
     })
 }
 
-pub(super) fn subset_selector(
+fn subset_selector(
     keys: &[String],
     fallback: i32,
     fallback_keys: &[String],
