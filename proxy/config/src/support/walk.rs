@@ -85,7 +85,11 @@ pub(super) fn message(
         let (number, value) = next(&mut bytes, path)?;
         if value == Value::Group {
             let field = path.child(Step::Field("a group")).text();
-            push_hint(hints, field, "no field of the API is a group: it is skipped, as protobuf says of fields that are not known");
+            push_hint(
+                hints,
+                field,
+                "no field of the API is a group: it is skipped, as protobuf says of fields that are not known",
+            );
             continue;
         }
         let fields = message.fields();

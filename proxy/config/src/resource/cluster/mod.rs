@@ -15,8 +15,8 @@ use std::time::Duration;
 
 pub use flood::FloodLimits;
 pub(crate) use parse::bind_config;
-pub use parse::{hint, parse};
 pub(in crate::resource) use parse::tcp_keepalive;
+pub use parse::{hint, parse};
 pub(in crate::resource) use protocol::{common_options, header_case, http2_options};
 
 use crate::matcher::string::StringMatcher;
