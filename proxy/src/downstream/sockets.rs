@@ -76,7 +76,7 @@ impl Sockets {
         if !listener.bind_to_port {
             return Ok(());
         }
-        let options = options(listener);
+        let (options, inbound) = (options(listener), listener.direction == TrafficDirection::Inbound);
         let mut fresh = Vec::new();
         for wanted in bind_addresses(listener) {
             let held = self.bound.iter().find(|b| b.wanted == wanted && wanted.port() != 0);
@@ -89,7 +89,6 @@ impl Sockets {
                 _ => {
                     let sockets =
                         self.bind(wanted, &options).map_err(|error| BindError::Bind { address: wanted, error })?;
-                    let inbound = listener.direction == TrafficDirection::Inbound;
                     fresh.push(Bound {
                         owner: listener.name.clone(),
                         inbound,
@@ -104,6 +103,8 @@ impl Sockets {
         // Only now, so that a failure leaves nothing behind.
         self.used.extend(fresh.iter().map(|b| b.wanted));
         self.bound.extend(fresh);
+        // An update may change nothing else.
+        self.bound.iter_mut().filter(|b| b.owner == listener.name).for_each(|b| b.inbound = inbound);
         Ok(())
     }
 

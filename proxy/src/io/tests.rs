@@ -197,6 +197,27 @@ async fn talk(new: bool, piece: usize, damaged: (usize, usize)) -> bool {
 }
 
 #[test]
+fn an_early_answer_over_tls_is_read_although_nothing_can_be_sent_any_more() {
+    run(async {
+        let (mut client, mut server) = tls_pair().await;
+        let pause = |millis| tokio::time::sleep(std::time::Duration::from_millis(millis));
+        // More than the sockets hold: some of it stays encoded.
+        let sending = client.write_all(&[0; 16 << 20]);
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(200), sending).await.is_err());
+        server.write_all(b"no more").await.unwrap();
+        server.flush().await.unwrap();
+        pause(50).await;
+        // With so much unread this is a reset.
+        drop(server);
+        pause(50).await;
+        let mut answer = [0; 7];
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"no more");
+        assert!(client.read_u8().await.is_err() && client.write_all(b"x").await.is_err());
+    });
+}
+
+#[test]
 fn tls_takes_bytes_as_they_come() {
     run(async {
         for new in [true, false] {

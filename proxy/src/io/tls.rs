@@ -4,6 +4,8 @@
 //! what is written into one record where it is small. It knows nothing of contexts and certificates: which configuration, and
 //! what of the peer, is `crate::tls`'s business. Invariant: what rustls has encoded goes to the socket in order, each byte
 //! once; bytes taken from a writer are encoded at once and never given back.
+mod outgoing;
+
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use rustls::{ClientConfig, CommonState, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::Socket;
+use outgoing::{Outgoing, Short};
 
 /// The largest record on the wire (RFC 8446 5.2), and what is read at once.
 const RECORD_BYTES: usize = 5 + 16 * 1024 + 256;
@@ -53,14 +56,6 @@ pub struct Tls {
 enum Session {
     Server(Box<UnbufferedServerConnection>),
     Client(Box<UnbufferedClientConnection>),
-}
-
-/// What is encoded and not written yet: between `start` and `end`.
-#[derive(Default)]
-struct Outgoing {
-    bytes: Vec<u8>,
-    start: usize,
-    end: usize,
 }
 
 /// A connection of which the ClientHello has been read.
@@ -176,7 +171,7 @@ impl Tls {
 
     /// See [`super::Io::poll_readable`].
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.plain.is_empty() || self.fresh || self.closed || self.ended {
+        if !self.plain.is_empty() || self.fresh || self.closed || self.ended || self.failed {
             return Poll::Ready(Ok(()));
         }
         let ready = self.socket.poll_read_ready(cx);
@@ -260,18 +255,24 @@ impl Tls {
         want: Want<'_>,
     ) -> io::Result<Step> {
         if self.failed {
-            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the TLS connection has failed before"));
+            return Err(failed_before());
         }
         let outcome = self.step(reader, want);
         if outcome.is_err() {
             self.failed = true;
             // While something waits to be encoded rustls does not look at the records that it has refused.
             while self.session().wants_write() && self.step(None, Want::Nothing).is_ok() {}
-            // The error that led here is the one to tell.
-            let _unsent = self.poll_drain(cx);
-            let _unsent = Pin::new(&mut self.socket).poll_flush(cx);
+            self.poll_send_on(cx);
         }
         outcome
+    }
+
+    /// Sends what is encoded, as far as that goes at once: an answer of rustls' own does not wait for the next write. That it
+    /// cannot be sent is told to the next writer, not to a reader: the peer may have answered before it stopped reading.
+    fn poll_send_on(&mut self, cx: &mut Context<'_>) {
+        if !self.outgoing.waits().is_empty() && matches!(self.poll_drain(cx), Poll::Ready(Ok(()))) {
+            let _told_to_a_writer = Pin::new(&mut self.socket).poll_flush(cx);
+        }
     }
 
     /// Writes what is encoded.
@@ -310,12 +311,12 @@ impl AsyncRead for Tls {
             while this.fresh && buf.remaining() > 0 && this.plain.is_empty() {
                 this.step_or_say_why(cx, Some(buf), Want::Nothing)?;
             }
-            // Answers of rustls' own must not wait for the next write.
-            if !this.outgoing.waits().is_empty() && this.poll_drain(cx)?.is_ready() {
-                let _later = Pin::new(&mut this.socket).poll_flush(cx)?;
-            }
+            this.poll_send_on(cx);
             if buf.filled().len() > before || buf.remaining() == 0 || this.closed {
                 return Poll::Ready(Ok(()));
+            }
+            if this.failed {
+                return Poll::Ready(Err(failed_before()));
             }
             if this.ended {
                 let reason = "peer closed connection without sending TLS close_notify";
@@ -450,47 +451,8 @@ fn write<D>(mut traffic: WriteTraffic<'_, D>, outgoing: &mut Outgoing, want: Wan
     Ok(Step::Done)
 }
 
-/// Why something could not be encoded.
-enum Short {
-    Room(usize),
-    Of(&'static str),
-}
-
-impl Outgoing {
-    fn waits(&self) -> &[u8] {
-        &self.bytes[self.start..self.end]
-    }
-
-    fn written(&mut self, n: usize) {
-        self.start += n;
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-        }
-    }
-
-    /// Appends what `encode` puts into the room it is given: `room` bytes at least, or as many as it then asks for.
-    fn append(&mut self, room: usize, mut encode: impl FnMut(&mut [u8]) -> Result<usize, Short>) -> io::Result<()> {
-        let outcome = match encode(self.room(room)) {
-            Err(Short::Room(needed)) => encode(self.room(needed)),
-            other => other,
-        };
-        match outcome {
-            Ok(n) => {
-                self.end += n;
-                Ok(())
-            }
-            Err(Short::Of(what)) => Err(io::Error::other(format!("out of {what}"))),
-            Err(Short::Room(needed)) => Err(io::Error::other(format!("TLS asks for {needed} bytes and more"))),
-        }
-    }
-
-    /// Bytes stay as they are between uses, so that room is made once.
-    fn room(&mut self, bytes: usize) -> &mut [u8] {
-        if self.bytes.len() < self.end + bytes {
-            self.bytes.resize(self.end + bytes, 0);
-        }
-        &mut self.bytes[self.end..]
-    }
+fn failed_before() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the TLS connection has failed before")
 }
 
 fn invalid(error: rustls::Error) -> io::Error {
