@@ -14,13 +14,15 @@ impl Packed {
     pub fn new(text: &str) -> Self {
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
         // Memory takes everything: nothing fails.
-        let packed = encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish()).unwrap_or_default();
-        Packed(packed.into_boxed_slice().into_vec())
+        let mut packed = encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish()).unwrap_or_default();
+        packed.shrink_to_fit();
+        Packed(packed)
     }
 
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let _ = DeflateDecoder::new(&*self.0).read_to_string(&mut text);
+        // What was packed here unpacks: nothing fails.
+        let _whole = DeflateDecoder::new(&*self.0).read_to_string(&mut text);
         text
     }
 }

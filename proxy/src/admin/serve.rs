@@ -18,9 +18,10 @@ use tokio::task::spawn_local;
 
 use super::Handle;
 use super::route::{self, Answer};
+use crate::codec::{Closed, Protocol};
 use crate::downstream::{ListenerStats, WorkerConnectionStats};
-use crate::http::{HttpStats, ListenerHttpStats};
-use crate::telemetry::stats::{Gauge, Registry, Scope};
+use crate::http::{HttpStats, ListenerHttpStats, count_closed, count_open, count_protocol};
+use crate::telemetry::stats::{Registry, Scope};
 
 /// Connections at a time; further ones wait.
 const MAX_CONNECTIONS: usize = 64;
@@ -78,16 +79,6 @@ impl Stats {
         }
     }
 
-    fn levels(&self) -> [&Gauge; 4] {
-        let http = &self.http;
-        [
-            &self.listener.downstream_cx_active,
-            &self.thread.downstream_cx_active,
-            &http.downstream_cx_active,
-            &http.downstream_cx_http1_active,
-        ]
-    }
-
     /// Counts a request and its answer. The request that reads the figures is among them, its answer is not.
     fn count(&self, answer: impl FnOnce() -> Response<Full<Bytes>>) -> Response<Full<Bytes>> {
         self.http.downstream_rq_total.inc();
@@ -110,15 +101,12 @@ struct Open {
 
 impl Open {
     fn new(stats: Rc<Stats>) -> Self {
-        for counter in [
-            &stats.listener.downstream_cx_total,
-            &stats.thread.downstream_cx_total,
-            &stats.http.downstream_cx_total,
-            &stats.http.downstream_cx_http1_total,
-        ] {
-            counter.inc();
-        }
-        stats.levels().iter().for_each(|gauge| gauge.inc());
+        stats.listener.downstream_cx_total.inc();
+        stats.listener.downstream_cx_active.inc();
+        stats.thread.downstream_cx_total.inc();
+        stats.thread.downstream_cx_active.inc();
+        count_open(&stats.http, false);
+        count_protocol(&stats.http, Protocol::Http11);
         Open { stats, since: Instant::now() }
     }
 }
@@ -126,11 +114,11 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         let (stats, lasted) = (&self.stats, self.since.elapsed());
-        stats.levels().iter().for_each(|gauge| gauge.dec());
+        stats.listener.downstream_cx_active.dec();
         stats.listener.downstream_cx_destroy.inc();
         stats.listener.downstream_cx_length_ms.record_duration(lasted);
-        stats.http.downstream_cx_destroy.inc();
-        stats.http.downstream_cx_destroy_remote.inc();
+        stats.thread.downstream_cx_active.dec();
+        count_closed(&stats.http, Some(Protocol::Http11), false, &Closed::ByPeer);
         stats.http.downstream_cx_length_ms.record_duration(lasted);
     }
 }

@@ -30,7 +30,7 @@ impl Drop for Counted {
         self.own_stats.downstream_cx_active.dec();
         self.stats.downstream_cx_destroy.inc();
         let lasted = self.worker.local.clock.now().saturating_duration_since(self.start);
-        self.stats.downstream_cx_length_ms.record(lasted.as_secs_f64() * 1000.0);
+        self.stats.downstream_cx_length_ms.record_duration(lasted);
     }
 }
 

@@ -246,7 +246,7 @@ impl ConnectionManager {
     }
 }
 
-fn count_open(stats: &HttpStats, tls: bool) {
+pub(crate) fn count_open(stats: &HttpStats, tls: bool) {
     stats.downstream_cx_total.inc();
     stats.downstream_cx_active.inc();
     if tls {
@@ -255,7 +255,7 @@ fn count_open(stats: &HttpStats, tls: bool) {
     }
 }
 
-fn count_protocol(stats: &HttpStats, protocol: Protocol) {
+pub(crate) fn count_protocol(stats: &HttpStats, protocol: Protocol) {
     match protocol {
         Protocol::Http2 => {
             stats.downstream_cx_http2_total.inc();
@@ -268,7 +268,7 @@ fn count_protocol(stats: &HttpStats, protocol: Protocol) {
     }
 }
 
-fn count_closed(stats: &HttpStats, protocol: Option<Protocol>, tls: bool, closed: &Closed) {
+pub(crate) fn count_closed(stats: &HttpStats, protocol: Option<Protocol>, tls: bool, closed: &Closed) {
     stats.downstream_cx_active.dec();
     stats.downstream_cx_destroy.inc();
     if tls {
